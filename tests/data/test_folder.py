@@ -1,0 +1,119 @@
+"""A folder of one's own pictures with a table of labels."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.data.trees import folder_tree, save_image, write
+from wsss_lib.data.folder import load_folder
+from wsss_lib.errors import InputError
+
+
+def sentence(path: Path, *words: str) -> str:
+    return re.escape(str(path)) + ".*" + ".*".join(words)
+
+
+@pytest.fixture
+def root(tmp_path) -> Path:
+    return folder_tree(tmp_path / "pets")
+
+
+def test_load(root):
+    data = load_folder(root, "all")
+    assert data.name == "pets all"
+    assert data.ids == ("a cat", "b", "c")
+    assert data.classes == ("cat", "sofa")
+    assert data.labels.tolist() == [[1, 1], [0, 1], [0, 0]]
+    assert data.has_masks
+    assert np.unique(data.mask(0)).tolist() == [0, 1, 255]
+    assert all(data.image(index).mode == "RGB" for index in range(3))
+    with pytest.raises(InputError, match=sentence(root / "masks/b.png", "does not exist")):
+        data.mask(1)
+
+
+def test_splits(root):
+    assert load_folder(str(root), "train").ids == ("a cat", "c")
+    val = load_folder(root, "val")
+    assert val.ids == ("b",)
+    assert val.classes == ("cat", "sofa")
+    assert not val.has_masks
+    with pytest.raises(InputError, match="split 'test'"):
+        load_folder(root, "test")
+    text = (root / "labels.csv").read_text().replace(",val", ",train")
+    path = write(root / "labels.csv", text)
+    with pytest.raises(InputError, match=sentence(path, "no image of the split 'val'")):
+        load_folder(root, "val")
+
+
+def test_without_a_split_column_every_split_is_everything(tmp_path):
+    root = folder_tree(tmp_path / "pets", split_column=False)
+    assert load_folder(root, "train").ids == load_folder(root, "val").ids == load_folder(root, "all").ids
+
+
+def test_class_list(root):
+    write(root / "classes.txt", "sofa\ndog\ncat\n")
+    data = load_folder(root, "all")
+    assert data.classes == ("sofa", "dog", "cat")
+    assert data.labels.tolist() == [[1, 0, 1], [1, 0, 0], [0, 0, 0]]
+    write(root / "classes.txt", "cat\n")
+    with pytest.raises(InputError, match=sentence(root / "labels.csv", "label 'sofa' of 'a cat.jpg'", "classes.txt")):
+        load_folder(root, "all")
+
+
+def test_table_saved_by_a_spreadsheet(root):
+    text = (root / "labels.csv").read_text().replace("image,labels,split", "image, labels ,split").replace("\n", "\r\n")
+    (root / "labels.csv").write_bytes(b"\xef\xbb\xbf" + text.replace("a cat.jpg", '"a cat.jpg"').encode() + b"\r\n")
+    assert load_folder(root, "all").ids == ("a cat", "b", "c")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "begins with ''"),
+        ("image,labels\n", "no rows"),
+        ("name,labels\na cat.jpg,cat\n", "begins with 'name,labels'"),
+        ("image;labels\na cat.jpg;cat\n", "begins with 'image;labels'"),
+        ("image,labels\na cat.jpg,cat,sofa\n", "line 2 has not as many cells"),
+        ("image,labels\na cat.jpg,cat\nb.png\n", "line 3 has not as many cells"),
+        ("image,labels,split\na cat.jpg,cat,test\n", "line 2: the split is 'test'"),
+        ("image,labels\n../a cat.jpg,cat\n", "'../a cat.jpg' is no file name"),
+        ("image,labels\n,cat\n", "'' is no file name"),
+        ("image,labels\na cat.jpg,cat\na cat.jpg,sofa\n", "'a cat.jpg' is listed more than once"),
+        ("image,labels\na cat.jpg,cat\na cat.png,sofa\n", "'a cat.png' has the same id as 'a cat.jpg'"),
+        ("image,labels\na cat.jpg,cat\nd.jpg,cat\n", "'d.jpg', which is no image in"),
+        ("image,labels\nnotes.txt,cat\n", "'notes.txt', which is no image in"),
+        ("image,labels\na cat.jpg,\nb.png,\nc.bmp,\n", "names no class"),
+        ("image,labels\na cat.jpg,background\nb.png,\nc.bmp,\n", "names 'background'"),
+        ("image,labels\n" + "x" * 200_000 + ",\n", "field larger than field limit"),
+    ],
+)
+def test_table_that_cannot_be(root, text, words):
+    path = write(root / "labels.csv", text)
+    with pytest.raises(InputError, match=sentence(path, re.escape(words))):
+        load_folder(root, "all")
+
+
+def test_image_without_labels(root):
+    save_image(root / "images" / "aa.jpg", (5, 5))
+    save_image(root / "images" / "z.JPG", (5, 5))
+    with pytest.raises(InputError, match=sentence(root / "images/aa.jpg", "no labels .2 of 5")):
+        load_folder(root, "all")
+
+
+def test_parts_that_are_not_there(root):
+    (root / "images").rename(root / "pictures")
+    with pytest.raises(InputError, match=sentence(root / "images", "does not exist")):
+        load_folder(root, "all")
+    (root / "labels.csv").unlink()
+    with pytest.raises(InputError, match=sentence(root / "labels.csv", "does not exist")):
+        load_folder(root, "all")
+
+
+def test_table_of_another_encoding(root):
+    (root / "labels.csv").write_bytes("image,labels\nkätzchen.jpg,cat\n".encode("latin-1"))
+    with pytest.raises(InputError, match=sentence(root / "labels.csv", "no UTF-8")):
+        load_folder(root, "all")

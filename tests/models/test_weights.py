@@ -1,0 +1,702 @@
+"""Weight files: every byte of the formats is written here by hand, so that the readers are not tested by themselves."""
+
+import hashlib
+import json
+import math
+import os
+import pickle
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from wsss_lib.errors import InputError
+from wsss_lib.models import weights
+from wsss_lib.models.weight_formats import VGG16_LAYERS
+from wsss_lib.models.weights import (
+    MXNetList,
+    load_into,
+    read_caffe,
+    read_mxnet,
+    read_sidecar,
+    read_state,
+    read_torch,
+    resnet38d_from_mxnet,
+    vgg16_from_caffe,
+)
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "weights"
+FLAGS = dict(
+    zip(("f4", "f8", "f2", "u1", "i4", "i1", "i8", "?", "i2", "u2", "u4", "u8", "bf16"), range(13), strict=True)
+)
+VERSIONS = {"v1": 0xF993FAC8, "v2": 0xF993FAC9, "v3": 0xF993FACA}
+HTML = b"<!DOCTYPE html>\n<html><head><title>404 Not Found</title></head><body>gone</body></html>\n" * 3
+
+
+# --- writers --------------------------------------------------------------------------------------------------------
+
+
+def mxnet_record(array, version="v2", device=(1, 0), flag=None):
+    """One array as MXNet stores it; None is an empty array."""
+    shape = () if array is None else array.shape
+    dimensions = -1 if array is None and version == "v3" else len(shape)
+    if version == "legacy":
+        head = struct.pack(f"<I{len(shape)}I", len(shape), *shape)
+    elif version == "v1":
+        head = struct.pack(f"<II{len(shape)}q", VERSIONS[version], len(shape), *shape)
+    else:
+        head = struct.pack(f"<Iii{len(shape)}q", VERSIONS[version], 0, dimensions, *shape)
+    if array is None:
+        return head
+    flag = FLAGS[array.dtype.str.lstrip("<|").replace("b1", "?")] if flag is None else flag
+    return head + struct.pack("<iii", *device, flag) + array.tobytes()
+
+
+def mxnet_list(records, names=()):
+    names = [name.encode() for name in names]
+    texts = b"".join(struct.pack("<Q", len(name)) + name for name in names)
+    return struct.pack("<QQQ", 0x112, 0, len(records)) + b"".join(records) + struct.pack("<Q", len(names)) + texts
+
+
+def varint(value):
+    out = b""
+    while value > 0x7F:
+        out += bytes([value & 0x7F | 0x80])
+        value >>= 7
+    return out + bytes([value])
+
+
+def field(number, payload):
+    """A protobuf field: an integer becomes a varint, bytes become a length and the bytes."""
+    if isinstance(payload, int):
+        return varint(number << 3) + varint(payload)
+    return varint(number << 3 | 2) + varint(len(payload)) + payload
+
+
+def fixed(number, value, code):
+    return varint(number << 3 | {"f": 5, "d": 1}[code]) + struct.pack("<" + code, value)
+
+
+def blob(array, style="shape", packed=True, packed_shape=True):
+    code, number = {"float32": ("f", 5), "float64": ("d", 8)}[array.dtype.name]
+    if style == "old":
+        shape = b"".join(field(i + 1, side) for i, side in enumerate((1,) * (4 - array.ndim) + array.shape))
+    elif packed_shape:
+        shape = field(7, field(1, b"".join(varint(side) for side in array.shape)))
+    else:
+        shape = field(7, b"".join(field(1, side) for side in array.shape))
+    if packed:
+        return field(number, array.tobytes()) + field(6, b"\0" * 8) + shape
+    return shape + b"".join(fixed(number, float(value), code) for value in array.ravel())
+
+
+def layer(name, *blobs, style="new"):
+    number, name_field, blobs_field = {"new": (100, 1, 7), "old": (2, 4, 6)}[style]
+    text = field(name_field, name.encode())
+    return field(number, field(3, b"top") + b"".join(field(blobs_field, one) for one in blobs) + text)
+
+
+def vgg(out=2, style="shape"):
+    values = np.arange(out, dtype=np.float32)
+    return b"".join(
+        layer(name, blob(np.ones((out, 1, 3, 3), "f4") * i), blob(values + i)) for i, name in enumerate(VGG16_LAYERS)
+    )
+
+
+def save(tmp_path, content, name="file.bin"):
+    path = tmp_path / name
+    path.write_bytes(content)
+    return path
+
+
+def same(found, wanted):
+    return found.dtype == wanted.dtype and found.shape == wanted.shape and found.tobytes() == wanted.tobytes()
+
+
+def golden(stem):
+    with np.load(GOLDEN / f"{stem}.npz") as file:
+        return dict(file)
+
+
+# --- MXNet ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stem", ["resnet38_legacy", "resnet38_v2", "dtypes_v2"])
+def test_mxnet_golden(stem):
+    wanted = golden(f"{stem}_params")
+    read = read_mxnet(GOLDEN / f"{stem}.params")
+    assert read.names == list(wanted["names"])
+    assert all(same(array, wanted[f"a{i}"]) for i, array in enumerate(read.arrays))
+
+
+@pytest.mark.parametrize("stem", ["resnet38_legacy", "resnet38_v2"])
+@pytest.mark.parametrize("name", ["weights.params", "weights.pth", "no_ending"])
+def test_resnet38_golden(stem, name, tmp_path):
+    wanted = golden(f"{stem}_params")
+    state = read_state(save(tmp_path, (GOLDEN / f"{stem}.params").read_bytes(), name))
+    assert list(state) == list(wanted["torch_names"])
+    assert len(state) == 191
+    assert all(same(value.numpy(), wanted[f"t{i}"]) for i, value in enumerate(state.values()))
+
+
+def test_resnet38_names(caplog):
+    rows = json.loads((GOLDEN / "resnet38_names.json").read_text())["rows"]
+    arrays = [np.full(1, i, "f4") for i in range(len(rows))]
+    with caplog.at_level("INFO"):
+        state = resnet38d_from_mxnet(MXNetList([row[0] for row in rows], arrays))
+    assert {key: int(value) for key, value in state.items()} == {row[1]: i for i, row in enumerate(rows) if row[1]}
+    dropped = [row[0] for row in rows if row[1] is None]
+    assert len(caplog.messages) == 2
+    assert all(name in message for name, message in zip(dropped, caplog.messages, strict=True))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(
+            "arg:conv0_weight",
+            "conv1a_weight",
+            "aux:conv1a_weight",
+            "arg:res8a_branch2a_weight",
+            "arg:res2a_branch2a_bias",
+        ),
+        *(
+            "arg:res2b3_branch2a_weight",
+            "arg:res2b1_branch1_weight",
+            "arg:res5a_branch2b2_weight",
+            "arg:bn7_moving_mean",
+        ),
+        *(
+            "arg:bn6b1_branch2a_gamma",
+            "aux:bn2a_branch2a_gamma",
+            "arg:bn2a_branch1_gamma",
+            "arg:bn7_gamma2",
+            "arg:bn8_gamma",
+        ),
+        *("arg:linear1000_gamma", "", "arg:res2a_branch2a_weight\n"),
+    ],
+)
+def test_resnet38_foreign_names_are_refused(name):
+    with pytest.raises(InputError, match="not of ResNet-38"):
+        resnet38d_from_mxnet(MXNetList(["arg:conv1a_weight", name], [np.zeros(1, "f4")] * 2))
+
+
+def test_resnet38_needs_names_and_values():
+    with pytest.raises(InputError, match="names none"):
+        resnet38d_from_mxnet(MXNetList([], [np.zeros(1, "f4")]))
+    with pytest.raises(InputError, match="no values"):
+        resnet38d_from_mxnet(MXNetList(["arg:conv1a_weight"], [None]))
+
+
+def test_mxnet_bytes_of_the_real_library(tmp_path):
+    content = bytes.fromhex(
+        "1201000000000000 0000000000000000 0100000000000000 c9fa93f9 00000000 02000000 0200000000000000 0300000000000000"
+        "01000000 00000000 00000000 000000000000803f0000004000004040000080400000a040"
+        "0100000000000000 0500000000000000 6172673a61"
+    )
+    wanted = np.arange(6, dtype="f4").reshape(2, 3)
+    assert content == mxnet_list([mxnet_record(wanted)], ["arg:a"])
+    read = read_mxnet(save(tmp_path, content))
+    assert read.names == ["arg:a"]
+    assert same(read.arrays[0], wanted)
+
+
+@pytest.mark.parametrize("device", [(1, 0), (2, 3), (5, -1)])
+@pytest.mark.parametrize("version", ["legacy", "v1", "v2", "v3"])
+def test_mxnet_versions(tmp_path, version, device):
+    arrays = [np.arange(6, dtype="f4").reshape(2, 1, 3), np.zeros((0, 4), "f4"), np.array([7], "i8")]
+    records = [mxnet_record(array, version, device) for array in arrays]
+    read = read_mxnet(save(tmp_path, mxnet_list(records, ["a", "é", "c"])))
+    assert read.names == ["a", "é", "c"]
+    assert all(same(found, wanted) for found, wanted in zip(read.arrays, arrays, strict=True))
+    assert read.arrays[0].flags.writeable
+    assert read.arrays[0].flags.owndata
+
+
+def test_mxnet_mixed_unnamed_with_empty_records_and_trailing_bytes(tmp_path):
+    array = np.arange(4, dtype="f4")
+    records = [mxnet_record(array + i, version) for i, version in enumerate(["legacy", "v1", "v2", "v3"])]
+    records += [mxnet_record(None, version) for version in ["legacy", "v1", "v2", "v3"]]
+    records += [mxnet_record(np.array(3, "f4"), "v3"), mxnet_record(array + 9)]
+    read = read_mxnet(save(tmp_path, mxnet_list(records) + b"more"))
+    assert read.names == []
+    assert all(same(read.arrays[i], array + i) for i in range(4))
+    assert read.arrays[4:8] == [None] * 4
+    assert same(read.arrays[8], np.array(3, "f4"))
+    assert same(read.arrays[9], array + 9)
+
+
+@pytest.mark.parametrize("code", [code for code in FLAGS if code != "bf16"])
+@pytest.mark.parametrize("shape", [(3,), ()])
+def test_mxnet_types(tmp_path, code, shape):
+    wanted = np.array([1, 0, 3]).astype(code)[:3].reshape(3) if shape else np.array(1).astype(code)
+    read = read_mxnet(save(tmp_path, mxnet_list([mxnet_record(wanted, "v3")])))
+    assert same(read.arrays[0], wanted)
+    assert torch.from_numpy(read.arrays[0]).shape == shape
+
+
+def test_mxnet_bfloat16(tmp_path):
+    wanted = torch.tensor([[1.0, -2.5], [3e38, math.inf]], dtype=torch.bfloat16)
+    bits = wanted.view(torch.int16).numpy()
+    read = read_mxnet(
+        save(tmp_path, mxnet_list([mxnet_record(bits, flag=12), mxnet_record(bits[0, 0].reshape(()), "v3", flag=12)]))
+    )
+    assert same(read.arrays[0], wanted.float().numpy())
+    assert same(read.arrays[1], np.array(1, "f4"))
+
+
+def v2_head(dimensions, shape, storage=0):
+    return struct.pack(f"<Iii{len(shape)}q", VERSIONS["v2"], storage, dimensions, *shape)
+
+
+TAIL = struct.pack("<iii", 1, 0, 0) + b"\0" * 16
+FINE = mxnet_record(np.zeros(2, "f4"))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (mxnet_list([FINE, v2_head(2, (1, -4)) + TAIL]), "record 1.*negative side.*byte"),
+        (mxnet_list([FINE, v2_head(2, (-4, -4)) + TAIL]), "negative side"),
+        (mxnet_list([FINE, v2_head(3, (1 << 32, 1 << 32, 1 << 32)) + TAIL]), "record 1.*needs"),
+        (mxnet_list([FINE, v2_head(2, (1 << 62, 4)) + TAIL]), "needs 73786976294838206464 more"),
+        (mxnet_list([FINE, v2_head(2, (0, 1 << 62)) + TAIL]), "impossible|names for"),
+        (mxnet_list([FINE, v2_head(33, ()) + TAIL]), "33 dimensions"),
+        (mxnet_list([FINE, v2_head(-2, ()) + TAIL]), "-2 dimensions"),
+        (mxnet_list([FINE, v2_head(1, (1,), storage=1) + TAIL]), "sparse arrays are not supported"),
+        (mxnet_list([mxnet_record(np.zeros(1, "f4"), flag=13)]), "no type with the number 13"),
+        (mxnet_list([struct.pack("<I", 33) + TAIL * 20]), "33 dimensions"),
+        (struct.pack("<QQQ", 0x112, 0, 1 << 63) + FINE, "needs 36893488147419103232"),
+        (mxnet_list([FINE] * 2, ["a"]), "1 names for 2 arrays"),
+        (mxnet_list([FINE] * 2, ["a", "a"]), "'a' occurs more than once"),
+        (mxnet_list([FINE])[:-8] + struct.pack("<QQ", 1, 1 << 62) + b"a", "name 0 needs"),
+        (mxnet_list([FINE])[:-8] + struct.pack("<QQ", 1, 2) + b"\xff\xfe", "UTF-8"),
+        (HTML, "not an MXNet"),
+        (b"", "cannot be read"),
+        (b"\x12\x01", "not an MXNet"),
+    ],
+)
+def test_mxnet_damage_is_named(tmp_path, content, message):
+    path = save(tmp_path, content)
+    with pytest.raises(InputError, match=message) as caught:
+        read_mxnet(path)
+    assert str(path) in str(caught.value)
+
+
+def test_mxnet_every_truncation_is_refused(tmp_path):
+    arrays = [np.zeros((2, 3), "f4"), np.zeros(3, "i1"), None]
+    kinds = ["legacy", "v1", "v2"]
+    records = [mxnet_record(array, version) for array, version in zip(arrays, kinds, strict=True)]
+    for content in (mxnet_list(records, ["a", "bc", "d"]), mxnet_list(records)):
+        read_mxnet(save(tmp_path, content))
+        for length in range(len(content)):
+            path = save(tmp_path, content[:length])
+            with pytest.raises(InputError):
+                read_mxnet(path)
+            with pytest.raises(InputError):
+                read_state(path)
+
+
+def survives(read, path):
+    """Whether the file can be read; anything but a result or an InputError fails the test."""
+    try:
+        read(path)
+    except InputError:
+        return False
+    return True
+
+
+def flipped(content, seed, rounds):
+    rng = np.random.default_rng(seed)
+    for _ in range(rounds):
+        damaged = np.frombuffer(content, np.uint8).copy()
+        for position in rng.integers(0, len(damaged), rng.integers(1, 5)):
+            damaged[position] = (
+                rng.integers(0, 256) if rng.random() < 0.5 else damaged[position] ^ 1 << rng.integers(0, 8)
+            )
+        yield damaged.tobytes()
+
+
+def test_mxnet_random_damage(tmp_path):
+    records = [mxnet_record(np.ones((1, 2), "f4"), version) for version in ["legacy", "v1", "v2", "v3"]]
+    content = mxnet_list(records, ["a", "b", "c", "d"])
+    read = [survives(read_mxnet, save(tmp_path, damaged)) for damaged in flipped(content, 0, 1500)]
+    assert 100 < sum(read) < 1400
+
+
+# --- Caffe ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stem", ["vgg_v1", "vgg_new"])
+def test_caffe_golden(stem, tmp_path):
+    wanted = golden(f"{stem}_caffemodel")
+    read = read_caffe(GOLDEN / f"{stem}.caffemodel")
+    flat = {f"{name}/{i}": array for name, blobs in read.items() for i, array in enumerate(blobs)}
+    assert list(flat) == list(wanted["names"])
+    assert all(same(array, wanted[f"a{i}"]) for i, array in enumerate(flat.values()))
+
+    state = read_state(save(tmp_path, (GOLDEN / f"{stem}.caffemodel").read_bytes(), "vgg.pth"))
+    assert list(state) == list(wanted["torch_names"])
+    assert all(same(value.numpy(), wanted[f"t{i}"]) for i, value in enumerate(state.values()))
+
+
+@pytest.mark.parametrize("style", ["old", "new"])
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("packed_shape", [True, False])
+def test_caffe_encodings(tmp_path, style, dtype, packed, packed_shape):
+    wanted = np.random.default_rng(0).standard_normal((300, 1, 2)).astype(dtype)
+    shape_style = "old" if style == "old" else "shape"
+    encoded = [blob(array, shape_style, packed, packed_shape) for array in (wanted, wanted[0])]
+    content = field(1, b"net") + layer("data", style=style) + layer("a", *encoded, style=style)
+    read = read_caffe(save(tmp_path, content))
+    assert list(read) == ["a"]
+    shapes = [(1, 300, 1, 2), (1, 1, 1, 2)] if style == "old" else [(300, 1, 2), (1, 2)]
+    assert all(
+        same(found, array.reshape(shape))
+        for found, array, shape in zip(read["a"], (wanted, wanted[0]), shapes, strict=True)
+    )
+    assert read["a"][0].flags.writeable
+
+
+def test_caffe_values_in_pieces(tmp_path):
+    values = np.arange(5, dtype="f4")
+    pieces = (
+        field(5, values[:2].tobytes())
+        + field(8, b"\0" * 16)
+        + fixed(5, 2.0, "f")
+        + field(99, 7)
+        + field(5, values[3:].tobytes())
+    )
+    read = read_caffe(save(tmp_path, layer("a", pieces + field(7, field(1, 5)))))
+    assert same(read["a"][0], values)
+
+
+def test_caffe_unknown_fields_are_skipped(tmp_path):
+    unknown = field(50, 1 << 63) + field(51, b"abc") + fixed(52, 1.0, "f") + fixed(53, 1.0, "d")
+    one = unknown + blob(np.ones((1, 2), "f4")) + unknown
+    content = unknown + field(100, unknown + field(7, one) + field(1, b"a") + unknown) + unknown
+    assert same(read_caffe(save(tmp_path, content))["a"][0], np.ones((1, 2), "f4"))
+
+
+ONES = np.ones(4, "f4")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (layer("a", field(7, field(1, 3)) + field(5, ONES.tobytes())), r"shape \(3,\) has 4 values"),
+        (layer("a", field(5, ONES.tobytes())), "has 4 values"),
+        (layer("a", field(7, field(1, 1 << 62) + field(1, 8)) + field(5, ONES.tobytes())), "has 4 values"),
+        (
+            layer("a", field(7, field(1, (1 << 64) - 1) + field(1, (1 << 64) - 4)) + field(5, ONES.tobytes())),
+            "has 4 values",
+        ),
+        (layer("a", field(7, field(1, 0) + field(1, 1 << 63))), "impossible shape"),
+        (layer("a", field(7, field(1, b"\1" * 100)) + field(5, ONES[:1].tobytes())), "impossible shape"),
+        (layer("a", field(5, b"\0" * 7)), "not stored as it should be"),
+        (layer("a", field(5, 3)), "not stored as it should be"),
+        (field(100, 3), "not stored as it should be"),
+        (field(2, field(1, field(1, b"conv"))), "2013"),
+        (field(100, bytes([3 << 3 | 3, 3 << 3 | 4])), "wire type 3"),
+        (field(100, b"\0\0"), "field with the number 0"),
+        (b"\x0a" + b"\xff" * 11, "does not end"),
+        (layer("a", blob(ONES)) * 2, "'a' occurs more than once"),
+        (field(100, field(1, b"\xff")), "UTF-8"),
+        (field(1, b"net"), "no layers"),
+        (HTML, "not a Caffe model"),
+        (b"name: 'VGG'\nlayers {\n}\n", "not a Caffe model"),
+        (b"", "cannot be read"),
+    ],
+)
+def test_caffe_damage_is_named(tmp_path, content, message):
+    path = save(tmp_path, content)
+    with pytest.raises(InputError, match=message) as caught:
+        read_caffe(path)
+    assert str(path) in str(caught.value)
+
+
+def test_caffe_every_truncation_is_refused(tmp_path):
+    parts = [field(1, b"net"), layer("a", blob(ONES)), layer("b", blob(ONES, "old", packed=False), style="old")]
+    content = b"".join(parts)
+    whole = {len(parts[0]) + len(parts[1])}  # a model that ends after a layer is a shorter model
+    for length in range(len(content)):
+        assert survives(read_caffe, save(tmp_path, content[:length])) == (length in whole)
+
+
+def test_caffe_random_damage(tmp_path):
+    content = layer("a", blob(ONES), blob(ONES, packed=False)) + layer("b", blob(ONES, "old"), style="old")
+    read = [survives(read_caffe, save(tmp_path, damaged)) for damaged in flipped(content, 1, 1500)]
+    assert 100 < sum(read) < 1400
+
+
+def test_vgg16_incomplete_or_foreign(tmp_path, caplog):
+    path = save(tmp_path, vgg() + layer("fc8", blob(ONES)))
+    with caplog.at_level("INFO"):
+        state = read_state(path)
+    assert len(state) == 30
+    assert state["fc7.bias"].tolist() == [14, 15]
+    assert "fc8" in caplog.text
+    blobs = read_caffe(path)
+    with pytest.raises(InputError, match=r"lacks 1 layers of VGG-16 \(conv3_2\)"):
+        vgg16_from_caffe({name: blobs[name] for name in blobs if name != "conv3_2"})
+    weight, bias = blobs["fc6"]
+    for wrong in ([weight], [weight, bias, bias], [weight[0], bias], [weight, bias[:1]], [weight, bias.reshape(2, 1)]):
+        with pytest.raises(InputError, match="layer fc6 has blobs of shape"):
+            vgg16_from_caffe({**blobs, "fc6": wrong}, path)
+
+
+# --- PyTorch --------------------------------------------------------------------------------------------------------
+
+
+class Payload:
+    def __init__(self, command):
+        self.command = command
+
+    def __reduce__(self):
+        return os.system, (self.command,)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize("wrapper", [None, "state_dict", "model"])
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_torch(tmp_path, legacy, wrapper, prefix):
+    wanted = {"conv1a.weight": torch.randn(2, 3), "bn7.num_batches_tracked": torch.tensor(4)}
+    content = {prefix + key: value for key, value in wanted.items()}
+    content = {wrapper: content, "epoch": 3} if wrapper else nn.ParameterDict(content).state_dict() | content
+    path = tmp_path / "weights.params"
+    torch.save(content, path, _use_new_zipfile_serialization=not legacy)
+    for read in (read_torch, read_state):
+        state = read(path)
+        assert list(state) == list(wanted)
+        assert all(torch.equal(state[key], value) for key, value in wanted.items())
+
+
+def test_torch_keeps_a_submodule_called_module(tmp_path):
+    torch.save({"module.weight": torch.zeros(1), "head.weight": torch.zeros(1)}, tmp_path / "a.pth")
+    assert list(read_torch(tmp_path / "a.pth")) == ["module.weight", "head.weight"]
+
+
+@pytest.mark.parametrize("kind", ["zip", "legacy", "pickle"])
+def test_torch_code_is_refused_and_not_run(tmp_path, kind):
+    witness = tmp_path / "witness"
+    payload = {"conv1a.weight": torch.zeros(1), "more": Payload(f"touch {witness}")}
+    path = tmp_path / "evil.pth"
+    if kind == "pickle":
+        path.write_bytes(pickle.dumps(payload["more"]))
+    else:
+        torch.save(payload, path, _use_new_zipfile_serialization=kind == "zip")
+    for read in (read_torch, read_state):
+        with pytest.raises(
+            InputError, match="code.* not(hing of it was)? executed|nothing of it was executed"
+        ) as caught:
+            read(path)
+        assert str(path) in str(caught.value)
+    assert not witness.exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([torch.zeros(1)], "holds a list"),
+        (torch.zeros(1), "holds a Tensor"),
+        ({}, "no tensors"),
+        ({"state_dict": {}}, "no tensors"),
+        ({"a": torch.zeros(1), "b": {"c": torch.zeros(1)}}, "holds a dict under 'b'"),
+        ({"a": 3}, "holds a int under 'a'"),
+        ({1: torch.zeros(1)}, "under 1"),
+        ({"a": torch.zeros(2, 2).to_sparse()}, "sparse"),
+    ],
+)
+def test_torch_only_flat_dictionaries(tmp_path, content, message):
+    torch.save(content, tmp_path / "a.pth")
+    with pytest.raises(InputError, match=message):
+        read_torch(tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_torch_every_truncation_is_refused(tmp_path, legacy):
+    path = tmp_path / "a.pth"
+    torch.save({"a": torch.ones(3)}, path, _use_new_zipfile_serialization=not legacy)
+    content = path.read_bytes()
+    assert survives(read_torch, path)
+    for length in range(0, len(content), 1 if legacy else 7):
+        assert not survives(read_torch, save(tmp_path, content[:length]))
+    assert not survives(read_torch, save(tmp_path, content[:-1]))
+
+
+@pytest.mark.parametrize("read", [read_state, read_torch, read_mxnet, read_caffe])
+def test_files_that_are_no_weights(tmp_path, read):
+    for content in (HTML, b"\n\n" + HTML, b"some text\n" * 9, b"\0" * 99, b"P"):
+        with pytest.raises(InputError):
+            read(save(tmp_path, content))
+    for path in (tmp_path, tmp_path / "absent.pth"):
+        with pytest.raises(InputError, match="does not exist|cannot be read"):
+            read(path)
+
+
+def test_a_web_page_is_called_so(tmp_path):
+    for content in (HTML, b"\n\n" + HTML):
+        with pytest.raises(InputError, match="web page"):
+            read_state(save(tmp_path, content))
+
+
+def test_torchscript_is_refused(tmp_path):
+    path = tmp_path / "script.pt"
+    path.write_bytes(b"")
+    torch.jit.save(torch.jit.trace(nn.Linear(1, 1), torch.zeros(1, 1)), str(path))
+    with pytest.raises(InputError, match="TorchScript"):
+        read_torch(path)
+
+
+def test_model_a_is_refused(tmp_path, monkeypatch):
+    path = GOLDEN / "resnet38_v2.params"
+    assert weights.MODEL_A_MD5 == "2421c1945b6797cecd3f89db14ca73f6"
+    monkeypatch.setattr(weights, "MODEL_A_MD5", hashlib.md5(path.read_bytes()).hexdigest())
+    with pytest.raises(InputError, match="use Model A1.*ff21f45d6bf03284100dcbec571edfad"):
+        read_state(path)
+    read_state(GOLDEN / "resnet38_legacy.params")
+
+
+# --- the description beside a file ----------------------------------------------------------------------------------
+
+
+def test_sidecar(tmp_path):
+    path = save(tmp_path, b"weights", "net.pth")
+    assert read_sidecar(path) is None
+    checksum = hashlib.sha256(b"weights").hexdigest()
+    content = {"mean": [0.5, 0, 1], "std": [0.5, 0.25, 1], "sha256": checksum.upper(), "padding": "same"}
+    save(tmp_path, json.dumps(content).encode(), "net.json")
+    assert read_sidecar(path) == weights.Sidecar((0.5, 0.0, 1.0), (0.5, 0.25, 1.0), checksum)
+    save(tmp_path, b"{}", "net.json")
+    assert read_sidecar(path) == weights.Sidecar(None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (json.dumps({"sha256": "0" * 64}), "has the SHA-256"),
+        (json.dumps({"sha256": "00"}), "64 hexadecimal"),
+        (json.dumps({"sha256": None}), "64 hexadecimal"),
+        ('{"mean": [0, 0, 0]', "not readable as JSON"),
+        ("\udcff", "not readable as JSON"),
+        ("[" * 100_000, "not readable as JSON"),
+        ("[]", "JSON object"),
+        ('{"mean": [0, 0, 0]}', "only one of mean and std"),
+        ('{"std": [1, 1, 1], "mean": [0, 0]}', "mean must be three"),
+        ('{"std": [1, 1, 1], "mean": [0, 0, "0"]}', "mean must be three"),
+        ('{"std": [1, 1, 1], "mean": [0, 0, true]}', "mean must be three"),
+        ('{"std": [1, 1, 1], "mean": [0, 0, NaN]}', "mean must be three"),
+        ('{"std": [1, 1, 1], "mean": [104, 117, 123]}', "mean must be three"),
+        ('{"std": [1, 1, 0], "mean": [0, 0, 0]}', "std must be three"),
+    ],
+)
+def test_sidecar_malformed(tmp_path, content, message):
+    path = save(tmp_path, b"weights", "net.pth")
+    save(tmp_path, content.encode("utf-8", "surrogateescape"), "net.json")
+    with pytest.raises(InputError, match=message):
+        read_sidecar(path)
+
+
+# --- filling a network ----------------------------------------------------------------------------------------------
+
+
+def network():
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 2))
+
+
+def full_state(seed=0):
+    torch.manual_seed(seed)
+    return {key: torch.randn_like(v) if v.is_floating_point() else v + 5 for key, v in network().state_dict().items()}
+
+
+def refused(module, state, message, **options):
+    """The state is refused with a message that names the file, and the module has not changed."""
+    before = {key: value.clone() for key, value in module.state_dict().items()}
+    with pytest.raises(InputError, match=message) as caught:
+        load_into(module, state, source="net.pth", **options)
+    assert "net.pth" in str(caught.value)
+    assert all(torch.equal(value, before[key]) for key, value in module.state_dict().items())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.float64, torch.bfloat16])
+def test_load_everything(dtype):
+    state = {key: value.to(dtype) if value.is_floating_point() else value for key, value in full_state().items()}
+    module = network()
+    report = load_into(module, state, source="net.pth")
+    assert report == weights.LoadReport(tuple(state))
+    loaded = module.state_dict()
+    assert all(torch.equal(loaded[key], value.to(loaded[key].dtype)) for key, value in state.items())
+    assert loaded["0.weight"].dtype == torch.float32
+
+
+def test_load_with_a_new_head_and_a_classifier_left_over():
+    state = {key: value for key, value in full_state().items() if not key.startswith("2.") and "tracked" not in key}
+    state["classifier.weight"] = torch.full((3,), math.nan)
+    module = network()
+    head = module[2].weight.clone()
+    report = load_into(module, state, source="net.pth", new=["2."], unused=["classifier."])
+    assert report.missing == ("1.num_batches_tracked", "2.weight", "2.bias")
+    assert report.unexpected == ("classifier.weight",)
+    assert report.mismatched == ()
+    assert len(report.loaded) == 6
+    text = (
+        "6 loaded, 3 missing (1.num_batches_tracked, 2.weight, 2.bias), 1 unexpected (classifier.weight), 0 mismatched"
+    )
+    assert str(report) == text
+    assert torch.equal(module[2].weight, head)
+    assert torch.equal(module[0].weight, state["0.weight"])
+    refused(module, state, r"1 unexpected \(classifier.weight\)", new=["2."])
+    refused(module, state, r"2 missing \(2.weight, 2.bias\)", unused=["classifier."])
+    with pytest.raises(TypeError):
+        load_into(module, state, source="net.pth", new="2.")
+
+
+def test_load_renamed():
+    official = {"0.weight": "conv.weight", "0.bias": "conv.bias"}
+    state = {official.get(key, key): value for key, value in full_state().items()} | {"fc8.weight": torch.zeros(9)}
+    back = {value: key for key, value in official.items()} | {"fc8.weight": None}
+    report = load_into(module := network(), state, source="net.pth", rename=lambda key: back.get(key, key))
+    assert report.unexpected == ("fc8.weight",)
+    assert torch.equal(module[0].weight, state["conv.weight"])
+    refused(module, full_state(1), "fills 0.weight twice", rename=lambda _: "0.weight")
+
+
+def test_load_refuses_another_network():
+    module, state = network(), full_state()
+    refused(
+        module, {"b2.weight": torch.zeros(1)}, r"another network: 0 fit, 8 missing \(0.weight, 0.bias, 1.weight, ...\)"
+    )
+    refused(module, {}, "0 fit")
+    refused(module, {}, "0 fit", new=[""])
+    refused(module, {key: state[key] for key in list(state)[1:]}, r"8 fit, 1 missing \(0.weight\)")
+    refused(module, state | {"1.extra": torch.zeros(1)}, r"9 fit, 0 missing, 1 unexpected \(1.extra\)")
+
+
+def test_load_refuses_other_shapes_even_of_the_head():
+    state = full_state(1) | {"2.weight": torch.zeros(1000, 4), "2.bias": torch.zeros(1000)}
+    message = r"2 mismatched \(2.weight is \(1000, 4\) in the file but \(2, 4\) here"
+    refused(network(), state, message)
+    refused(network(), state, message, new=["2."], unused=["2."])
+    refused(network(), full_state() | {"1.weight": torch.zeros(4, 1)}, "1 mismatched")
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_load_refuses_values_that_are_not_finite(value):
+    state = full_state(1)
+    state["1.bias"][2] = state["2.bias"][0] = value
+    refused(network(), state, "NaN or infinite values in 1.bias")
+
+
+def test_load_refuses_what_overflows_or_is_no_fraction():
+    refused(
+        network(),
+        full_state(1) | {"2.bias": torch.tensor([1.0, 1e300], dtype=torch.float64)},
+        "infinite values in 2.bias",
+    )
+    refused(network(), full_state(1) | {"2.bias": torch.tensor([1, 2])}, "int64 values in 2.bias")
+    refused(network(), full_state(1) | {"2.bias": torch.zeros(2, dtype=torch.complex64)}, "complex64 values in 2.bias")
+    refused(network(), full_state(1) | {"1.num_batches_tracked": torch.tensor(0.5)}, "float32 values in 1.num")

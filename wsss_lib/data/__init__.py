@@ -1,0 +1,1 @@
+"""Data sets: images, image-level labels and, for evaluation only, masks."""

@@ -1,0 +1,418 @@
+"""Files of images, masks, lists and arrays: what cannot be used is named in one sentence, what is written is whole."""
+
+from __future__ import annotations
+
+import pickle
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+import numpy as np
+from PIL import Image, ImageFile, UnidentifiedImageError
+
+from wsss_lib.errors import InputError
+
+IGNORE = 255
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+"""The endings of image files in the VOC and COCO layouts; of two files with one stem, the earlier ending wins."""
+
+
+# ---------------------------------------------------------------------------------------------------------- images
+
+
+def read_image(path: str | Path) -> Image.Image:
+    """Read an image as 8-bit RGB.
+
+    Greyscale, palette and CMYK images are converted, an alpha channel is dropped without blending, and 16-bit values
+    lose their lower byte. An EXIF orientation is left alone, because masks are stored in the orientation of the file.
+
+    Args:
+        path: A file in any format that Pillow reads; of an animation the first frame counts.
+
+    Returns:
+        The image in mode ``RGB``, (W, H) as stored.
+
+    Raises:
+        InputError: The file is missing, cut off, damaged, no image, or holds values of no known range.
+    """
+    path = Path(path)
+    with _opened(path) as picture:
+        picture.load()
+        return _to_rgb(picture, path)
+
+
+def image_size(path: str | Path) -> tuple[int, int]:
+    """Return ``(height, width)`` of an image or mask, read from the file's header alone.
+
+    Raises:
+        InputError: The file is missing or no image.
+    """
+    with _opened(Path(path)) as picture:
+        return picture.height, picture.width
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[ImageFile.ImageFile]:
+    """Open an image and turn whatever goes wrong while it is open into an InputError."""
+    try:
+        with Image.open(path) as picture:
+            yield picture
+    except InputError:
+        raise
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist; put the file there or correct the path.") from None
+    except UnidentifiedImageError:
+        raise InputError(f"{path} is no image that Pillow can read; replace it by a JPEG or PNG file.") from None
+    # A broken PNG is a SyntaxError to Pillow, and broken headers of other formats end in any error at all.
+    except Exception as error:
+        raise InputError(f"{path} cannot be read ({error}); copy it again, it may be cut off or damaged.") from error
+
+
+def _to_rgb(picture: Image.Image, path: Path) -> Image.Image:
+    if picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format in ("PNG", "PPM")):
+        # Pillow's own conversion would clip 16-bit values at 255.
+        high_byte = (np.asarray(picture).astype(np.int64) >> 8).astype(np.uint8)
+        return Image.fromarray(high_byte).convert("RGB")
+    if picture.mode in ("I", "F"):
+        raise InputError(f"{path} holds 32-bit values of unknown range; save it with 8 or 16 bits per channel.")
+    if picture.mode in ("P", "PA"):
+        picture = picture.convert("RGBA")  # straight to RGB, Pillow warns of a palette with transparency
+    return picture.convert("RGB")
+
+
+# ----------------------------------------------------------------------------------------------------------- masks
+
+
+def read_mask(
+    path: str | Path, num_classes: int, size: tuple[int, int] | None = None, lookup: np.ndarray | None = None
+) -> np.ndarray:
+    """Read a mask from a palette or greyscale PNG: the stored numbers count, not the colours.
+
+    Args:
+        path: A PNG file.
+        num_classes: K; the mask may hold 0..K and 255.
+        size: The ``(height, width)`` that the mask must have.
+        lookup: ``(256,)`` uint8, what each stored value stands for, applied before the values are checked. An entry
+            255 marks a value that must not occur; 255 itself remains 255.
+
+    Returns:
+        ``(H, W)`` uint8: 0 background, k + 1 class k, 255 ignored.
+
+    Raises:
+        InputError: The file is missing, cut off or no PNG, its pixels have several channels, a value is no class, or
+            the size is another one.
+    """
+    path = Path(path)
+    with _opened(path) as picture:
+        if picture.format != "PNG" or picture.mode not in ("P", "L", "1", "I", "I;16"):
+            raise InputError(
+                f"{path} is a {picture.format} file with {picture.mode} pixels; save the mask as a PNG with a palette "
+                "or in greyscale, whose pixel values are the class numbers."
+            )
+        # Pillow stretches greyscale PNGs of 2 and 4 bits to 0..255.
+        stretched_by = {"L;2": 85, "L;4": 17}.get(str(picture.tile[0][3]), 1)
+        stored = np.asarray(picture).astype(np.int64) // stretched_by
+    if size is not None and stored.shape != tuple(size):
+        raise InputError(
+            f"{path} is {stored.shape[0]} x {stored.shape[1]} pixels (height x width) but its image is "
+            f"{size[0]} x {size[1]}; give a mask of the image's size."
+        )
+    return _as_classes(stored, path, num_classes, lookup)
+
+
+def _as_classes(stored: np.ndarray, path: Path, num_classes: int, lookup: np.ndarray | None) -> np.ndarray:
+    """Map stored mask values to uint8 class numbers, refusing those that are none."""
+    table = np.full(256, IGNORE, dtype=np.uint8)
+    if lookup is None:
+        table[: num_classes + 1] = np.arange(num_classes + 1)
+    else:
+        table[:] = np.where(lookup <= num_classes, lookup, IGNORE)
+        table[IGNORE] = IGNORE
+    clipped = np.minimum(stored, IGNORE)
+    mask = table[clipped]
+    wrong = (mask == IGNORE) & (stored != IGNORE)
+    if wrong.any():
+        raise InputError(
+            f"{path} holds the value {stored[wrong][0]}, which is no class: a mask of {num_classes} classes may hold "
+            "0 (background), the class numbers and 255 (ignored)."
+        )
+    return mask
+
+
+def voc_palette() -> np.ndarray:
+    """Return the colours that PASCAL VOC gives to mask values.
+
+    The bits of a value are dealt out in turn to red, green and blue, and within a channel the lowest bit of the value
+    goes to the highest bit of the colour. Value 255 is the cream of the official void, which is that same rule.
+
+    Returns:
+        ``(256, 3)`` uint8 RGB.
+    """
+    values = np.arange(256)
+    palette = np.zeros((256, 3), dtype=np.uint8)
+    for bit in range(8):
+        palette[:, bit % 3] |= ((values >> bit & 1) << (7 - bit // 3)).astype(np.uint8)
+    return palette
+
+
+def write_mask(path: str | Path, mask: np.ndarray) -> None:
+    """Write a mask as a PNG in the colours of :func:`voc_palette`, see :func:`write_atomically`.
+
+    Args:
+        path: The PNG file.
+        mask: ``(H, W)`` uint8.
+
+    Raises:
+        InputError: The file cannot be written.
+    """
+    if mask.dtype != np.uint8 or mask.ndim != 2:
+        raise ValueError(f"mask must be (H, W) uint8, not {mask.shape} {mask.dtype}")
+    picture = Image.fromarray(np.ascontiguousarray(mask))
+    picture.putpalette(voc_palette().tobytes())
+    write_atomically(path, lambda stream: picture.save(stream, format="PNG"))
+
+
+def write_atomically(path: str | Path, write: Callable[[BinaryIO], object]) -> None:
+    """Write a file so that it is there whole or not at all.
+
+    The bytes go to a new file ``.tmp-*`` in the same folder, which then takes the name, so a reader never sees half a
+    file and of several writers the last one wins. Missing folders are made. A failure leaves no file behind, nor
+    touches one that had the name before.
+
+    Args:
+        path: The file.
+        write: Writes the content to the binary stream that it is called with.
+
+    Raises:
+        InputError: The disk is full, or the folder cannot be made or written to.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".tmp-{uuid.uuid4().hex}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("xb") as stream:
+                write(stream)
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be written ({error.strerror or error}); make room on the disk or choose a folder that you "
+            "may write to."
+        ) from error
+
+
+# ------------------------------------------------------------------------------------------------------ text lists
+
+
+def read_lines(path: str | Path) -> list[str]:
+    """Read the lines of a UTF-8 text file, with or without a byte order mark, without surrounding blanks.
+
+    Raises:
+        InputError: The file is missing, cannot be read or is no text.
+    """
+    try:
+        return [line.strip() for line in Path(path).read_text(encoding="utf-8-sig").splitlines()]
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist; put the file there or correct the path.") from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror or error}); make it a readable file.") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is no UTF-8 text; save it as plain text in UTF-8.") from error
+
+
+def read_classes(path: str | Path) -> tuple[str, ...]:
+    """Read a ``classes.txt``: one foreground class per line, the first of which has the mask value 1.
+
+    Raises:
+        InputError: The file is missing, or names no class, a class twice, the background, or more than 254 classes.
+    """
+    return checked_classes([line for line in read_lines(path) if line], Path(path))
+
+
+def checked_classes(names: Sequence[str], path: Path) -> tuple[str, ...]:
+    """Return the class names from file ``path`` if they can be the classes of a data set.
+
+    Raises:
+        InputError: There is no class, one twice, one called background, or more than fit between 0 and 255.
+    """
+    if not names:
+        raise InputError(f"{path} names no class; name at least one.")
+    twice = [name for index, name in enumerate(names) if name in names[:index]]
+    if twice:
+        raise InputError(f"{path} names the class {twice[0]!r} more than once; name every class once.")
+    if "background" in names:
+        raise InputError(f"{path} names 'background'; leave it out, mask value 0 is always the background.")
+    if len(names) >= IGNORE:
+        raise InputError(f"{path} names {len(names)} classes; masks have room for {IGNORE - 1}, take some away.")
+    return tuple(names)
+
+
+def files_by_stem(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
+    """List a folder once, which is much faster than asking for thousands of files one by one.
+
+    Args:
+        folder: The folder; one that does not exist counts as empty.
+        suffixes: The endings wanted, in lower case; of two files with one stem the earlier ending wins.
+
+    Returns:
+        The path of every file with such an ending, in any case, by its name without the ending.
+    """
+    if not folder.is_dir():
+        return {}
+    rank = {suffix: position for position, suffix in enumerate(suffixes)}
+    found = [path for path in folder.iterdir() if path.suffix.lower() in rank]
+    found.sort(key=lambda path: (rank[path.suffix.lower()], path.name), reverse=True)
+    return {path.stem: path for path in found}
+
+
+# --------------------------------------------------------------------------------------------- pickled dictionaries
+
+
+def read_pickled_array_dict(path: str | Path) -> dict[int | str, np.ndarray]:
+    """Read a dictionary of arrays that was saved by ``np.save(path, {key: array})``, without running any code.
+
+    The authors of the papers keep image-level labels and per-image CAMs in this form. A pickle is a program that may
+    call anything; here the few NumPy functions that rebuild an array are replaced by our own, every other name is
+    refused, and NumPy's own unpickling is never reached.
+
+    Args:
+        path: A ``.npy`` file with a zero-dimensional object array, pickle protocol 2 to 5, any NumPy version.
+
+    Returns:
+        The arrays, of booleans, integers or floats in native byte order and writable. NumPy's integer keys come back
+        as int.
+
+    Raises:
+        InputError: The file is missing, cut off, no such dictionary, or holds anything but numbers in arrays.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as stream:
+            content = _unpickle(stream)
+        return {_plain_key(key): _plain_array(value) for key, value in content.items()}
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist; put the file there or correct the path.") from None
+    # The documentation of pickle lists some errors of broken pickles and warns that there are others.
+    except Exception as error:
+        raise InputError(
+            f"{path} is no dictionary of number arrays written by numpy.save ({error}); give the file as the authors "
+            "wrote it, or write it again."
+        ) from error
+
+
+def _unpickle(stream: BinaryIO) -> dict[Any, Any]:
+    version = np.lib.format.read_magic(stream)
+    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read_header(stream)
+    if not dtype.hasobject:
+        raise ValueError(f"it holds a plain array {shape} {dtype}")
+    array = _ArrayUnpickler(stream, encoding="latin1").load()
+    if not isinstance(array, _Array) or not isinstance(array.data, list) or len(array.data) != 1:
+        raise ValueError("it does not hold one object")
+    content = array.data[0]
+    if not isinstance(content, dict):
+        raise ValueError(f"it holds a {type(content).__name__}")
+    return content
+
+
+def _plain_key(key: object) -> int | str:
+    if isinstance(key, bool) or not isinstance(key, int | str):
+        raise ValueError(f"a key is {key!r}, neither text nor a whole number")
+    return key
+
+
+def _plain_array(value: object) -> np.ndarray:
+    if not isinstance(value, _Array) or not isinstance(value.data, np.ndarray):
+        raise ValueError("a value is no array of numbers")
+    return value.data
+
+
+class _DType:
+    """Stands for a ``numpy.dtype`` while a pickle is read."""
+
+    def __init__(self, name: str, *_: object) -> None:
+        self.name = name
+        self.byte_order: Literal["<", ">", "="] = "="
+
+    def __setstate__(self, state: tuple) -> None:
+        self.byte_order = state[1] if state[1] in ("<", ">") else "="
+
+    def resolve(self) -> np.dtype:
+        dtype = np.dtype(self.name).newbyteorder(self.byte_order)
+        if dtype.kind not in "biuf":
+            raise ValueError(f"it holds an array of {dtype}")
+        return dtype
+
+
+class _Array:
+    """Stands for a ``numpy.ndarray`` while a pickle is read; ``data`` is a list for an array of objects."""
+
+    def __init__(self) -> None:
+        self.data: np.ndarray | list | None = None
+
+    def __setstate__(self, state: tuple) -> None:
+        _, shape, dtype, fortran_order, data = state
+        self.data = data if isinstance(data, list) else _from_bytes(data, dtype, shape, "F" if fortran_order else "C")
+
+
+def _from_bytes(data: bytes | bytearray | str, dtype: _DType, shape: Sequence[int], order: str) -> np.ndarray:
+    raw = data.encode("latin1") if isinstance(data, str) else data  # Python 2 wrote bytes as text
+    stored = np.frombuffer(raw, dtype=dtype.resolve()).reshape(tuple(shape), order=order)  # type: ignore[call-overload]
+    return stored.astype(stored.dtype.newbyteorder("="), copy=True)
+
+
+def _ndarray(*_: object) -> None:
+    raise pickle.UnpicklingError("it makes an array in an unusual way")
+
+
+def _reconstruct(*_: object) -> _Array:
+    return _Array()
+
+
+def _frombuffer(
+    data: bytes, dtype: _DType, shape: Sequence[int], order: str, axes: Sequence[int] | None = None
+) -> _Array:
+    array = _Array()
+    values = _from_bytes(data, dtype, shape, "C" if axes is not None else order)
+    array.data = values if axes is None else values.transpose(tuple(axes))
+    return array
+
+
+def _scalar(dtype: _DType, data: bytes | str) -> int | float:
+    return _from_bytes(data, dtype, (), "C").item()
+
+
+def _encode(text: str, encoding: str = "latin1") -> bytes:
+    if encoding != "latin1":
+        raise pickle.UnpicklingError(f"it asks for the encoding {encoding!r}")
+    return text.encode("latin1")
+
+
+def _no_bytes() -> bytes:
+    return b""
+
+
+_ADMITTED: dict[tuple[str, str], Callable[..., object]] = {
+    ("numpy", "ndarray"): _ndarray,
+    ("numpy", "dtype"): _DType,
+    ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
+    ("numpy.core.multiarray", "scalar"): _scalar,
+    ("numpy.core.numeric", "_frombuffer"): _frombuffer,
+    ("_codecs", "encode"): _encode,
+    ("__builtin__", "bytes"): _no_bytes,  # protocol 2 calls bytes() for the content of an empty array
+}
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        admitted = _ADMITTED.get((module.replace("numpy._core", "numpy.core"), name))
+        if admitted is None:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is not needed for arrays")
+        # A function of its own for every mention, since a pickle may set attributes of what it mentions.
+        return lambda *arguments: admitted(*arguments)

@@ -1,0 +1,164 @@
+"""One's own pictures: a folder of images and a table that says what each of them shows.
+
+Layout::
+
+    images/           cat1.jpg, dog.png ...
+    labels.csv        image,labels            or  image,labels,split
+                      cat1.jpg,cat;sofa           cat1.jpg,cat;sofa,train
+    masks/            cat1.png ...            optional, for evaluation only
+    classes.txt       one class per line      optional, the order of the mask values
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from wsss_lib.data.dataset import FileDataset
+from wsss_lib.data.files import checked_classes, files_by_stem, read_classes, read_lines
+from wsss_lib.errors import InputError
+
+_SPLITS = ("train", "val", "all")
+
+
+@dataclass(frozen=True)
+class _Row:
+    image: str
+    labels: tuple[str, ...]
+    split: str | None
+
+    @property
+    def id(self) -> str:
+        return Path(self.image).stem
+
+
+def load_folder(root: str | Path, split: str) -> FileDataset:
+    """Load a folder of one's own images.
+
+    ``labels.csv`` has one row per image: its file name in ``images/`` and its classes, separated by semicolons, or
+    none. A third column may say ``train`` or ``val``; without it, every split is all the images. The classes are those
+    of ``classes.txt``, or else all that the table names, in alphabetical order; class k of them has the mask value
+    k + 1. If no image of the split has a mask ``masks/<name of the image without its ending>.png``, there are no masks.
+
+    Args:
+        root: The folder.
+        split: ``train``, ``val`` or ``all``.
+
+    Returns:
+        The images in the order of the table; an id is the image's file name without its ending.
+
+    Raises:
+        InputError: The table is missing, empty or malformed, names an image twice or one that is not there, or leaves
+            one out; a class is not in ``classes.txt``; two images have one id; the split is unknown or empty.
+    """
+    root = Path(root).absolute()
+    if split not in _SPLITS:
+        raise InputError(f"split {split!r} is unknown; choose train, val or all.")
+    table = root / "labels.csv"
+    rows = _read_table(table)
+    images = _find_images(root / "images", rows, table)
+    classes = _find_classes(root / "classes.txt", rows, table)
+    chosen = [row for row in rows if split == "all" or row.split in (None, split)]
+    if not chosen:
+        raise InputError(f"{table} has no image of the split {split!r}; write {split} into the column split of some.")
+    return FileDataset(
+        name=f"{root.name} {split}",
+        classes=classes,
+        ids=[row.id for row in chosen],
+        labels=_labels(chosen, classes),
+        images=[images[row.image] for row in chosen],
+        masks=_find_masks(root / "masks", chosen),
+    )
+
+
+def _read_table(path: Path) -> list[_Row]:
+    reader = csv.DictReader(line + "\n" for line in read_lines(path))
+    rows: list[_Row] = []
+    try:
+        header = [name.strip() for name in reader.fieldnames or ()]
+        if header not in (["image", "labels"], ["image", "labels", "split"]):
+            raise InputError(
+                f"{path} begins with {','.join(header)!r}; its first line must be 'image,labels' or "
+                "'image,labels,split'."
+            )
+        reader.fieldnames = header
+        rows = [_checked_row(row, f"{path}, line {reader.line_num}") for row in reader]
+    except csv.Error as error:
+        raise InputError(
+            f"{path}, line {reader.line_num} is not comma-separated text ({error}); correct it."
+        ) from error
+    if not rows:
+        raise InputError(f"{path} has no rows; write one row per image.")
+    return rows
+
+
+def _checked_row(cells: Mapping[str | None, str | None], where: str) -> _Row:
+    if None in cells or None in cells.values():
+        raise InputError(
+            f"{where} has not as many cells as the first line; separate several labels by semicolons and keep the "
+            "comma before an empty cell."
+        )
+    image, labels, split = (str(cells.get(name, "")).strip() for name in ("image", "labels", "split"))
+    if not image or image.startswith(".") or re.search(r'[\\/:*?"<>|\x00-\x1f]', image):
+        raise InputError(f"{where}: {image!r} is no file name; write the name of a file in the folder images.")
+    if "split" in cells and split not in ("train", "val"):
+        raise InputError(f"{where}: the split is {split!r}; write train or val.")
+    names = tuple(name.strip() for name in labels.split(";") if name.strip())
+    return _Row(image, names, split if "split" in cells else None)
+
+
+def _find_images(folder: Path, rows: Sequence[_Row], table: Path) -> dict[str, Path]:
+    """Return the image files by name, once table and folder are known to agree."""
+    if not folder.is_dir():
+        raise InputError(f"{folder} does not exist; make this folder and put the images into it.")
+    seen: dict[str, str] = {}
+    for row in rows:
+        if row.id in seen:
+            what = "is listed more than once" if seen[row.id] == row.image else f"has the same id as {seen[row.id]!r}"
+            raise InputError(f"{table}: the image {row.image!r} {what}; keep one row, or rename one of the files.")
+        seen[row.id] = row.image
+    endings = Image.registered_extensions().keys()
+    images = {path.name: path for path in sorted(folder.iterdir()) if path.suffix.lower() in endings}
+    images = {name: path for name, path in images.items() if not name.startswith(".")}
+    for row in rows:
+        if row.image not in images:
+            raise InputError(
+                f"{table} names {row.image!r}, which is no image in {folder}; put it there or delete the row."
+            )
+    unlisted = sorted(images.keys() - set(seen.values()))
+    if unlisted:
+        raise InputError(
+            f"{folder / unlisted[0]} has no labels ({len(unlisted)} of {len(images)} images have none); give it a row "
+            f"in {table.name}, with an empty label if it shows no class."
+        )
+    return images
+
+
+def _find_classes(path: Path, rows: Sequence[_Row], table: Path) -> tuple[str, ...]:
+    named = sorted({name for row in rows for name in row.labels})
+    if not path.is_file():
+        return checked_classes(named, table)
+    classes = read_classes(path)
+    unknown = [(row.image, name) for row in rows for name in row.labels if name not in classes]
+    if unknown:
+        image, name = unknown[0]
+        raise InputError(f"{table}: the label {name!r} of {image!r} is not in {path.name}; add it there or correct it.")
+    return classes
+
+
+def _labels(rows: Sequence[_Row], classes: Sequence[str]) -> Tensor:
+    return torch.tensor([[float(name in row.labels) for name in classes] for row in rows])
+
+
+def _find_masks(folder: Path, rows: Sequence[_Row]) -> list[Path] | None:
+    masks = files_by_stem(folder, (".png",))
+    if masks.keys().isdisjoint(row.id for row in rows):
+        return None
+    return [masks.get(row.id, folder / f"{row.id}.png") for row in rows]

@@ -1,0 +1,69 @@
+"""Which data a preset trains on, and on which splits it is scored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from wsss_lib.data.coco import load_coco
+from wsss_lib.data.dataset import Dataset, Subset
+from wsss_lib.data.folder import load_folder
+from wsss_lib.data.toy import ToyWorld
+from wsss_lib.data.voc import load_voc
+from wsss_lib.errors import InputError
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The data of a run.
+
+    Attributes:
+        training: What is trained on: images and image-level labels.
+        scored: What seeds are made for and, where there are masks, scored on, by name: ``train`` and ``val``.
+    """
+
+    training: Dataset
+    scored: Mapping[str, Dataset]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The K foreground class names."""
+        return self.training.classes
+
+    def head(self, count: int) -> Splits:
+        """Return only the first ``count`` images of everything, for a quick look."""
+        return Splits(Subset(self.training, count), {name: Subset(data, count) for name, data in self.scored.items()})
+
+
+def open_splits(preset: str, root: Path | None = None, labels: Path | None = None) -> Splits:
+    """Open the data of a preset.
+
+    ``photos`` takes a folder in VOC's layout, trained on ``train_aug`` where it has such a list, or a folder of
+    one's own pictures with a ``labels.csv``.
+
+    Args:
+        preset: ``toy``, ``photos``, ``voc12`` or ``coco14``.
+        root: The folder of the data; ``toy`` needs none.
+        labels: Where the image-level labels of a folder in VOC's layout come from, see `load_voc`.
+
+    Raises:
+        InputError: The folder is missing or is not what the preset needs.
+    """
+    if preset == "toy":
+        world = {name: ToyWorld(name) for name in ("train", "val")}
+        return Splits(world["train"], world)
+    if root is None:
+        raise InputError(f"preset {preset!r} needs data; give its folder as data_root.")
+    if not root.is_dir():
+        raise InputError(f"data_root {root} is no folder; give the folder that holds the data of preset {preset!r}.")
+    if preset == "coco14":
+        coco = {name: load_coco(root, name) for name in ("train", "val")}
+        return Splits(coco["train"], coco)
+    if preset == "photos" and (root / "labels.csv").is_file():
+        own = {name: load_folder(root, name) for name in ("train", "val")}
+        return Splits(own["train"], own)
+    voc = {name: load_voc(root, name, labels) for name in ("train", "val")}
+    lists = root / "ImageSets" / "Segmentation"
+    augmented = preset == "voc12" or any((lists / f"{name}.txt").is_file() for name in ("train_aug", "trainaug"))
+    return Splits(load_voc(root, "train_aug", labels) if augmented else voc["train"], voc)

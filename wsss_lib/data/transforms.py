@@ -1,0 +1,156 @@
+"""From a decoded picture to the input of a network: the augmentation for training, the resized views for inference.
+
+Every random draw comes from a ``random.Random`` that the caller seeds, in the order of the official code. A picture's
+augmentation then depends on that seed alone, not on worker processes or on what was drawn before it.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms.v2 import functional as TF
+
+Normalise = Callable[[Tensor], Tensor]
+"""Turns ``(3, H, W)`` uint8 RGB into the float32 input of a network."""
+
+
+def resize(image: Image.Image, height: int, width: int) -> Image.Image:
+    """Resize with Pillow's bicubic filter (smoothed when it shrinks), as the papers' code does."""
+    if image.size == (width, height):
+        return image
+    return image.resize((width, height), Image.Resampling.BICUBIC)
+
+
+def resize_long_side(image: Image.Image, long_side: int) -> Image.Image:
+    """Resize so that the longer side has ``long_side`` pixels and the ratio of the sides stays."""
+    width, height = image.size
+    if width < height:
+        return resize(image, long_side, round(width * long_side / height))
+    return resize(image, round(height * long_side / width), long_side)
+
+
+@dataclass(frozen=True)
+class CropBox:
+    """Where a window of an image lands on a canvas: both as (top, left), and their common size."""
+
+    canvas: tuple[int, int]
+    image: tuple[int, int]
+    size: tuple[int, int]
+
+
+def random_crop_box(height: int, width: int, crop: int, rng: random.Random) -> CropBox:
+    """Draw a window of at most ``crop`` × ``crop`` pixels, and its place on a canvas of that size.
+
+    Along an axis on which the image is larger, the window is random and fills the canvas; along one on which it is
+    smaller, the whole image is put at a random place. The horizontal place is drawn first.
+    """
+
+    def place(length: int) -> tuple[int, int]:
+        space = length - crop
+        if space > 0:
+            return 0, rng.randrange(space + 1)
+        return rng.randrange(-space + 1), 0
+
+    canvas_left, image_left = place(width)
+    canvas_top, image_top = place(height)
+    size = (min(height, crop), min(width, crop))
+    return CropBox((canvas_top, canvas_left), (image_top, image_left), size)
+
+
+def crop_to_canvas(image: Tensor, box: CropBox, crop: int, fill: float = 0.0) -> Tensor:
+    """Copy the window ``box`` of ``(C, H, W)`` onto a ``(C, crop, crop)`` canvas of value ``fill``.
+
+    After normalisation, 0 is the mean colour.
+    """
+    height, width = box.size
+    canvas = image.new_full((image.shape[0], crop, crop), fill)
+    top, left = box.image
+    window = image[:, top : top + height, left : left + width]
+    top, left = box.canvas
+    canvas[:, top : top + height, left : left + width] = window
+    return canvas
+
+
+def jitter_colour(image: Image.Image, strength: float, hue: float, rng: random.Random) -> Image.Image:
+    """Change brightness, contrast, saturation and hue in random order.
+
+    Args:
+        image: RGB picture.
+        strength: The first three factors lie in ``[1 - strength, 1 + strength]``.
+        hue: The hue turns by at most this share of the colour circle, 0-0.5.
+        rng: Source of the draws.
+    """
+    changes = [
+        lambda x: TF.adjust_brightness(x, rng.uniform(1 - strength, 1 + strength)),
+        lambda x: TF.adjust_contrast(x, rng.uniform(1 - strength, 1 + strength)),
+        lambda x: TF.adjust_saturation(x, rng.uniform(1 - strength, 1 + strength)),
+        lambda x: TF.adjust_hue(x, rng.uniform(-hue, hue)),
+    ]
+    rng.shuffle(changes)
+    for change in changes:
+        image = change(image)
+    return image
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """The augmentation of AffinityNet's classifier, which most later methods share.
+
+    Attributes:
+        min_long_side: Least length of the longer side after the random resizing, in pixels.
+        max_long_side: Greatest length, included.
+        crop: Side of the square that comes out, in pixels.
+        colour: Strength of the brightness, contrast and saturation jitter.
+        hue: Strength of the hue jitter.
+    """
+
+    min_long_side: int
+    max_long_side: int
+    crop: int
+    colour: float = 0.3
+    hue: float = 0.1
+
+    def __call__(self, image: Image.Image, normalise: Normalise, rng: random.Random) -> Tensor:
+        """Return ``(3, crop, crop)`` float32 for an RGB picture: resize, flip, colour, normalise, crop."""
+        image = resize_long_side(image, rng.randint(self.min_long_side, self.max_long_side))
+        if rng.getrandbits(1):
+            image = TF.horizontal_flip(image)
+        if self.colour > 0 or self.hue > 0:
+            image = jitter_colour(image, self.colour, self.hue, rng)
+        pixels = normalise(to_tensor(image))
+        box = random_crop_box(pixels.shape[1], pixels.shape[2], self.crop, rng)
+        return crop_to_canvas(pixels, box, self.crop)
+
+
+def to_tensor(image: Image.Image) -> Tensor:
+    """Return an RGB picture as ``(3, H, W)`` uint8, contiguous."""
+    return TF.pil_to_tensor(image).contiguous()
+
+
+def view_size(height: int, width: int, scale: float, multiple: int | None = None) -> tuple[int, int]:
+    """Return the size of a rescaled view.
+
+    Args:
+        height: Height of the picture in pixels.
+        width: Width of the picture in pixels.
+        scale: Factor of both.
+        multiple: If given, both lengths are moved to the nearest ``multiple * i + 1``, the sizes at which symmetric
+            padding at every stride samples the picture as TensorFlow's does.
+    """
+    if multiple is None:
+        return max(1, round(height * scale)), max(1, round(width * scale))
+
+    def snap(length: int) -> int:
+        return max(1, round((length * scale - 1) / multiple)) * multiple + 1
+
+    return snap(height), snap(width)
+
+
+def view(image: Image.Image, scale: float, normalise: Normalise, multiple: int | None = None) -> Tensor:
+    """Return the picture, rescaled and normalised, as ``(3, h, w)`` float32; see :func:`view_size`."""
+    height, width = view_size(image.height, image.width, scale, multiple)
+    return normalise(to_tensor(resize(image, height, width)))

@@ -1,0 +1,15 @@
+"""The one exception for what a user can put right."""
+
+from __future__ import annotations
+
+
+class InputError(ValueError):
+    """A file, folder or parameter that the user gave cannot be used.
+
+    The message is one sentence that names the file or parameter and says what to do. In a notebook it is shown
+    alone, without the stack of calls that led to it.
+    """
+
+    def _render_traceback_(self) -> list[str]:
+        """Return what IPython prints in place of a traceback."""
+        return [f"{type(self).__name__}: {self}"]

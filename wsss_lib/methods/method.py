@@ -1,0 +1,206 @@
+"""What a method is: its networks, its optimisers and one training step. It knows no files, bars or devices."""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol, Self
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from wsss_lib.errors import InputError
+from wsss_lib.models import BACKBONES
+from wsss_lib.models.backbone import Backbone
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a training step gets.
+
+    Attributes:
+        images: ``(B, 3, H, W)`` float32, normalised for the network.
+        labels: ``(B, K)`` float32, 1 where the image shows the class, else 0.
+        indices: ``(B,)`` int64, positions in the data set.
+    """
+
+    images: Tensor
+    labels: Tensor
+    indices: Tensor
+
+
+PRESETS = ("toy", "photos", "voc12", "coco14")
+
+_SMALL: dict[str, dict[str, Any]] = {
+    "resnet38d": {"width": 0.125},
+    "vgg16": {"width": 0.125},
+    "resnet50": {"width": 0.25, "output_stride": 8},
+    "mobilenet_v2": {"width": 0.5, "output_stride": 8},
+}
+
+
+def backbone_options(preset: str, backbone: str) -> dict[str, Any]:
+    """Return the arguments of a backbone's class: the small variant for ``toy``, else the published network."""
+    return dict(_SMALL[backbone]) if preset == "toy" else {}
+
+
+@dataclass(frozen=True)
+class Config:
+    """The settings that every method has; each adds its own. The defaults are those of AffinityNet's classifier.
+
+    Attributes:
+        backbone: Name of the network, see `wsss_lib.models.BACKBONES`.
+        backbone_options: Arguments of the network's class, such as ``width``.
+        pretrained: Whether training starts from ImageNet weights; the first layers and all batch normalisation then
+            stay as they are.
+        epochs: How many times every training image is seen.
+        batch_size: Images per step, over all devices together.
+        crop_size: Side of the square training images, in pixels.
+        min_long_side: Least length of the longer side after random resizing, in pixels.
+        max_long_side: Greatest length of it.
+        colour_jitter: Strength of the random change of brightness, contrast and saturation; see `Augmentation`.
+        hue_jitter: Strength of the random change of hue.
+        learning_rate: Initial learning rate of pre-trained weights.
+        weight_decay: Decay of the weights, not of the biases.
+        scales: Factors of the image size at which the CAMs are computed and summed, each also mirrored.
+        view_multiple: If not 0, views are resized to this multiple plus one, see `wsss_lib.data.transforms.view_size`.
+    """
+
+    backbone: str = "resnet38d"
+    backbone_options: dict[str, Any] = field(default_factory=dict)
+    pretrained: bool = True
+    epochs: int = 15
+    batch_size: int = 16
+    crop_size: int = 448
+    min_long_side: int = 256
+    max_long_side: int = 512
+    colour_jitter: float = 0.3
+    hue_jitter: float = 0.1
+    learning_rate: float = 0.01
+    weight_decay: float = 5e-4
+    scales: tuple[float, ...] = (1.0, 0.5, 1.5, 2.0)
+    view_multiple: int = 0
+
+    @classmethod
+    def preset(cls, name: str, backbone: str = "") -> Self:
+        """Return the settings of a preset.
+
+        Args:
+            name: One of `PRESETS`.
+            backbone: Another network than the preset's; "" for the preset's.
+
+        Raises:
+            InputError: The preset or the backbone is unknown.
+        """
+        if name not in PRESETS:
+            raise InputError(f"preset {name!r} is unknown; choose one of {', '.join(PRESETS)}.")
+        if backbone not in ("", *BACKBONES):
+            raise InputError(f"backbone {backbone!r} is unknown; choose one of {', '.join(BACKBONES)}.")
+        return cls.for_preset(name, backbone)
+
+    @classmethod
+    @abstractmethod
+    def for_preset(cls, name: str, backbone: str) -> Self:
+        """Return the settings of a preset; :meth:`preset` has checked the names."""
+
+    def replace(self, **changes: Any) -> Self:
+        """Return a copy with some fields changed."""
+        return dataclasses.replace(self, **changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as plain values, for JSON."""
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in dataclasses.asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Undo :meth:`to_dict`.
+
+        Raises:
+            InputError: A field is unknown or missing.
+        """
+        names = {field.name for field in dataclasses.fields(cls)}
+        if set(values) != names:
+            wrong = sorted(set(values) ^ names)
+            raise InputError(f"the configuration does not have the fields of this version: {', '.join(wrong)}.")
+        fields: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+        return cls(**fields)
+
+
+class Engine(Protocol):
+    """The part of Lightning Fabric that a method uses."""
+
+    def setup(self, module: nn.Module, *optimizers: Optimizer) -> Any:
+        """Prepare a network and its optimisers for the devices and the precision in use."""
+
+    def backward(self, tensor: Tensor) -> None:
+        """Compute gradients."""
+
+
+class Method(ABC):
+    """A method for weakly supervised segmentation.
+
+    Attributes:
+        config: Its settings.
+        networks: What is trained, by name. The one called ``network`` makes the CAMs.
+        optimizers: The optimisers, by name; filled by :meth:`setup`.
+        schedules: The learning rate schedules, by name; filled by :meth:`setup`.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.networks: dict[str, nn.Module] = {}
+        self.optimizers: dict[str, Optimizer] = {}
+        self.schedules: dict[str, Any] = {}
+
+    @property
+    @abstractmethod
+    def backbone(self) -> Backbone:
+        """The network that starts from ImageNet weights; images are normalised as it wants them."""
+
+    @abstractmethod
+    def setup(self, engine: Engine, total_steps: int) -> None:
+        """Make the optimisers and schedules for ``total_steps`` calls of :meth:`step`."""
+
+    def begin_epoch(self, epoch: int, batches: Iterable[Batch]) -> None:  # noqa: B027
+        """Do what has to be done before an epoch; by default nothing."""
+
+    @abstractmethod
+    def step(self, batch: Batch) -> dict[str, Tensor]:
+        """Do one update: forward, backward, optimiser, schedule.
+
+        Returns:
+            Scalar losses by name, detached. The first is the one that is minimised.
+        """
+
+    @abstractmethod
+    def logits(self, images: Tensor) -> Tensor:
+        """Return the class logits ``(B, K)`` of normalised ``(B, 3, H, W)`` images."""
+
+    @abstractmethod
+    def cam(self, images: Tensor) -> Tensor:
+        """Return the class activation maps ``(B, K, h, w)`` of ``(B, 3, H, W)`` images, not normalised."""
+
+    def train(self, mode: bool = True) -> None:
+        """Put all networks into training or evaluation mode."""
+        for network in self.networks.values():
+            network.train(mode)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return networks, optimisers and schedules as tensors and plain values."""
+        parts: list[tuple[str, dict[str, Any]]] = [
+            ("networks", dict(self.networks)),
+            ("optimizers", dict(self.optimizers)),
+            ("schedules", self.schedules),
+        ]
+        return {group: {name: part.state_dict() for name, part in items.items()} for group, items in parts}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from what :meth:`state_dict` returned; before :meth:`setup` only the networks are loaded."""
+        for name, network in self.networks.items():
+            network.load_state_dict(state["networks"][name])
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(state["optimizers"][name])
+        for name, schedule in self.schedules.items():
+            schedule.load_state_dict(state["schedules"][name])

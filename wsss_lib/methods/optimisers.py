@@ -1,0 +1,47 @@
+"""The optimiser groups and the polynomial schedule that AffinityNet's code introduced and its successors keep."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+
+def parameter_groups(
+    pretrained: nn.Module, new: nn.Module, learning_rate: float, weight_decay: float, new_factor: float = 10.0
+) -> list[dict[str, Any]]:
+    """Return the four groups of AffinityNet's code, the empty ones left out.
+
+    Pre-trained weights get the learning rate, pre-trained biases twice that, new weights ``new_factor`` times it and
+    new biases ``2 * new_factor`` times it; biases are not decayed. Frozen parameters and those of batch
+    normalisation are in no group unless the latter are trained, when they count as biases.
+
+    Args:
+        pretrained: The module that starts from ImageNet weights.
+        new: The module that starts from random weights.
+        learning_rate: Of the first group.
+        weight_decay: Of the weights.
+        new_factor: How much faster new layers learn.
+    """
+    groups = []
+    for module, factor in ((pretrained, 1.0), (new, new_factor)):
+        trained = [p for p in module.parameters() if p.requires_grad]
+        weights = [p for p in trained if p.ndim > 1]
+        biases = [p for p in trained if p.ndim == 1]
+        groups.append({"params": weights, "lr": factor * learning_rate, "weight_decay": weight_decay})
+        groups.append({"params": biases, "lr": 2 * factor * learning_rate, "weight_decay": 0.0})
+    return [group for group in groups if group["params"]]
+
+
+def polynomial_schedule(optimizer: Optimizer, total_steps: int, power: float = 0.9) -> LambdaLR:
+    """Multiply every learning rate by ``(1 - t / total_steps) ** power`` in step t, counted from 0.
+
+    After ``total_steps`` steps it stays at its last value.
+    """
+
+    def factor(step: int) -> float:
+        return (1 - min(step, total_steps - 1) / total_steps) ** power
+
+    return LambdaLR(optimizer, factor)

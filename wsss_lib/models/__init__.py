@@ -1,0 +1,34 @@
+"""Networks, and nothing but networks. A backbone is chosen by its name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from wsss_lib.errors import InputError
+from wsss_lib.models.backbone import Backbone
+from wsss_lib.models.mobilenet_v2 import MobileNetV2
+from wsss_lib.models.resnet38d import ResNet38d
+from wsss_lib.models.resnet50 import ResNet50
+from wsss_lib.models.vgg16 import VGG16
+
+BACKBONES: dict[str, type[Backbone]] = {
+    "resnet38d": ResNet38d,
+    "vgg16": VGG16,
+    "resnet50": ResNet50,
+    "mobilenet_v2": MobileNetV2,
+}
+
+
+def create_backbone(name: str, **options: Any) -> Backbone:
+    """Build a backbone, its weights still random.
+
+    Args:
+        name: One of `BACKBONES`.
+        options: Arguments of its class, such as ``width``; those it does not have are an error.
+
+    Raises:
+        InputError: There is no such backbone.
+    """
+    if name not in BACKBONES:
+        raise InputError(f"backbone {name!r} is unknown; choose one of {', '.join(BACKBONES)}.")
+    return BACKBONES[name](**options)

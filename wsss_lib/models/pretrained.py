@@ -1,0 +1,77 @@
+"""Where pre-trained weights come from: a file that was given, one in ``pretrained/``, or torchvision's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.parse import urlparse
+
+import torch
+from torchvision.models import MobileNet_V2_Weights, ResNet50_Weights
+
+from wsss_lib.errors import InputError
+from wsss_lib.models.backbone import Backbone, Normalisation
+from wsss_lib.models.weights import LoadReport, load_into, read_sidecar, read_state
+
+_TORCHVISION = {
+    "mobilenet_v2": MobileNet_V2_Weights.IMAGENET1K_V1.url,
+    "resnet50": ResNet50_Weights.IMAGENET1K_V1.url,
+}
+
+_OFFICIAL = {
+    "resnet38d": "ilsvrc-cls_rna-a1_cls1000_ep-0001.params",
+    "vgg16": "vgg16_20M.caffemodel",
+}
+
+
+def find_weights(backbone: str, folder: Path) -> Path:
+    """Return the file of a backbone's ImageNet weights, downloading it if it is torchvision's and not there yet.
+
+    Args:
+        backbone: Name of the backbone.
+        folder: Where the file is looked for and downloaded to.
+
+    Raises:
+        InputError: The file is not there and cannot be downloaded; the sentence names address, file and folder.
+    """
+    url = _TORCHVISION.get(backbone)
+    name = Path(urlparse(url).path).name if url else _OFFICIAL[backbone]
+    path = folder / name
+    if path.is_file():
+        return path
+    if url is None:
+        raise InputError(
+            f"the ImageNet weights of {backbone} are missing: put {name} into {folder} (pretrained/README.md says "
+            "where it comes from) or give another file as weights."
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(url, str(path), progress=False)
+    except OSError as error:
+        raise InputError(
+            f"{url} cannot be downloaded ({error}); put {name} into {folder} by hand or give another file as weights."
+        ) from None
+    return path
+
+
+def load_backbone(backbone: Backbone, path: Path) -> LoadReport:
+    """Load weights into a backbone, and take over the input normalisation that a ``.json`` beside them states.
+
+    A classifier's head in the file (ImageNet's, or ``fc8`` of a trained CAM network) is left over.
+
+    Args:
+        backbone: What to fill.
+        path: A PyTorch, MXNet or Caffe file.
+
+    Returns:
+        Every key that was loaded, missing or left over.
+
+    Raises:
+        InputError: The file is missing, damaged or for another network.
+    """
+    if not path.is_file():
+        raise InputError(f"weights file {path} is missing; give the path of a file that exists.")
+    sidecar = read_sidecar(path)
+    report = load_into(backbone, read_state(path), source=path, unused=(*backbone.classifier_keys, "fc8."))
+    if sidecar is not None and sidecar.mean is not None and sidecar.std is not None:
+        backbone.normalisation = Normalisation(sidecar.mean, sidecar.std)
+    return report

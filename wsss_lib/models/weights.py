@@ -1,0 +1,341 @@
+"""Reading pre-trained weights and putting them into a network, with nothing silent and nothing half loaded.
+
+`read_state` turns a file of any of the three known formats into a flat dictionary of tensors, `read_sidecar` reads
+what a `.json` beside the file says about it, and `load_into` copies such a dictionary into a module after it has
+checked every key, shape and value.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+import re
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from wsss_lib.errors import InputError
+from wsss_lib.models.weight_formats import (
+    MXNET_MAGIC,
+    MXNetList,
+    map_file,
+    read_caffe,
+    read_mxnet,
+    resnet38d_from_mxnet,
+    vgg16_from_caffe,
+)
+
+__all__ = [
+    "LoadReport",
+    "MXNetList",
+    "Sidecar",
+    "load_into",
+    "read_caffe",
+    "read_mxnet",
+    "read_sidecar",
+    "read_state",
+    "read_torch",
+    "resnet38d_from_mxnet",
+    "vgg16_from_caffe",
+]
+
+MODEL_A_MD5 = "2421c1945b6797cecd3f89db14ca73f6"
+"""The ResNet-38 that down-samples by pooling: same names and shapes as ours, but another network."""
+MODEL_A1_MD5 = "ff21f45d6bf03284100dcbec571edfad"
+"""The ResNet-38 that the methods of this library start from."""
+
+_TORCH_MAGICS = (b"PK\x03\x04", b"\x80")  # a zip archive since PyTorch 1.6, a pickle before
+_CAFFE_MAGICS = (b"\x0a", b"\x12", b"\xa2\x06", b"\x1a", b"\x20", b"\x28", b"\x32", b"\x38", b"\x42")
+"""How a Caffe model can begin: the tags of its name, its layers and its inputs."""
+
+
+# ------------------------------------------------------------------------------------------------------ reading a file
+
+
+def read_state(path: str | Path) -> dict[str, Tensor]:
+    """Read the weights in a PyTorch, MXNet or Caffe file; the content decides which it is, never the name.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Tensors on the CPU, in the file's types, by the keys of the official PyTorch networks without the name of a
+        sub-network in front: `conv1a.weight`, not `backbone.conv1a.weight`.
+
+    Raises:
+        InputError: The file is absent, damaged, of no known format, or known to hold another network.
+    """
+    head = bytes(map_file(path)[:64])
+    if head.startswith(MXNET_MAGIC):
+        _refuse_model_a(path)
+        return resnet38d_from_mxnet(read_mxnet(path), path)
+    if head.startswith(_TORCH_MAGICS):
+        return read_torch(path)
+    if head.startswith(_CAFFE_MAGICS) and not _is_markup(head):
+        return vgg16_from_caffe(read_caffe(path), path)
+    raise InputError(f"{path} is {_describe(head)}; give a PyTorch, MXNet or Caffe weight file.")
+
+
+def _is_markup(head: bytes) -> bool:
+    return head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"<")
+
+
+def _describe(head: bytes) -> str:
+    """Say in words what a file is whose first bytes belong to none of the formats."""
+    if _is_markup(head):
+        return "a web page that was saved in place of the weights"
+    return "not a weight file"
+
+
+def _refuse_model_a(path: str | Path) -> None:
+    if hashlib.md5(map_file(path), usedforsecurity=False).hexdigest() == MODEL_A_MD5:
+        raise InputError(
+            f"{path} is ResNet-38 Model A, which loads into our network but is another one; "
+            f"use Model A1 instead (ilsvrc-cls_rna-a1_cls1000_ep-0001.params, MD5 {MODEL_A1_MD5})."
+        )
+
+
+def read_torch(path: str | Path) -> dict[str, Tensor]:
+    """Read a state dictionary that `torch.save` wrote, without executing anything that the file contains.
+
+    A checkpoint that keeps it under `state_dict` or `model` is unwrapped, and a `module.` in front of every key,
+    which data-parallel wrappers leave there, is taken off.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Dense tensors on the CPU by key.
+
+    Raises:
+        InputError: The file is absent, damaged, no PyTorch file, contains code, or holds something else than tensors.
+    """
+    head = bytes(map_file(path)[:64])
+    if not head.startswith(_TORCH_MAGICS):
+        raise InputError(f"{path} is {_describe(head)}; give a file that was written by torch.save.")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise InputError(_refusal(path, str(error))) from None
+    except Exception as error:
+        # PyTorch reports damage by whatever exception it happens to run into.
+        if "TorchScript" in str(error):
+            raise InputError(f"{path} is a TorchScript program; give a file with the state dictionary alone.") from None
+        raise InputError(f"{path} is damaged or incomplete ({type(error).__name__}); download it again.") from None
+    return _flat_tensors(path, content)
+
+
+def _refusal(path: str | Path, reason: str) -> str:
+    if found := re.search(r"GLOBAL ([\w.]+)", reason):
+        code = f"contains code ({found[1]}), which was not executed"
+    else:
+        code = "is damaged or contains more than tensors, perhaps code; nothing of it was executed"
+    return f"{path} {code}; give a file that was saved with torch.save(network.state_dict(), path)."
+
+
+def _flat_tensors(path: str | Path, content: Any) -> dict[str, Tensor]:
+    for wrapper in ("state_dict", "model"):
+        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
+            content = content[wrapper]
+    if not isinstance(content, Mapping):
+        raise InputError(f"{path} holds a {type(content).__name__}; give a file with a dictionary of tensors.")
+    if not content:
+        raise InputError(f"{path} holds no tensors; give a file that a network was saved in.")
+    for key, value in content.items():
+        if not isinstance(key, str) or not isinstance(value, Tensor):
+            raise InputError(
+                f"{path} holds a {type(value).__name__} under {key!r}; give a file with a flat dictionary of tensors."
+            )
+        if value.layout != torch.strided or value.is_quantized or value.is_meta:
+            raise InputError(f"{path} holds a sparse, quantised or empty tensor under {key!r}; save it as a dense one.")
+    state = {key: value.detach() for key, value in content.items()}
+    while all(key.startswith("module.") for key in state):
+        state = {key.removeprefix("module."): value for key, value in state.items()}
+    return state
+
+
+# --------------------------------------------------------------------------------------- the description beside a file
+
+
+@dataclass(frozen=True)
+class Sidecar:
+    """What a `.json` of the same stem says about a weight file.
+
+    Attributes:
+        mean: What is subtracted from each channel of an image on the 0-1 scale; None if not stated.
+        std: What each channel is then divided by; None exactly if `mean` is.
+        sha256: The checksum in lower-case hexadecimal digits, already found right; None if not stated.
+    """
+
+    mean: tuple[float, float, float] | None
+    std: tuple[float, float, float] | None
+    sha256: str | None
+
+
+def read_sidecar(path: str | Path) -> Sidecar | None:
+    """Read the `.json` beside a weight file and compare the checksum it states with the file's.
+
+    Args:
+        path: The weight file (not the `.json`).
+
+    Returns:
+        The description, or None where there is no such `.json`. Entries with other names are ignored.
+
+    Raises:
+        InputError: The description is malformed, or the weight file is absent or not the one described.
+    """
+    sidecar = Path(path).with_suffix(".json")
+    try:
+        content = json.loads(sidecar.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{sidecar} is not readable as JSON ({error}); correct or remove it.") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{sidecar} does not hold a JSON object; correct or remove it.")
+    if ("mean" in content) != ("std" in content):
+        raise InputError(f"{sidecar} states only one of mean and std; state both or neither.")
+    return Sidecar(
+        mean=_three_numbers(sidecar, content, "mean"),
+        std=_three_numbers(sidecar, content, "std"),
+        sha256=_verified_checksum(sidecar, content, Path(path)),
+    )
+
+
+def _three_numbers(sidecar: Path, content: dict[str, Any], name: str) -> tuple[float, float, float] | None:
+    if name not in content:
+        return None
+    values = content[name]
+    numbers = isinstance(values, list) and len(values) == 3 and all(type(value) in (int, float) for value in values)
+    if not numbers or not all(0 <= value <= 1 for value in values) or (name == "std" and 0 in values):
+        wanted = "three numbers between 0 and 1" + (", none of them 0" if name == "std" else "")
+        raise InputError(f"{sidecar}: {name} must be {wanted}, not {values!r}; correct it.")
+    red, green, blue = values
+    return float(red), float(green), float(blue)
+
+
+def _verified_checksum(sidecar: Path, content: dict[str, Any], path: Path) -> str | None:
+    if "sha256" not in content:
+        return None
+    stated = content["sha256"]
+    if not isinstance(stated, str) or not re.fullmatch("[0-9a-fA-F]{64}", stated):
+        raise InputError(f"{sidecar}: sha256 must be 64 hexadecimal digits, not {stated!r}; correct it.")
+    found = hashlib.sha256(map_file(path)).hexdigest()
+    if found != stated.lower():
+        raise InputError(f"{path} has the SHA-256 {found}, but {sidecar.name} states {stated}; download it again.")
+    return found
+
+
+# ------------------------------------------------------------------------------------------------- filling a network
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What became of each tensor when a file met a network.
+
+    Attributes:
+        loaded: Keys of the network that the file filled.
+        missing: Keys of the network that the file lacks.
+        unexpected: Keys of the file that the network did not take.
+        mismatched: Keys of the network with the shape in the file and the shape in the network.
+    """
+
+    loaded: tuple[str, ...]
+    missing: tuple[str, ...] = ()
+    unexpected: tuple[str, ...] = ()
+    mismatched: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...] = ()
+
+    def __str__(self) -> str:
+        shapes = tuple(f"{key} is {found} in the file but {wanted} here" for key, found, wanted in self.mismatched)
+        return ", ".join(
+            [
+                f"{len(self.loaded)} loaded",
+                _count("missing", self.missing),
+                _count("unexpected", self.unexpected),
+                _count("mismatched", shapes),
+            ]
+        )
+
+
+def _count(what: str, names: Sequence[str]) -> str:
+    if not names:
+        return f"0 {what}"
+    more = ", ..." if len(names) > 3 else ""
+    return f"{len(names)} {what} ({', '.join(names[:3])}{more})"
+
+
+def load_into(
+    module: nn.Module,
+    state: Mapping[str, Tensor],
+    *,
+    source: str | Path,
+    new: Sequence[str] = (),
+    unused: Sequence[str] = (),
+    rename: Callable[[str], str | None] | None = None,
+) -> LoadReport:
+    """Copy tensors into a module, all of them or, if anything is wrong, none.
+
+    Counters of batch norms (`*.num_batches_tracked`) may always be missing, since the oldest PyTorch did not save
+    them. Values are converted to the module's types.
+
+    Args:
+        module: The network to fill.
+        state: Tensors by key, as `read_state` returns them.
+        source: The file's name for error messages.
+        new: Beginnings of keys of the module that the file need not have, such as `head.`.
+        unused: Beginnings of keys of the file that the module need not have, such as `classifier.`.
+        rename: Turns a key of the file into the module's, or into None to leave that tensor out.
+
+    Returns:
+        What was loaded; `missing` and `unexpected` list what was allowed to be so, left out tensors included.
+
+    Raises:
+        InputError: Keys are missing or left over, shapes or kinds of number differ, or a value to be loaded is not a
+            finite number of the module's type. The module is then unchanged.
+    """
+    if isinstance(new, str) or isinstance(unused, str):
+        raise TypeError("new and unused are sequences of beginnings, not one string")  # which would match any letter
+    wanted = {key: value for key, value in module.state_dict().items() if isinstance(value, Tensor)}
+    origins: dict[str, str] = {}  # key of the module: key of the file
+    left_over: list[str] = []
+    refused: list[str] = []
+    for key in state:
+        target = key if rename is None else rename(key)
+        if target is None:
+            left_over.append(key)
+        elif target not in wanted:
+            (left_over if key.startswith(tuple(unused)) else refused).append(key)
+        elif target in origins:
+            raise InputError(f"{source} fills {target} twice, by {origins[target]} and {key}; give another file.")
+        else:
+            origins[target] = key
+    missing = [key for key in wanted if key not in origins]
+    lacking = [key for key in missing if not key.startswith(tuple(new)) and not key.endswith("num_batches_tracked")]
+    shapes = {key: (tuple(state[origin].shape), tuple(wanted[key].shape)) for key, origin in origins.items()}
+    mismatched = tuple((key, found, here) for key, (found, here) in shapes.items() if found != here)
+    fitting = tuple(key for key, (found, here) in shapes.items() if found == here)
+    if lacking or refused or mismatched or not fitting:
+        problems = LoadReport(fitting, tuple(lacking), tuple(refused), mismatched)
+        found = str(problems).replace("loaded", "fit", 1)
+        raise InputError(f"{source} is probably for another network: {found}; give the file of this network.")
+    converted = {key: _converted(state[origin], wanted[key], origin, source) for key, origin in origins.items()}
+    module.load_state_dict(converted, strict=False)
+    return LoadReport(fitting, tuple(missing), tuple(left_over))
+
+
+def _converted(value: Tensor, wanted: Tensor, key: str, source: str | Path) -> Tensor:
+    """Return a tensor in the type of the one that it is to replace, after a check that this loses nothing essential."""
+    if value.is_floating_point() != wanted.is_floating_point() or value.is_complex() != wanted.is_complex():
+        raise InputError(f"{source} has {value.dtype} values in {key}, not {wanted.dtype}; give a file of such values.")
+    value = value.to(wanted.dtype)
+    if not torch.isfinite(value).all():
+        raise InputError(f"{source} has NaN or infinite values in {key}; give a file whose training did not diverge.")
+    return value

@@ -1,0 +1,1 @@
+"""Pure tensor functions: any device, batched, no files, no state."""

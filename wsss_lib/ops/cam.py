@@ -1,0 +1,80 @@
+"""Class activation maps after the network: normalisation, seeds, and how much of an object they find."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def upsample(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize ``(B, K, h, w)`` maps to ``(B, K, *size)``, bilinearly, pixel centres aligned."""
+    return F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
+
+
+def merge_mirrored(maps: Tensor) -> Tensor:
+    """Add the maps of mirrored images to those of the plain ones.
+
+    Bilinear resizing commutes with mirroring, so this may be done at feature resolution.
+
+    Args:
+        maps: ``(2B, K, h, w)``: B plain images, then the same B mirrored left to right.
+
+    Returns:
+        ``(B, K, h, w)``.
+    """
+    plain, mirrored = maps.chunk(2)
+    return plain + mirrored.flip(-1)
+
+
+def normalise_maximum(maps: Tensor, eps: float = 1e-5) -> Tensor:
+    """Divide every map of ``(..., H, W)`` by its own maximum plus ``eps``; non-negative maps end up in [0, 1)."""
+    return maps / (maps.amax(dim=(-2, -1), keepdim=True) + eps)
+
+
+def seed(scores: Tensor, classes: Tensor, threshold: float) -> Tensor:
+    """Return the seed: at every pixel the class of the highest score, or background.
+
+    Background has the score ``threshold`` everywhere and wins ties; of two classes the first wins.
+
+    Args:
+        scores: ``(n, H, W)`` float, the normalised maps of the n classes that the image shows; n may be 0.
+        classes: ``(n,)`` int64, which classes these are, from 0.
+        threshold: The background score.
+
+    Returns:
+        ``(H, W)`` uint8: 0 background, k + 1 class k.
+    """
+    if scores.shape[0] == 0:
+        return torch.zeros(scores.shape[1:], dtype=torch.uint8, device=scores.device)
+    best, which = scores.max(dim=0)
+    labels = (classes + 1).to(torch.uint8)[which]
+    return torch.where(best > best.new_tensor(threshold), labels, labels.new_zeros(()))
+
+
+def activation_share(maps: Tensor, region: Tensor) -> Tensor:
+    """Return which share of the activation falls into a region.
+
+    Args:
+        maps: ``(..., H, W)`` float, at least 0.
+        region: ``(..., H, W)`` bool.
+
+    Returns:
+        ``(...)`` in [0, 1]; NaN where a map is zero everywhere.
+    """
+    return (maps * region).sum(dim=(-2, -1)) / maps.sum(dim=(-2, -1))
+
+
+def covered_share(maps: Tensor, region: Tensor, threshold: float) -> Tensor:
+    """Return which share of a region's pixels has an activation above ``threshold``.
+
+    Args:
+        maps: ``(..., H, W)`` float.
+        region: ``(..., H, W)`` bool.
+        threshold: The activation above which a pixel counts as found.
+
+    Returns:
+        ``(...)`` in [0, 1]; NaN where a region is empty.
+    """
+    found = (maps > threshold) & region
+    return found.sum(dim=(-2, -1)) / region.sum(dim=(-2, -1))

@@ -1,0 +1,135 @@
+"""Scores of label maps and of classifiers. Label maps are counted once, and everything else follows from the counts.
+
+C counts the classes with background, K = C - 1 without it. A confusion matrix has the true class in its rows and the
+predicted one in its columns. Pixels whose truth is 255 are left out.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+
+def confusion_matrix(truth: Tensor, prediction: Tensor, num_classes: int, ignore: int = 255) -> Tensor:
+    """Count how often each true class was given each label.
+
+    Args:
+        truth: Integer tensor of any shape, values 0..C-1 or ``ignore``.
+        prediction: Integer tensor of the same shape, values 0..C-1.
+        num_classes: C.
+        ignore: The value of ``truth`` to leave out.
+
+    Returns:
+        ``(C, C)`` int64.
+
+    Raises:
+        ValueError: The shapes differ.
+    """
+    if truth.shape != prediction.shape:
+        raise ValueError(f"truth is {tuple(truth.shape)} but prediction is {tuple(prediction.shape)}")
+    counted = truth != ignore
+    cells = truth[counted].long() * num_classes + prediction[counted].long()
+    return torch.bincount(cells, minlength=num_classes**2).view(num_classes, num_classes)
+
+
+def sweep_histogram(scores: Tensor, classes: Tensor, truth: Tensor, thresholds: Tensor, num_classes: int) -> Tensor:
+    """Count, for all background thresholds at once, what :func:`wsss_lib.ops.cam.seed` would label.
+
+    The label of a pixel is background while the threshold is at least its highest score, else the class of that
+    score. So one histogram over true class × class of the highest score × number of thresholds below that score
+    holds the confusion matrices of all thresholds.
+
+    Args:
+        scores: ``(n, H, W)`` float, the normalised maps of the n classes that the image shows; n may be 0.
+        classes: ``(n,)`` int64, which classes these are, from 0.
+        truth: ``(H, W)`` uint8, 0..C-1 or 255.
+        thresholds: ``(T,)`` ascending; compared in float32.
+        num_classes: C.
+
+    Returns:
+        ``(C, C, T + 1)`` int64. Histograms of several images may be added.
+
+    Raises:
+        ValueError: ``scores`` and ``truth`` differ in size.
+    """
+    if scores.shape[1:] != truth.shape:
+        raise ValueError(f"scores are {tuple(scores.shape[1:])} but truth is {tuple(truth.shape)}")
+    bins = len(thresholds) + 1
+    counted = truth.flatten() != 255
+    row = truth.flatten()[counted].long()
+    if scores.shape[0] == 0:
+        cells = row * (num_classes * bins)
+    else:
+        best, which = scores.flatten(1)[:, counted].float().max(dim=0)
+        column = (classes + 1)[which]
+        level = torch.bucketize(best, thresholds.float())  # how many thresholds are below the score
+        cells = (row * num_classes + column) * bins + level
+    return torch.bincount(cells, minlength=num_classes**2 * bins).view(num_classes, num_classes, bins)
+
+
+def sweep_confusions(histogram: Tensor) -> Tensor:
+    """Turn the ``(C, C, T + 1)`` histogram of :func:`sweep_histogram` into ``(T, C, C)`` confusion matrices."""
+    above = histogram.flip(-1).cumsum(-1).flip(-1)[..., 1:]  # (C, C, T): score greater than threshold i
+    confusions = above.movedim(-1, 0).clone()
+    confusions[:, :, 0] = histogram.sum(dim=(1, 2)) - confusions[:, :, 1:].sum(dim=-1)
+    return confusions
+
+
+def intersection_over_union(confusion: Tensor) -> Tensor:
+    """Return TP / (TP + FP + FN) of every class.
+
+    Args:
+        confusion: ``(..., C, C)``.
+
+    Returns:
+        ``(..., C)`` float64 in [0, 1]; NaN for a class that neither occurs nor is predicted.
+    """
+    counts = confusion.double()
+    hits = counts.diagonal(dim1=-2, dim2=-1)
+    return hits / (counts.sum(-1) + counts.sum(-2) - hits)
+
+
+def precision(confusion: Tensor) -> Tensor:
+    """Return TP / (TP + FP) of every class as ``(..., C)`` float64; NaN for a class that is never predicted."""
+    counts = confusion.double()
+    return counts.diagonal(dim1=-2, dim2=-1) / counts.sum(-2)
+
+
+def recall(confusion: Tensor) -> Tensor:
+    """Return TP / (TP + FN) of every class as ``(..., C)`` float64; NaN for a class that never occurs."""
+    counts = confusion.double()
+    return counts.diagonal(dim1=-2, dim2=-1) / counts.sum(-1)
+
+
+def class_mean(values: Tensor, absent: Literal["skip", "zero"] = "skip") -> Tensor:
+    """Average ``(..., C)`` values over the classes.
+
+    Args:
+        values: For example the result of :func:`intersection_over_union`.
+        absent: Whether NaN (a class that does not occur) is left out, or counts as 0 as in the evaluation code of
+            OC-CSE, ACR and PCSS.
+    """
+    return values.nanmean(-1) if absent == "skip" else values.nan_to_num(0.0).mean(-1)
+
+
+def average_precision(scores: Tensor, labels: Tensor) -> Tensor:
+    """Return the average precision of every class: how well its score ranks the images that show it first.
+
+    Mean, over the images that show the class, of the precision among all images with at least their score.
+
+    Args:
+        scores: ``(n, K)`` float, for example logits.
+        labels: ``(n, K)`` 0 or 1.
+
+    Returns:
+        ``(K,)`` float64 in [0, 1]; NaN for a class that no image shows.
+    """
+    results = []
+    for score, label in zip(scores.T, labels.T, strict=True):
+        positive = score[label > 0]
+        hits = (positive[None] >= positive[:, None]).sum(1)
+        retrieved = (score[None] >= positive[:, None]).sum(1)
+        results.append((hits / retrieved).double().mean())
+    return torch.stack(results)

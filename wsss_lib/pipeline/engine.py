@@ -1,0 +1,88 @@
+"""Devices and precision, checked before anything starts."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+
+import torch
+from lightning_fabric import Fabric
+
+from wsss_lib.errors import InputError
+
+ACCELERATORS = ("auto", "cpu", "cuda")
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+
+
+def make_fabric(accelerator: str = "auto", devices: int = 1, precision: str = "32-true") -> Fabric:
+    """Return Lightning Fabric for this process, launched.
+
+    Args:
+        accelerator: ``auto`` (CUDA where there is a device), ``cpu`` or ``cuda``.
+        devices: How many; more than one needs as many processes. Inside torchrun, its number of processes counts.
+        precision: ``32-true``, or ``bf16-mixed`` or ``16-mixed`` for automatic mixed precision.
+
+    Raises:
+        InputError: A value is unknown, or there are fewer CUDA devices than asked for.
+    """
+    check_devices(accelerator, devices, precision)
+    if accelerator == "auto":
+        accelerator = "cuda" if torch.cuda.is_available() else "cpu"
+    nodes = 1
+    if inside_torchrun():
+        devices = int(os.environ["LOCAL_WORLD_SIZE"])
+        nodes = int(os.environ["WORLD_SIZE"]) // devices
+    fabric = Fabric(accelerator=accelerator, devices=devices, num_nodes=nodes, precision=precision)  # type: ignore[arg-type]
+    fabric.launch()
+    return fabric
+
+
+def check_devices(accelerator: str, devices: int, precision: str) -> None:
+    """Raise InputError if :func:`make_fabric` could not deliver what these words ask for."""
+    if accelerator not in ACCELERATORS:
+        raise InputError(f"accelerator {accelerator!r} is unknown; choose one of {', '.join(ACCELERATORS)}.")
+    if precision not in PRECISIONS:
+        raise InputError(f"precision {precision!r} is unknown; choose one of {', '.join(PRECISIONS)}.")
+    available = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    wants_cuda = accelerator == "cuda" or (accelerator == "auto" and available)
+    if accelerator == "cuda" and not available:
+        raise InputError("accelerator 'cuda' was asked for, but PyTorch finds no CUDA device; use 'cpu' or 'auto'.")
+    if wants_cuda and devices > available:
+        raise InputError(f"devices is {devices}, but PyTorch finds {available} CUDA devices; ask for fewer.")
+    if precision == "16-mixed" and not wants_cuda:
+        raise InputError("precision '16-mixed' needs CUDA; use 'bf16-mixed' or '32-true' on a CPU.")
+
+
+def inside_torchrun() -> bool:
+    """Return whether this process is one of several that torchrun started."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def launch_processes(count: int, arguments: Sequence[str]) -> None:
+    """Run Python with ``arguments`` in ``count`` processes on this machine, through torchrun, and show what they say.
+
+    Raises:
+        InputError: A process failed; the message is the last line that they printed.
+    """
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}", *arguments]
+    environment = {
+        **os.environ,
+        "PYTHONUNBUFFERED": "1",
+        "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // count)),
+    }
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+    ) as process:
+        assert process.stdout is not None
+        lines: list[str] = []
+        for line in process.stdout:
+            lines.append(line.rstrip())
+            if not line.startswith(("W1", "E1", "[W", "I1")) and len(lines) < 1000:
+                print(line, end="", flush=True)
+    if process.returncode:
+        said = [line for line in lines if line.startswith("InputError: ")]
+        if said:
+            raise InputError(said[0].removeprefix("InputError: "))
+        raise RuntimeError("a training process failed:\n" + "\n".join(lines[-40:]))

@@ -1,0 +1,122 @@
+"""Scores of seeds against masks, at all background thresholds in one pass over the data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from wsss_lib.data.dataset import Dataset
+from wsss_lib.errors import InputError
+from wsss_lib.ops.metrics import (
+    class_mean,
+    intersection_over_union,
+    precision,
+    recall,
+    sweep_confusions,
+    sweep_histogram,
+)
+from wsss_lib.pipeline.store import CamStore
+from wsss_lib.show.progress import bar
+
+THRESHOLDS = tuple(i / 100 for i in range(100))
+"""Background thresholds of the sweep: 0.00, 0.01, ..., 0.99."""
+
+
+@dataclass(frozen=True)
+class SeedScores:
+    """The confusion matrices of a data set at several background thresholds.
+
+    Attributes:
+        classes: The C class names, ``background`` first.
+        thresholds: ``(T,)`` ascending.
+        confusions: ``(T, C, C)`` int64, true class × predicted class.
+    """
+
+    classes: tuple[str, ...]
+    thresholds: Sequence[float]
+    confusions: Tensor
+
+    @cached_property
+    def iou(self) -> Tensor:
+        """Intersection over union, ``(T, C)`` float64; NaN for a class that neither occurs nor is predicted."""
+        return intersection_over_union(self.confusions)
+
+    @cached_property
+    def mean_iou(self) -> Tensor:
+        """The mean of :attr:`iou` over the classes, ``(T,)`` float64, NaN left out."""
+        return class_mean(self.iou)
+
+    @property
+    def best(self) -> int:
+        """Position of the threshold with the highest mean; the lowest of equals."""
+        return int(self.mean_iou.argmax())
+
+    def position(self, threshold: float) -> int:
+        """Return the position of a threshold.
+
+        Raises:
+            InputError: It is not one of the sweep.
+        """
+        distances = [abs(t - threshold) for t in self.thresholds]
+        position = min(range(len(distances)), key=distances.__getitem__)
+        if distances[position] > 1e-9:
+            raise InputError(f"threshold {threshold} is none of the sweep; give a multiple of 0.01 below 1.")
+        return position
+
+    def summary(self, position: int, chosen: str) -> dict[str, Any]:
+        """Return the scores at one threshold as plain values.
+
+        Args:
+            position: Of the threshold.
+            chosen: How it was chosen, in words.
+        """
+        confusion = self.confusions[position]
+        columns = {"iou": self.iou[position], "precision": precision(confusion), "recall": recall(confusion)}
+        return {
+            "threshold": self.thresholds[position],
+            "threshold_chosen": chosen,
+            "mean_iou": float(self.mean_iou[position]),
+            "mean_precision": float(class_mean(columns["precision"])),
+            "mean_recall": float(class_mean(columns["recall"])),
+            "classes": {
+                name: {column: float(values[i]) for column, values in columns.items()}
+                for i, name in enumerate(self.classes)
+            },
+        }
+
+
+def score_seeds(store: CamStore, data: Dataset, thresholds: Sequence[float] = THRESHOLDS) -> SeedScores:
+    """Score the maps of a store against the masks of a data set.
+
+    Args:
+        store: The maps, normalised to [0, 1].
+        data: The images, with masks.
+        thresholds: The background thresholds, ascending.
+
+    Raises:
+        InputError: A mask or map is missing, damaged or of another size.
+    """
+    num_classes = len(data.classes) + 1
+    levels = torch.tensor(thresholds)
+
+    def count(index: int) -> Tensor:
+        truth = torch.from_numpy(data.mask(index))
+        classes, cams = store.read(data.ids[index])
+        if cams.shape[1:] != truth.shape:
+            raise InputError(
+                f"{store.path(data.ids[index])} is {tuple(cams.shape[1:])} pixels but the mask is "
+                f"{tuple(truth.shape)}; remove it and run the inference again."
+            )
+        return sweep_histogram(cams, classes, truth, levels, num_classes)
+
+    histogram = torch.zeros(num_classes, num_classes, len(thresholds) + 1, dtype=torch.int64)
+    with ThreadPoolExecutor(4) as pool:  # decoding waits for files and leaves the interpreter free
+        for counts in bar(pool.map(count, range(len(data))), f"scores of {data.name}", len(data)):
+            histogram += counts
+    return SeedScores(("background", *data.classes), thresholds, sweep_confusions(histogram))

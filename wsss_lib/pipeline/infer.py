@@ -1,0 +1,133 @@
+"""Multi-scale class activation maps of a whole data set, written to a store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+
+from wsss_lib.data.dataset import Dataset
+from wsss_lib.data.transforms import Normalise, view
+from wsss_lib.methods.method import Method
+from wsss_lib.ops.cam import merge_mirrored, normalise_maximum, upsample
+from wsss_lib.pipeline.store import CamStore
+from wsss_lib.show.progress import bar
+
+PIXELS_PER_BATCH = {"cpu": 2**19, "cuda": 2**24}
+"""How many pixels the largest views of a batch may have together. Larger CPU batches fall out of the cache."""
+
+
+class Views(TorchDataset[tuple[int, list[Tensor]]]):
+    """Every image of a data set, rescaled in several ways.
+
+    Args:
+        data: The images.
+        scales: Factors of their size.
+        normalise: From pixels to the network's input.
+        multiple: See :func:`wsss_lib.data.transforms.view_size`.
+    """
+
+    def __init__(self, data: Dataset, scales: Sequence[float], normalise: Normalise, multiple: int | None) -> None:
+        self.data = data
+        self.scales = scales
+        self.normalise = normalise
+        self.multiple = multiple
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> tuple[int, list[Tensor]]:
+        image = self.data.image(index)
+        return index, [view(image, scale, self.normalise, self.multiple) for scale in self.scales]
+
+    def batches(self, pixels: int) -> list[list[int]]:
+        """Divide the images into batches of one size, the views of which have at most ``pixels`` pixels each.
+
+        The division depends on the images alone, so that an interrupted inference continues with the same batches,
+        and with the same rounding.
+        """
+        by_size: dict[tuple[int, int], list[int]] = {}
+        for index in range(len(self)):
+            by_size.setdefault(self.data.size(index), []).append(index)
+        batches = []
+        for (height, width), indices in by_size.items():
+            area = 2 * height * width * max(self.scales) ** 2  # plain and mirrored
+            count = max(1, int(pixels / area))
+            batches += [indices[i : i + count] for i in range(0, len(indices), count)]
+        return batches
+
+
+def multi_scale_cam(
+    method: Method, views: Iterable[Tensor], labels: Tensor, size: tuple[int, int]
+) -> list[tuple[Tensor, Tensor]]:
+    """Return the normalised maps of the classes that images show, summed over views and their mirror images.
+
+    AffinityNet's ``infer_cls.py``: ``S_k = sum_views upsample(M_k)``, then ``S_k / (max S_k + 1e-5)``. Maps of
+    classes that an image does not show are dropped before anything is enlarged.
+
+    Args:
+        method: What makes the maps.
+        views: For every scale ``(B, 3, h, w)`` normalised images.
+        labels: ``(B, K)``, 1 where an image shows a class.
+        size: ``(H, W)`` of the images.
+
+    Returns:
+        For every image, ``classes`` ``(n,)`` int64 and their maps ``(n, H, W)`` float32 in [0, 1).
+    """
+    present = [label.nonzero().flatten() for label in labels]
+    sums = [torch.zeros(len(classes), *size, device=labels.device) for classes in present]
+    for images in views:
+        maps = merge_mirrored(method.cam(torch.cat([images, images.flip(-1)])).float())  # (B, K, h, w)
+        for total, image_maps, classes in zip(sums, maps, present, strict=True):
+            if len(classes):
+                total += upsample(image_maps[classes][None], size)[0]
+    return [(classes, normalise_maximum(total)) for classes, total in zip(present, sums, strict=True)]
+
+
+@torch.inference_mode()
+def infer(
+    method: Method, data: Dataset, store: CamStore, fabric: Fabric, normalise: Normalise, workers: int = 0
+) -> None:
+    """Write the maps of every image of a data set that the store does not have yet.
+
+    Args:
+        method: What makes the maps; put into evaluation mode.
+        data: The images and their image-level labels.
+        store: Where the maps go.
+        fabric: The engine; with several processes each does its share.
+        normalise: From pixels to the network's input.
+        workers: Processes that decode and resize; 0 for none.
+    """
+    method.train(False)
+    views = Views(data, method.config.scales, normalise, method.config.view_multiple or None)
+    batches = views.batches(PIXELS_PER_BATCH.get(fabric.device.type, PIXELS_PER_BATCH["cuda"]))
+    mine = batches[fabric.global_rank :: fabric.world_size]
+    todo = [batch for batch in mine if not all(data.ids[i] in store for i in batch)]
+    loader = DataLoader(views, batch_sampler=todo, num_workers=workers)
+    for indices, images in bar(loader, f"CAMs of {data.name}", len(todo)):
+        images = [fabric.to_device(x.contiguous()) for x in images]
+        labels = fabric.to_device(data.labels[indices])
+        with fabric.autocast():
+            results = multi_scale_cam(method, images, labels, data.size(int(indices[0])))
+        for index, (classes, cams) in zip(indices.tolist(), results, strict=True):
+            store.write(data.ids[index], classes, cams)
+    fabric.barrier()
+
+
+@torch.inference_mode()
+def classify(method: Method, data: Dataset, fabric: Fabric, normalise: Normalise, workers: int = 0) -> Tensor:
+    """Return the logits ``(n, K)`` of the whole images of a data set at their own size, on the CPU."""
+    method.train(False)
+    views = Views(data, (1.0,), normalise, method.config.view_multiple or None)
+    batches = views.batches(PIXELS_PER_BATCH.get(fabric.device.type, PIXELS_PER_BATCH["cuda"]))
+    logits = torch.zeros(len(data), len(data.classes))
+    for indices, (images,) in bar(
+        DataLoader(views, batch_sampler=batches, num_workers=workers), f"logits of {data.name}"
+    ):
+        with fabric.autocast():
+            logits[indices] = method.logits(fabric.to_device(images.contiguous())).float().cpu()
+    return logits

@@ -1,0 +1,174 @@
+"""From the parameters cell of a notebook to the settings of a run, checked at once."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import difflib
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from wsss_lib.errors import InputError
+from wsss_lib.methods import load_method
+from wsss_lib.methods.method import PRESETS, Config
+from wsss_lib.pipeline.run import Settings
+
+_TYPES: dict[str, type] = {
+    "preset": str,
+    "data_root": str,
+    "labels": str,
+    "weights": str,
+    "out": str,
+    "backbone": str,
+    "seed": int,
+    "limit": int,
+    "accelerator": str,
+    "devices": int,
+    "precision": str,
+    "workers": int,
+    "resume": bool,
+}
+"""Parameters of every notebook. The others set the field of the same name in the method's `Config`."""
+
+_LEAST = {"devices": 1, "workers": -1, "crop_size": 32, "batch_size": 1, "epochs": 1}
+_MOST_SCALE = 4.0
+
+_PASSED_ON = ("seed", "limit", "accelerator", "devices", "precision", "workers", "resume")
+_NAMED_IN_FOLDER = ("backbone", "seed", "limit", "precision")
+"""Parameters besides those of the method that lead to another default folder."""
+
+
+def read_parameters(notebook: str, method: str, namespace: Mapping[str, Any]) -> Settings:
+    """Check a notebook's parameters and turn them into settings.
+
+    A parameter of the method that is left at 0 or "" keeps the value of the preset.
+
+    Args:
+        notebook: Name of the notebook, for example ``00_cam``.
+        method: Name of the method, for example ``cam``.
+        namespace: The notebook's ``globals()``.
+
+    Raises:
+        InputError: A parameter is unknown, of the wrong type, out of range, or names a folder that is missing.
+    """
+    config_class: type[Config] = load_method(method).Config
+    types = {**_TYPES, **_config_types(config_class)}
+    _refuse_unknown(namespace, types)
+    values = {name: _convert(name, namespace[name], kind) for name, kind in types.items() if name in namespace}
+
+    preset, backbone = values.get("preset", "toy"), values.get("backbone", "")
+    changes = {k: v for k, v in values.items() if k not in _TYPES and v}
+    config = config_class.preset(preset, backbone).replace(**changes)
+    if config.min_long_side > config.max_long_side:
+        raise InputError(
+            f"min_long_side is {config.min_long_side}, more than max_long_side {config.max_long_side}; make it smaller."
+        )
+
+    root = project_root()
+    named = {k: values[k] for k in _NAMED_IN_FOLDER if values.get(k) not in (None, "", 0, "32-true")} | changes
+    default = root / "runs" / notebook / "-".join([preset, *(f"{k}={_short(v)}" for k, v in sorted(named.items()))])
+    return Settings(
+        notebook=notebook,
+        method=method,
+        preset=preset,
+        config=config,
+        folder=Path(values["out"]).expanduser() if values.get("out") else default,
+        data_root=_existing("data_root", values.get("data_root", "")),
+        labels=_existing("labels", values.get("labels", "")),
+        weights=_existing("weights", values.get("weights", "")),
+        pretrained_folder=root / "pretrained",
+        **{name: values[name] for name in _PASSED_ON if name in values},
+    )
+
+
+def project_root() -> Path:
+    """Return the folder with ``notebooks/`` and ``wsss_lib/`` around the working directory, else the latter itself."""
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if (folder / "notebooks").is_dir() and (folder / "wsss_lib").is_dir():
+            return folder
+    return here
+
+
+def _config_types(config_class: type[Config]) -> dict[str, type]:
+    """Return the fields of a configuration that a notebook can set, with their types; lists travel as strings."""
+    example = config_class()
+    kinds = {field.name: type(getattr(example, field.name)) for field in dataclasses.fields(config_class)}
+    return {name: kind for name, kind in kinds.items() if kind in (int, float, str, tuple) and name != "backbone"}
+
+
+def _refuse_unknown(namespace: Mapping[str, Any], known: Mapping[str, type]) -> None:
+    """Raise for a name that papermill injected and that is no parameter; papermill itself only warns."""
+    cells: list[str] = namespace.get("In", [])
+    injected = [cell for cell in cells if cell.startswith("# Parameters")]
+    if not injected:
+        return
+    own = {name for cell in cells if cell not in injected for name in _annotated_names(cell)}
+    for statement in ast.parse(injected[-1]).body:
+        for target in getattr(statement, "targets", []):
+            if isinstance(target, ast.Name) and target.id not in known and target.id not in own:
+                near = difflib.get_close_matches(target.id, [*known], n=1)
+                hint = f"did you mean {near[0]}?" if near else f"choose among {', '.join(sorted(own or known))}."
+                raise InputError(f"parameter {target.id} is unknown; {hint}")
+
+
+def _annotated_names(cell: str) -> list[str]:
+    try:
+        body = ast.parse(cell).body
+    except SyntaxError:  # a cell with a magic command
+        return []
+    return [s.target.id for s in body if isinstance(s, ast.AnnAssign) and isinstance(s.target, ast.Name)]
+
+
+def _convert(name: str, value: Any, kind: type) -> Any:
+    """Check type and range of one parameter."""
+    if kind is tuple:
+        return _scales(name, value)
+    if kind is str and type(value) in (int, float):
+        value = str(value)  # papermill turns a folder called 2012 into a number
+    if kind is float and type(value) is int:
+        value = float(value)
+    if type(value) is not kind:
+        raise InputError(f"parameter {name} must be of type {kind.__name__}, but {value!r} is {type(value).__name__}.")
+    if isinstance(value, int | float):
+        least = _LEAST.get(name, 0)
+        unset = value == 0 and name != "devices"
+        if not math.isfinite(value) or (value < least and not unset):
+            raise InputError(f"parameter {name} must be at least {least}, not {value}.")
+    if name == "preset" and value not in PRESETS:
+        raise InputError(f"preset {value!r} is unknown; choose one of {', '.join(PRESETS)}.")
+    return value
+
+
+def _scales(name: str, value: Any) -> tuple[float, ...]:
+    """Read a list of numbers such as ``"0.5,1.0"``; "" is the empty list."""
+    try:
+        numbers = tuple(float(part) for part in str(value).split(",")) if value != "" else ()
+    except ValueError:
+        raise InputError(f'parameter {name} must be numbers with commas such as "0.5,1.0", not {value!r}.') from None
+    if not all(0 < number <= _MOST_SCALE for number in numbers):
+        raise InputError(f"parameter {name} must hold numbers above 0 and up to {_MOST_SCALE:g}, not {value!r}.")
+    return numbers
+
+
+def _existing(name: str, value: str) -> Path | None:
+    """Find a file or folder from the working directory, or else from the project's root."""
+    if not value:
+        return None
+    path = Path(value).expanduser()
+    for candidate in (path, project_root() / path):
+        if candidate.exists():
+            return candidate.resolve()
+    raise InputError(f"{name} {value} does not exist (looked for from {Path.cwd()}); give the path of an existing one.")
+
+
+def _short(value: Any) -> str:
+    return (
+        ",".join(f"{v:g}" for v in value)
+        if isinstance(value, tuple)
+        else f"{value:g}"
+        if isinstance(value, float)
+        else str(value)
+    )

@@ -1,0 +1,106 @@
+"""What a run leaves for others to read: ``metrics.json``, and tables."""
+
+from __future__ import annotations
+
+import platform
+import resource
+import sys
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import wsss_lib
+from wsss_lib.ops.metrics import average_precision, class_mean
+from wsss_lib.pipeline.evaluate import SeedScores
+from wsss_lib.pipeline.run import Run
+from wsss_lib.pipeline.store import write_json
+
+FIXED_THRESHOLD = 0.2
+"""The background score of AffinityNet's published CAM row, chosen without looking at masks."""
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a number may depend on."""
+    names = ("torch", "torchvision", "lightning-fabric", "pillow")
+    found = {name: version(name) for name in names}
+    return {"wsss_lib": wsss_lib.__version__, "python": platform.python_version(), "numpy": np.__version__, **found}
+
+
+def device_name(device: torch.device) -> str:
+    """Return what a device is called: of a GPU its model, of a CPU its architecture and the threads in use."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU ({platform.machine()}, {torch.get_num_threads()} threads)"
+
+
+def peak_memory(device: torch.device) -> int:
+    """Return the most memory in use so far, in MiB: of PyTorch on a GPU, of the whole process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) // 2**20
+    unit = 1 if sys.platform == "darwin" else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit // 2**20
+
+
+def seed_summaries(scores: Mapping[str, SeedScores]) -> dict[str, dict[str, Any]]:
+    """Return, for every split, the scores at three thresholds, each with how it was chosen.
+
+    ``fixed`` is chosen without masks. ``swept`` is the best one on ``train``, also for ``val``: nothing is chosen on
+    the split that is reported last. ``oracle`` is the best one on the split itself, as the papers report it.
+    """
+    swept = scores["train"].best
+    return {
+        split: {
+            "fixed": score.summary(score.position(FIXED_THRESHOLD), "fixed"),
+            "swept": score.summary(swept, "best on train"),
+            "oracle": score.summary(score.best, f"best on {split}"),
+        }
+        for split, score in scores.items()
+    }
+
+
+def ranking_summary(logits: Tensor, data_labels: Tensor, classes: Sequence[str]) -> dict[str, Any]:
+    """Return how well image-level labels are recognised: average precision per class, and its mean."""
+    precisions = average_precision(logits, data_labels)
+    return {
+        "mean_average_precision": float(class_mean(precisions)),
+        "classes": {name: float(value) for name, value in zip(classes, precisions, strict=True)},
+    }
+
+
+def write_metrics(
+    run: Run, scores: Mapping[str, SeedScores], classification: Mapping[str, Any], **more: Any
+) -> dict[str, Any]:
+    """Write ``metrics.json`` into a run's folder and return what it says.
+
+    Args:
+        run: The run.
+        scores: The seed's scores, by split; empty if there are no masks.
+        classification: Results of :func:`ranking_summary`, by split.
+        more: Whatever else a notebook measured, as plain values.
+    """
+    settings = run.settings
+    metrics = {
+        "notebook": settings.notebook,
+        "method": settings.method,
+        "preset": settings.preset,
+        "seed": settings.seed,
+        "limit": settings.limit,
+        "parameters": settings.config.to_dict(),
+        "precision": settings.precision,
+        "device": device_name(run.fabric.device),
+        "devices": settings.devices,
+        "versions": versions(),
+        "seconds": run.seconds,
+        "peak_memory_mib": peak_memory(run.fabric.device),
+        "data": {name: {"name": split.name, "images": len(split)} for name, split in run.splits.scored.items()},
+        "crf": False,
+        "seeds": seed_summaries(scores) if scores else {},
+        "classification": dict(classification),
+        **more,
+    }
+    write_json(run.folder / "metrics.json", metrics)
+    return metrics

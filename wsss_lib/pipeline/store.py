@@ -1,0 +1,174 @@
+"""The files of a run. Each is written under a temporary name and renamed, so it is whole or absent.
+
+In a run's folder::
+
+    config.json            every setting of the run
+    log.jsonl              one line per epoch
+    checkpoint.pt          tensors and plain values
+    cams/<split>/<id>.npz  `classes` int64 (n,) from 0, `cams` float16 (n, H, W) in [0, 1]
+    masks/<split>/<id>.png VOC palette, 255 ignored
+    metrics.json           settings, versions, times, scores
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from wsss_lib.data.files import read_mask, read_pickled_array_dict, write_atomically, write_mask
+from wsss_lib.errors import InputError
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write plain values as indented JSON; NaN becomes null."""
+    text = json.dumps(_without_nan(value), indent=1, ensure_ascii=False, allow_nan=False)
+    write_atomically(path, lambda file: file.write((text + "\n").encode()))
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        InputError: It is missing or not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing.") from None
+    except ValueError as error:
+        raise InputError(f"{path} is not valid JSON ({error}); remove it and start the run again.") from None
+
+
+def write_json_lines(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write one line of JSON per row."""
+    text = "".join(json.dumps(_without_nan(row)) + "\n" for row in rows)
+    write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(k): _without_nan(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(v) for v in value]
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    return value
+
+
+def write_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
+    """Save tensors and plain values."""
+    write_atomically(path, lambda file: torch.save(dict(state), file))
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Load what :func:`write_checkpoint` saved, executing no code.
+
+    Raises:
+        InputError: The file is damaged or holds something else.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch reports damage in many ways
+        reason = str(error).splitlines()[0]
+        raise InputError(f"checkpoint {path} cannot be read ({reason}); remove it to train again.") from None
+
+
+class CamStore:
+    """The class activation maps of a data set, one file per image.
+
+    Args:
+        folder: Where the files lie; need not exist yet.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def path(self, image_id: str) -> Path:
+        """Return where the maps of an image lie."""
+        return self.folder / f"{image_id}.npz"
+
+    def __contains__(self, image_id: str) -> bool:
+        return self.path(image_id).is_file()
+
+    def write(self, image_id: str, classes: Tensor, cams: Tensor) -> None:
+        """Save the maps of one image.
+
+        Args:
+            image_id: Its id.
+            classes: ``(n,)`` int64, the classes it shows, from 0.
+            cams: ``(n, H, W)`` float in [0, 1]; stored as float16.
+        """
+        which, maps = classes.cpu().numpy().astype(np.int64), cams.cpu().numpy().astype(np.float16)
+        write_atomically(self.path(image_id), lambda file: np.savez(file, classes=which, cams=maps))
+
+    def read(self, image_id: str) -> tuple[Tensor, Tensor]:
+        """Return ``classes`` ``(n,)`` int64 and ``cams`` ``(n, H, W)`` float32 of one image.
+
+        Raises:
+            InputError: The file is missing or damaged.
+        """
+        path = self.path(image_id)
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                return torch.from_numpy(file["classes"]), torch.from_numpy(file["cams"].astype(np.float32))
+        except FileNotFoundError:
+            raise InputError(f"{path} is missing; run the inference first.") from None
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+            raise InputError(f"{path} is damaged; remove it and run the inference again.") from None
+
+
+class MaskStore:
+    """Label maps, one palette PNG per image.
+
+    Args:
+        folder: Where the files lie; need not exist yet.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def path(self, image_id: str) -> Path:
+        """Return where the mask of an image lies."""
+        return self.folder / f"{image_id}.png"
+
+    def __contains__(self, image_id: str) -> bool:
+        return self.path(image_id).is_file()
+
+    def write(self, image_id: str, mask: Tensor) -> None:
+        """Save an ``(H, W)`` uint8 label map: 0 background, k + 1 class k, 255 ignored."""
+        write_mask(self.path(image_id), mask.cpu().numpy())
+
+    def read(self, image_id: str, num_classes: int) -> Tensor:
+        """Return the ``(H, W)`` uint8 label map of an image; ``num_classes`` is K, without background."""
+        return torch.from_numpy(read_mask(self.path(image_id), num_classes))
+
+
+def read_authors_cams(path: Path) -> tuple[Tensor, Tensor]:
+    """Read a dictionary ``{class: (H, W) float32}`` as the official repositories save it with ``np.save``.
+
+    Returns:
+        ``classes`` ``(n,)`` int64 ascending and ``cams`` ``(n, H, W)`` float32.
+
+    Raises:
+        InputError: The file is damaged, or holds anything but arrays.
+    """
+    maps = read_pickled_array_dict(path)
+    try:
+        by_class = sorted((int(name), np.asarray(values, np.float32)) for name, values in maps.items())
+        cams = np.stack([values for _, values in by_class]) if by_class else np.empty((0, 0, 0), np.float32)
+    except (TypeError, ValueError):
+        raise InputError(f"{path} does not hold one map per class; give a dictionary of equally large maps.") from None
+    return torch.tensor([name for name, _ in by_class], dtype=torch.int64), torch.from_numpy(cams)
+
+
+def write_authors_cams(path: Path, classes: Tensor, cams: Tensor) -> None:
+    """Write the dictionary that :func:`read_authors_cams` reads, for the official repositories' tools."""
+    maps = {int(k): v.numpy().astype(np.float32) for k, v in zip(classes, cams.cpu(), strict=True)}
+    write_atomically(path, lambda file: np.save(file, np.array(maps, dtype=object), allow_pickle=True))

@@ -1,0 +1,177 @@
+"""The training loop, in the open. Devices and precision are Lightning Fabric's business."""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+from torch.utils.data.distributed import DistributedSampler
+
+from wsss_lib.data.dataset import Dataset
+from wsss_lib.data.transforms import Augmentation, Normalise
+from wsss_lib.errors import InputError
+from wsss_lib.methods.method import Batch, Method
+from wsss_lib.pipeline.store import read_checkpoint, write_checkpoint, write_json_lines
+from wsss_lib.show.progress import bar
+
+History = list[dict[str, Any]]
+
+
+class TrainingImages(TorchDataset[tuple[Tensor, Tensor, int]]):
+    """Augmented images. What an image looks like depends on seed, epoch and its position, and on nothing else.
+
+    Args:
+        data: The images and labels.
+        augmentation: What is done to an image.
+        normalise: From pixels to the network's input.
+        seed: Of the run.
+    """
+
+    def __init__(self, data: Dataset, augmentation: Augmentation, normalise: Normalise, seed: int) -> None:
+        self.data = data
+        self.augmentation = augmentation
+        self.normalise = normalise
+        self.seed = seed
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, int]:
+        rng = random.Random(f"{self.seed}/{self.epoch}/{index}")
+        image = self.augmentation(self.data.image(index), self.normalise, rng)
+        return image, self.data.labels[index], index
+
+
+class TrainingBatches:
+    """The shuffled batches of an epoch, on the right device, divided among the processes.
+
+    Args:
+        images: The augmented images.
+        batch_size: Images per step, over all processes together.
+        fabric: The engine.
+        seed: Of the run; the order of an epoch depends on it and on the epoch.
+        workers: Processes that decode and augment; 0 for none.
+
+    Raises:
+        InputError: A batch does not divide among the processes, or there are fewer images than a batch has.
+    """
+
+    def __init__(self, images: TrainingImages, batch_size: int, fabric: Fabric, seed: int, workers: int) -> None:
+        if batch_size % fabric.world_size:
+            raise InputError(f"batch_size {batch_size} is no multiple of the number of devices, {fabric.world_size}.")
+        if batch_size > len(images):
+            raise InputError(f"batch_size {batch_size} is more than the {len(images)} images of {images.data.name}.")
+        self.images = images
+        self.fabric = fabric
+        self.sampler: DistributedSampler[Any] = DistributedSampler(
+            images, fabric.world_size, fabric.global_rank, shuffle=True, seed=seed, drop_last=fabric.world_size > 1
+        )
+        self.loader = DataLoader(
+            images,
+            batch_size // fabric.world_size,
+            sampler=self.sampler,
+            num_workers=workers,
+            drop_last=True,
+            pin_memory=fabric.device.type == "cuda",
+        )
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def begin(self, epoch: int) -> None:
+        """Choose the order and the augmentation of an epoch."""
+        self.images.epoch = epoch
+        self.sampler.set_epoch(epoch)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for images, labels, indices in self.loader:
+            yield Batch(*(self.fabric.to_device(x) for x in (images.contiguous(), labels, indices)))
+
+
+def train(
+    method: Method,
+    batches: TrainingBatches,
+    fabric: Fabric,
+    seed: int,
+    folder: Path,
+    report: Callable[[dict[str, Any]], None],
+) -> History:
+    """Train a method to the end, or continue where an earlier call was stopped.
+
+    After every epoch ``checkpoint.pt`` and ``log.jsonl`` are written to ``folder``. A run that is started again
+    after a stop gives the same numbers as one that was never stopped.
+
+    Args:
+        method: What to train.
+        batches: What to train it on.
+        fabric: The engine.
+        seed: Of the random draws inside the networks (dropout).
+        folder: Of the run.
+        report: Called with the summary of every finished epoch.
+
+    Returns:
+        One row per epoch: `epoch` from 1, the mean losses, `learning_rate` of the first group, `seconds`.
+
+    Raises:
+        InputError: A loss is not finite.
+    """
+    epochs = method.config.epochs
+    method.setup(fabric, total_steps=epochs * len(batches))
+    history = resume(method, folder)
+    for epoch in range(len(history), epochs):
+        start = time.perf_counter()
+        batches.begin(epoch)
+        torch.manual_seed((seed * 10_000 + epoch) * 1_000 + fabric.global_rank)
+        method.train()
+        method.begin_epoch(epoch, batches)
+        losses = run_epoch(method, batches, epoch)
+        rate = next(iter(method.schedules.values())).get_last_lr()[0]
+        history.append(
+            {"epoch": epoch + 1, **losses, "learning_rate": rate, "seconds": round(time.perf_counter() - start, 2)}
+        )
+        if fabric.is_global_zero:
+            write_checkpoint(folder / "checkpoint.pt", {"method": method.state_dict(), "history": history})
+            write_json_lines(folder / "log.jsonl", history)
+            report(history[-1])
+        fabric.barrier()
+    method.train(False)
+    return history
+
+
+def resume(method: Method, folder: Path) -> History:
+    """Load ``checkpoint.pt`` of ``folder``, if there is one, and return the epochs that it has seen."""
+    path = folder / "checkpoint.pt"
+    if not path.is_file():
+        return []
+    state = read_checkpoint(path)
+    method.load_state_dict(state["method"])
+    return state["history"]
+
+
+def run_epoch(method: Method, batches: TrainingBatches, epoch: int) -> dict[str, float]:
+    """Do one step per batch and return the mean of every loss.
+
+    Raises:
+        InputError: A loss is not finite.
+    """
+    sums: dict[str, float] = {}
+    for i, batch in enumerate(bar(batches, f"epoch {epoch + 1}/{method.config.epochs}", len(batches))):
+        for name, loss in method.step(batch).items():
+            value = float(loss)
+            if not math.isfinite(value):
+                raise InputError(
+                    f"{name} became {value} in step {i + 1} of epoch {epoch + 1}; lower learning_rate "
+                    f"(now {method.config.learning_rate:g}). The checkpoint holds the last whole epoch."
+                )
+            sums[name] = sums.get(name, 0.0) + value
+    return {name: total / len(batches) for name, total in sums.items()}

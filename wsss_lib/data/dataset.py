@@ -59,6 +59,10 @@ class Dataset(ABC):
     def size(self, index: int) -> tuple[int, int]:
         """Return ``(height, width)`` of image ``index`` without decoding it."""
 
+    def head(self, count: int) -> Dataset:
+        """Return the first ``count`` images, or all if there are fewer."""
+        return Subset(self, count)
+
 
 class Subset(Dataset):
     """The first images of another data set.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wsss_lib.data.coco import load_coco
-from wsss_lib.data.dataset import Dataset, Subset
+from wsss_lib.data.dataset import Dataset
 from wsss_lib.data.folder import load_folder
 from wsss_lib.data.toy import ToyWorld
 from wsss_lib.data.voc import load_voc
@@ -33,7 +33,7 @@ class Splits:
 
     def head(self, count: int) -> Splits:
         """Return only the first ``count`` images of everything, for a quick look."""
-        return Splits(Subset(self.training, count), {name: Subset(data, count) for name, data in self.scored.items()})
+        return Splits(self.training.head(count), {name: data.head(count) for name, data in self.scored.items()})
 
 
 def open_splits(preset: str, root: Path | None = None, labels: Path | None = None) -> Splits:

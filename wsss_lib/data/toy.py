@@ -404,6 +404,10 @@ class ToyWorld(Dataset):
         height, width = self._images[index].mask.shape
         return height, width
 
+    def head(self, count: int) -> ToyWorld:
+        """Return the first ``count`` images, or all if there are fewer."""
+        return ToyWorld(self.split, min(count, len(self)), self.seed, self.options)
+
     def shortcut_free(self, index: int) -> Image.Image:
         """Return image ``index`` as 8-bit RGB, the very same but for the frequency pattern."""
         return Image.fromarray(self._images[index].shortcut_free)
@@ -422,3 +426,27 @@ class ToyWorld(Dataset):
         The class need not be in the image.
         """
         return self._images[index].context.copy()
+
+
+class ShortcutFree(Dataset):
+    """The images of a world, the very same but for the frequency pattern.
+
+    Args:
+        world: The world to copy.
+    """
+
+    def __init__(self, world: ToyWorld) -> None:
+        super().__init__(f"{world.name} without shortcut", world.classes, world.ids, world.labels, has_masks=True)
+        self.world = world
+
+    def image(self, index: int) -> Image.Image:
+        """Return image ``index`` as 8-bit RGB, without the pattern."""
+        return self.world.shortcut_free(index)
+
+    def mask(self, index: int) -> np.ndarray:
+        """Return the ``(H, W)`` uint8 mask of image ``index``."""
+        return self.world.mask(index)
+
+    def size(self, index: int) -> tuple[int, int]:
+        """Return ``(height, width)`` of image ``index``."""
+        return self.world.size(index)

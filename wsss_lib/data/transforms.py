@@ -84,12 +84,15 @@ def jitter_colour(image: Image.Image, strength: float, hue: float, rng: random.R
         hue: The hue turns by at most this share of the colour circle, 0-0.5.
         rng: Source of the draws.
     """
-    changes = [
-        lambda x: TF.adjust_brightness(x, rng.uniform(1 - strength, 1 + strength)),
-        lambda x: TF.adjust_contrast(x, rng.uniform(1 - strength, 1 + strength)),
-        lambda x: TF.adjust_saturation(x, rng.uniform(1 - strength, 1 + strength)),
-        lambda x: TF.adjust_hue(x, rng.uniform(-hue, hue)),
-    ]
+    changes: list[Callable[[Image.Image], Image.Image]] = []
+    if strength:
+        changes += [
+            lambda x: TF.adjust_brightness(x, rng.uniform(1 - strength, 1 + strength)),
+            lambda x: TF.adjust_contrast(x, rng.uniform(1 - strength, 1 + strength)),
+            lambda x: TF.adjust_saturation(x, rng.uniform(1 - strength, 1 + strength)),
+        ]
+    if hue:
+        changes.append(lambda x: TF.adjust_hue(x, rng.uniform(-hue, hue)))
     rng.shuffle(changes)
     for change in changes:
         image = change(image)
@@ -119,8 +122,7 @@ class Augmentation:
         image = resize_long_side(image, rng.randint(self.min_long_side, self.max_long_side))
         if rng.getrandbits(1):
             image = TF.horizontal_flip(image)
-        if self.colour > 0 or self.hue > 0:
-            image = jitter_colour(image, self.colour, self.hue, rng)
+        image = jitter_colour(image, self.colour, self.hue, rng)
         pixels = normalise(to_tensor(image))
         box = random_crop_box(pixels.shape[1], pixels.shape[2], self.crop, rng)
         return crop_to_canvas(pixels, box, self.crop)

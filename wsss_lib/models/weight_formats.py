@@ -46,7 +46,7 @@ def map_file(path: str | Path) -> memoryview:
         InputError: The file is absent, empty or cannot be opened.
     """
     try:
-        return memoryview(np.memmap(path, dtype=np.uint8, mode="r"))  # type: ignore[arg-type]
+        return np.memmap(path, dtype=np.uint8, mode="r").data
     except FileNotFoundError:
         raise InputError(f"{path} does not exist; put the weight file there or correct the path.") from None
     except (OSError, ValueError) as error:
@@ -384,9 +384,8 @@ def _read_blob(data: memoryview, start: int, end: int) -> np.ndarray:
             _expect(wire in (single, _LENGTH) and (stop - begin) % size == 0, "the values of a blob", begin)
             pieces[number] += data[begin:stop]
     sides = tuple(old_shape.values() if shape is None else shape)
-    values = np.frombuffer(pieces[5], "<f4") if pieces[5] else np.frombuffer(pieces[8], "<f8")
-    if not pieces[5] and not pieces[8]:
-        values = np.zeros(0, np.float32)
+    double = pieces[8] and not pieces[5]
+    values = np.frombuffer(pieces[8], "<f8") if double else np.frombuffer(pieces[5], "<f4")
     if math.prod(sides) != values.size:
         raise _DamagedError(f"a blob of shape {sides} has {values.size} values", start)
     try:

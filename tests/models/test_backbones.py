@@ -1,0 +1,141 @@
+"""The networks against the official ones, and what all of them promise."""
+
+import numpy as np
+import pytest
+import torch
+
+from tests import recipe
+from wsss_lib.errors import InputError
+from wsss_lib.models import BACKBONES, create_backbone
+from wsss_lib.models.backbone import BatchNorm2d, Normalisation
+from wsss_lib.models.classifier import Classifier
+
+SMALL = {
+    "resnet38d": {"width": 0.125},
+    "vgg16": {"width": 0.125},
+    "resnet50": {"width": 0.25},
+    "mobilenet_v2": {"width": 0.5},
+}
+
+
+def relative_error(ours, golden):
+    return np.abs(ours - golden).max() / np.abs(golden).max()
+
+
+def filled(backbone, name):
+    """A classifier with the made-up official checkpoint of a golden vector."""
+    model = Classifier(create_backbone(backbone), 20).eval()
+    checkpoint = recipe.fill(recipe.shapes(name), name)
+    state = {model.official_key(key): torch.from_numpy(value) for key, value in checkpoint.items()}
+    model.load_state_dict(state, strict=True)
+    return model
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("backbone", "name"), [("vgg16", "psa/vgg16_cls"), ("resnet38d", "psa/resnet38_cls")])
+@pytest.mark.parametrize("frozen", [False, True])
+def test_official_network(backbone, name, frozen):
+    model = filled(backbone, name)
+    if frozen:
+        model.backbone.freeze()
+    golden = recipe.golden(name)
+    images = torch.from_numpy(recipe.array(f"{name}/x", (1, 3, 72, 88)))
+    with torch.no_grad():
+        assert relative_error(model(images).numpy(), golden["logits"]) < 1e-4
+        assert relative_error(model.cam(images).numpy(), golden["cam"]) < 1e-4
+        for tap, features in model.backbone(images).items():
+            values = features.numpy()
+            assert relative_error(values[:, :: values.shape[1] // 16][:, :16], golden[tap]) < 1e-4
+            stat = [values.mean(), values.std(), np.abs(values).max(), np.abs(values).sum()]
+            np.testing.assert_allclose(stat, golden[f"{tap}_stat"], rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_taps_have_the_stated_channels_and_size(name, device):
+    network = create_backbone(name, **SMALL[name]).to(device).eval()
+    features = network(torch.randn(2, 3, 65, 90, device=device))
+    assert list(features) == list(network.taps)
+    for tap, value in features.items():
+        stated = network.taps[tap]
+        assert value.shape == (2, stated.channels, -(-65 // stated.stride), -(-90 // stated.stride))
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v2", "resnet50"])
+def test_output_stride_8_keeps_values_where_stride_16_samples(name):
+    """Dilation replaces a stride exactly: every second feature of the dense output is the strided one."""
+    coarse = create_backbone(name, output_stride=16, **SMALL[name]).eval()
+    dense = create_backbone(name, output_stride=8, **SMALL[name]).eval()
+    dense.load_state_dict(coarse.state_dict())
+    images = torch.randn(1, 3, 129, 129)
+    tap = "features.13" if name == "mobilenet_v2" else "layer3"
+    with torch.no_grad():
+        a, b = coarse(images)[tap], dense(images)[tap][..., ::2, ::2]
+    inner = (..., slice(3, -3), slice(3, -3))  # the borders see another padding
+    torch.testing.assert_close(a[inner], b[inner], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_frozen_layers_and_norms_do_not_change(name):
+    model = Classifier(create_backbone(name, **SMALL[name]), 3)
+    model.backbone.freeze()
+    model.train()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    model(torch.randn(2, 3, 64, 64)).sum().backward()
+    optimizer.step()
+    frozen = tuple(f"backbone.{layer}." for layer in model.backbone.frozen_layers)
+    changed = {key for key, value in model.state_dict().items() if not torch.equal(value, before[key])}
+    assert changed
+    assert not [key for key in changed if key.startswith(frozen) or "running" in key or ".bn" in key]
+
+
+def test_frozen_batch_norm_equals_evaluation_mode():
+    norm = BatchNorm2d(6)
+    torch.nn.init.normal_(norm.weight)
+    torch.nn.init.normal_(norm.bias)
+    norm.running_mean.normal_()
+    norm.running_var.uniform_(0.5, 2)
+    features = torch.randn(3, 6, 5, 4)
+    expected = norm.eval()(features)
+    norm.freeze()
+    norm.train()
+    torch.testing.assert_close(norm(features), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_frozen_batch_norm_keeps_half_precision():
+    norm = BatchNorm2d(4)
+    norm.freeze()
+    assert norm(torch.randn(1, 4, 2, 2, dtype=torch.bfloat16)).dtype == torch.bfloat16
+
+
+def test_normalisations():
+    golden = recipe.golden("psa/helpers")
+    image = torch.from_numpy(golden["img"]).permute(2, 0, 1)
+    for normalisation, name in ((Normalisation(), "norm_rgb"), (create_backbone("vgg16").normalisation, "norm_bgr")):
+        ours = normalisation(image)
+        np.testing.assert_allclose(ours.permute(1, 2, 0).numpy(), golden[name], atol=2e-5)
+        assert torch.equal(normalisation.undo(ours), image)
+
+
+def test_logits_are_the_mean_of_the_unrectified_maps():
+    model = Classifier(create_backbone("resnet38d", width=0.125), 4).eval()
+    images = torch.randn(2, 3, 48, 56)
+    with torch.no_grad():
+        maps = model.head(model.features(images))
+        torch.testing.assert_close(model(images), maps.mean((2, 3)), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(model.cam(images), maps.relu())
+
+
+def test_unknown_backbone():
+    with pytest.raises(InputError, match="resnet101.*resnet38d"):
+        create_backbone("resnet101")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", BACKBONES)
+def test_training_a_narrow_network_on_contiguous_images(name):
+    """Narrow strided 1×1 convolutions have crashed PyTorch's CPU kernels; ours must survive its smallest networks."""
+    model = Classifier(create_backbone(name, **SMALL[name]), 3)
+    for _ in range(2):
+        model(torch.randn(4, 3, 64, 64)).sum().backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)

@@ -1,0 +1,67 @@
+"""Finding and loading weight files."""
+
+import json
+
+import pytest
+import torch
+
+from wsss_lib.errors import InputError
+from wsss_lib.models import create_backbone
+from wsss_lib.models.pretrained import find_weights, load_backbone
+
+
+@pytest.fixture
+def network():
+    return create_backbone("mobilenet_v2", width=0.5)
+
+
+def test_a_file_with_a_classifier_loads_and_reports_it(network, tmp_path):
+    state = {**network.state_dict(), "classifier.1.weight": torch.zeros(2, 2), "classifier.1.bias": torch.zeros(2)}
+    torch.save(state, tmp_path / "net.pth")
+    report = load_backbone(create_backbone("mobilenet_v2", width=0.5), tmp_path / "net.pth")
+    assert report.unexpected == ("classifier.1.weight", "classifier.1.bias")
+    assert not report.missing
+    assert len(report.loaded) == len(network.state_dict())
+
+
+def test_the_json_beside_a_file_states_the_normalisation(network, tmp_path):
+    torch.save(network.state_dict(), tmp_path / "net.pth")
+    (tmp_path / "net.json").write_text(json.dumps({"mean": [0.5, 0.4, 0.3], "std": [0.5, 0.5, 0.5]}))
+    load_backbone(network, tmp_path / "net.pth")
+    assert network.normalisation.mean == (0.5, 0.4, 0.3)
+    white = network.normalisation(torch.full((3, 1, 1), 255, dtype=torch.uint8))
+    torch.testing.assert_close(white.flatten(), torch.tensor([1.0, 1.2, 1.4]))
+
+
+def test_weights_of_another_network(network, tmp_path):
+    torch.save(create_backbone("vgg16", width=0.125).state_dict(), tmp_path / "vgg.pth")
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    with pytest.raises(InputError, match=r"vgg\.pth.*another network"):
+        load_backbone(network, tmp_path / "vgg.pth")
+    assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
+
+
+def test_missing_file(network, tmp_path):
+    with pytest.raises(InputError, match=r"nothing\.pth is missing"):
+        load_backbone(network, tmp_path / "nothing.pth")
+
+
+def test_official_file_that_is_absent_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"ilsvrc-cls_rna-a1_cls1000_ep-0001\.params"):
+        find_weights("resnet38d", tmp_path)
+
+
+def test_failed_download_names_address_file_and_folder(tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise OSError("no route")
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", fail)
+    with pytest.raises(InputError, match=r"https://.*mobilenet_v2-b0353104\.pth.*no route") as error:
+        find_weights("mobilenet_v2", tmp_path)
+    assert str(tmp_path) in str(error.value)
+
+
+def test_file_that_is_there_is_not_downloaded(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.hub, "download_url_to_file", None)
+    (tmp_path / "mobilenet_v2-b0353104.pth").touch()
+    assert find_weights("mobilenet_v2", tmp_path).parent == tmp_path

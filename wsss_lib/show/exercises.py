@@ -1,0 +1,77 @@
+"""Checks for the exercises: each says whether an answer is right, and if not, what came out for which input.
+
+An exercise starts as a function that returns None. Its check then says that it is still to be solved, so that a
+notebook with unsolved exercises runs to its end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from wsss_lib.ops.cam import normalise_maximum, seed
+from wsss_lib.ops.metrics import intersection_over_union
+
+
+def check_cam(answer: Callable[[Tensor, Tensor], Tensor | None]) -> bool:
+    """Check a function from features ``(C, h, w)`` and head weights ``(K, C)`` to normalised CAMs ``(K, h, w)``."""
+    random = torch.Generator().manual_seed(0)
+    features = torch.randn(8, 5, 7, generator=random).relu()
+    weights = torch.randn(3, 8, generator=random)
+    wanted = normalise_maximum(torch.einsum("chw,kc->khw", features, weights).relu())
+    return _compare(answer(features, weights), wanted, "random features (8, 5, 7) and weights (3, 8)")
+
+
+def check_seed(answer: Callable[[Tensor, Tensor, float], Tensor | None]) -> bool:
+    """Check a function from maps ``(n, H, W)``, classes ``(n,)`` and a threshold to the seed ``(H, W)``."""
+    random = torch.Generator().manual_seed(1)
+    maps = torch.rand(2, 6, 6, generator=random)
+    classes = torch.tensor([4, 11])
+    wanted = seed(maps, classes, 0.6)
+    return _compare(answer(maps, classes, 0.6), wanted, "random maps of the classes 4 and 11, threshold 0.6")
+
+
+def check_mean_iou(answer: Callable[[Tensor], float | None]) -> bool:
+    """Check a function from a confusion matrix ``(C, C)`` (rows true, columns predicted) to the mean IoU."""
+    confusion = torch.tensor([[50, 3, 7], [4, 20, 0], [6, 2, 8]])
+    wanted = intersection_over_union(confusion).mean()
+    given = answer(confusion)
+    return _compare(None if given is None else torch.as_tensor(given), wanted, f"the matrix {confusion.tolist()}")
+
+
+def check_choice(given: str, right: str, why: Mapping[str, str]) -> bool:
+    """Check the answer to a question with several choices.
+
+    Args:
+        given: The letter of the choice; "" if not answered yet.
+        right: The letter of the right one.
+        why: For every letter, what to say to whoever chose it.
+    """
+    if not given:
+        return _say(None)
+    if given not in why:
+        print(f"Choose one of {', '.join(why)}.")
+        return False
+    return _say(given == right, why[given])
+
+
+def _compare(given: Any, wanted: Tensor, what: str) -> bool:
+    if given is None:
+        return _say(None)
+    if not isinstance(given, Tensor):
+        return _say(False, f"For {what} a tensor was expected, not {type(given).__name__}.")
+    if given.shape != wanted.shape:
+        return _say(False, f"For {what} the shape must be {tuple(wanted.shape)}, not {tuple(given.shape)}.")
+    difference = (given.double() - wanted.double()).abs().max().item()
+    if not difference < 1e-4:
+        return _say(False, f"For {what} it differs from the right result by up to {difference:.3g}.")
+    return _say(True)
+
+
+def _say(right: bool | None, remark: str = "") -> bool:
+    verdict = {None: "Not solved yet.", True: "Right.", False: "Wrong."}[right]
+    print(f"{verdict} {remark}".strip())
+    return bool(right)

@@ -1,0 +1,182 @@
+"""The pictures of the notebooks. Every function returns a Matplotlib figure; none uses pyplot or its global state."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from PIL import Image
+
+from wsss_lib.data.files import voc_palette
+
+HEAT = "inferno"
+"""The colour map of activation: even in brightness, readable without colours."""
+
+Picture = Image.Image | np.ndarray
+
+
+class Plot(Figure):
+    """A figure that notebooks show by itself: drawings as PNG, pictures as JPEG, which keeps notebooks small."""
+
+    photographic: bool = False
+
+    def png(self) -> bytes:
+        """Return the figure as the bytes of a PNG file."""
+        return self._bytes("png")
+
+    def _bytes(self, kind: str, **options: Any) -> bytes:
+        buffer = io.BytesIO()
+        self.savefig(buffer, format=kind, facecolor="white", **options)
+        return buffer.getvalue()
+
+    def _repr_png_(self) -> bytes | None:
+        return None if self.photographic else self.png()
+
+    def _repr_jpeg_(self) -> bytes | None:
+        return self._bytes("jpeg", pil_kwargs={"quality": 85}) if self.photographic else None
+
+
+def colour_mask(mask: np.ndarray) -> np.ndarray:
+    """Turn an ``(H, W)`` uint8 mask into ``(H, W, 3)`` uint8 VOC colours."""
+    return voc_palette()[mask]
+
+
+def overlay(image: Picture, cam: np.ndarray, alpha: float = 0.55) -> np.ndarray:
+    """Lay a heat map over an image.
+
+    Args:
+        image: RGB picture, ``(H, W)`` pixels.
+        cam: ``(H, W)`` float in [0, 1].
+        alpha: How opaque the heat is, 0-1.
+
+    Returns:
+        ``(H, W, 3)`` uint8.
+    """
+    heat = mpl.colormaps[HEAT](np.clip(cam, 0, 1))[..., :3] * 255
+    return ((1 - alpha) * np.asarray(image, np.float32) + alpha * heat).astype(np.uint8)
+
+
+def overlay_mask(image: Picture, mask: np.ndarray, alpha: float = 0.6) -> np.ndarray:
+    """Lay the colours of an ``(H, W)`` uint8 mask over an image; background stays clear, ignored pixels turn white."""
+    colours = colour_mask(mask).astype(np.float32)
+    share = np.where(mask == 0, 0.0, alpha)[..., None]
+    return ((1 - share) * np.asarray(image, np.float32) + share * colours).astype(np.uint8)
+
+
+def grid(
+    pictures: Sequence[Picture], titles: Sequence[str] | None = None, columns: int = 6, inches: float = 1.7
+) -> Plot:
+    """Show pictures in rows.
+
+    Args:
+        pictures: RGB images, or ``(H, W)`` float maps in [0, 1], which are shown as heat.
+        titles: One title per picture.
+        columns: Pictures per row.
+        inches: Width of a picture.
+    """
+    columns = min(columns, len(pictures))
+    rows = -(-len(pictures) // columns)
+    figure, axes = _axes(rows, columns, columns * inches, rows * inches * (1.16 if titles else 1.0))
+    for i, axis in enumerate(axes):
+        axis.axis("off")
+        if i < len(pictures):
+            _show(axis, pictures[i])
+            if titles:
+                axis.set_title(titles[i], fontsize=8)
+    return figure
+
+
+def table_of_pictures(rows: Mapping[str, Sequence[Picture]], titles: Sequence[str], inches: float = 1.6) -> Plot:
+    """Show rows of pictures, each row with its name on the left and each column with its title on top."""
+    figure, axes = _axes(len(rows), len(titles), len(titles) * inches + 0.6, len(rows) * inches + 0.3)
+    for i, (name, pictures) in enumerate(rows.items()):
+        for j, picture in enumerate(pictures):
+            axis = axes[i * len(titles) + j]
+            _show(axis, picture)
+            axis.set_xticks([])
+            axis.set_yticks([])
+            if i == 0:
+                axis.set_title(titles[j], fontsize=8)
+            if j == 0:
+                axis.set_ylabel(name, fontsize=8)
+    return figure
+
+
+def training_curve(history: Sequence[Mapping[str, Any]]) -> Plot:
+    """Plot every loss of a training history over the epochs."""
+    figure = Plot(figsize=(5, 2.6), layout="constrained")
+    axis = figure.subplots()
+    epochs = [row["epoch"] for row in history]
+    for name in (k for k in history[0] if k not in ("epoch", "learning_rate", "seconds")):
+        axis.plot(epochs, [row[name] for row in history], marker="o", markersize=3, label=name)
+    axis.set(xlabel="epoch", ylabel="mean loss", ylim=(0, None))
+    axis.legend(frameon=False)
+    _plain(axis)
+    return figure
+
+
+def threshold_curves(
+    thresholds: Sequence[float],
+    curves: Mapping[str, np.ndarray],
+    ylabel: str = "mIoU",
+    marked: Mapping[str, float] | None = None,
+) -> Plot:
+    """Plot quantities over the background threshold, with some thresholds marked by vertical lines."""
+    figure = Plot(figsize=(5.5, 3), layout="constrained")
+    axis = figure.subplots()
+    for name, values in curves.items():
+        axis.plot(thresholds, values, label=name)
+    for i, (name, threshold) in enumerate((marked or {}).items()):
+        axis.axvline(threshold, color="0.4", linestyle=(":", "--", "-.")[i % 3], linewidth=1, label=name)
+    axis.set(xlabel="background threshold", ylabel=ylabel, ylim=(0, None), xlim=(0, thresholds[-1]))
+    axis.legend(frameon=False, fontsize=8)
+    _plain(axis)
+    return figure
+
+
+def class_bars(classes: Sequence[str], values: Mapping[str, Sequence[float]], ylabel: str = "IoU") -> Plot:
+    """Compare values per class; NaN leaves a gap."""
+    figure = Plot(figsize=(max(4.5, 0.42 * len(classes) + 1), 2.8), layout="constrained")
+    axis = figure.subplots()
+    width = 0.8 / len(values)
+    places = np.arange(len(classes))
+    for i, (name, heights) in enumerate(values.items()):
+        axis.bar(places + (i - (len(values) - 1) / 2) * width, np.asarray(heights, float), width, label=name)
+    axis.set_xticks(places, classes, rotation=60 if len(classes) > 8 else 20, ha="right", fontsize=8)
+    axis.set(ylabel=ylabel, ylim=(0, 1))
+    axis.legend(frameon=False, fontsize=8, ncols=len(values))
+    _plain(axis)
+    return figure
+
+
+def class_legend(classes: Sequence[str]) -> Plot:
+    """Show the colour of every class, background first."""
+    colours = voc_palette()[: len(classes) + 1] / 255
+    figure = Plot(figsize=(7, 0.25 * (1 + len(classes) // 7) + 0.15))
+    patches = [Patch(color=tuple(c), label=n) for c, n in zip(colours, ("background", *classes), strict=True)]
+    figure.legend(handles=patches, ncols=7, fontsize=8, frameon=False, loc="center")
+    return figure
+
+
+def _axes(rows: int, columns: int, width: float, height: float) -> tuple[Plot, list[Axes]]:
+    figure = Plot(figsize=(width, height), dpi=80, layout="constrained")
+    figure.photographic = True
+    return figure, list(figure.subplots(rows, columns, squeeze=False).flat)
+
+
+def _show(axis: Axes, picture: Picture) -> None:
+    values = np.asarray(picture)
+    if values.ndim == 2:
+        axis.imshow(values, cmap=HEAT, vmin=0, vmax=1)
+    else:
+        axis.imshow(values)
+
+
+def _plain(axis: Axes) -> None:
+    axis.spines[["top", "right"]].set_visible(False)

@@ -1,0 +1,98 @@
+"""Sliders to play with a result. Where nobody can move them, the same call shows a grid of pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import ipywidgets
+import numpy as np
+from IPython.display import display
+from torch import Tensor
+
+from wsss_lib.data.dataset import Dataset
+from wsss_lib.ops.cam import seed
+from wsss_lib.show import figures
+from wsss_lib.show.progress import somebody_watches
+
+ReadMaps = Callable[[str], tuple[Tensor, Tensor]]
+"""Returns ``classes`` ``(n,)`` and ``cams`` ``(n, H, W)`` in [0, 1] of an image id."""
+
+
+def seed_pictures(
+    data: Dataset, read: ReadMaps, index: int, which: int, threshold: float, alpha: float
+) -> dict[str, figures.Picture]:
+    """Return an image, one of its maps, its seed and, where there is one, its mask, each laid over the image.
+
+    Args:
+        data: The images.
+        read: Where the maps come from.
+        index: Position of the image.
+        which: The class whose map is shown, from 0; a class without a map leaves the image dark.
+        threshold: The background threshold of the seed.
+        alpha: How opaque heat and colours are, 0-1.
+    """
+    image = data.image(index)
+    classes, cams = read(data.ids[index])
+    at = (classes == which).nonzero()
+    cam = cams[int(at[0])].numpy() if len(at) else np.zeros(cams.shape[1:], np.float32)
+    pictures: dict[str, figures.Picture] = {
+        "image": image,
+        "CAM": figures.overlay(image, cam, alpha),
+        "seed": figures.overlay_mask(image, seed(cams, classes, threshold).numpy(), alpha),
+    }
+    if data.has_masks:
+        pictures["mask"] = figures.overlay_mask(image, data.mask(index), alpha)
+    return pictures
+
+
+def shown_classes(data: Dataset, index: int) -> list[tuple[str, int]]:
+    """Return name and position of every class that an image shows."""
+    return [(data.classes[k], k) for k in data.labels[index].nonzero().flatten().tolist()]
+
+
+def explore(data: Dataset, read: ReadMaps, threshold: float = 0.2, images: int = 4) -> None:
+    """Let image, class, threshold and opacity be chosen, and show what follows.
+
+    Args:
+        data: The images.
+        read: Where the maps come from.
+        threshold: Where its slider starts.
+        images: How many images are shown where no slider can be moved.
+    """
+    if somebody_watches():
+        display(_sliders(data, read, threshold))
+    else:
+        display(_still(data, read, threshold, images))
+
+
+def _still(data: Dataset, read: ReadMaps, threshold: float, images: int) -> figures.Plot:
+    rows, titles = {}, []
+    for index in range(min(images, len(data))):
+        name, which = (shown_classes(data, index) or [("no class", -1)])[0]
+        pictures = seed_pictures(data, read, index, which, threshold, 0.6)
+        rows[f"{name} ({data.ids[index]})"] = list(pictures.values())
+        titles = list(pictures)
+    return figures.table_of_pictures(rows, titles)
+
+
+def _sliders(data: Dataset, read: ReadMaps, threshold: float) -> ipywidgets.VBox:
+    image = ipywidgets.IntSlider(0, 0, len(data) - 1, description="image")
+    which = ipywidgets.Dropdown(description="class")
+    level = ipywidgets.FloatSlider(threshold, min=0, max=1, step=0.01, description="threshold")
+    alpha = ipywidgets.FloatSlider(0.6, min=0, max=1, step=0.05, description="opacity")
+    screen = ipywidgets.Image(format="png")
+
+    def offer_classes(_: object) -> None:
+        which.options = shown_classes(data, image.value) or [("no class", -1)]
+
+    def draw(_: object) -> None:
+        if which.value is not None:
+            pictures = seed_pictures(data, read, image.value, which.value, level.value, alpha.value)
+            screen.value = figures.grid(list(pictures.values()), list(pictures), inches=2.4).png()
+
+    image.observe(offer_classes, "value")
+    for control in (image, which, level, alpha):
+        control.observe(draw, "value")
+    offer_classes(None)
+    draw(None)
+    return ipywidgets.VBox([image, which, level, alpha, screen])

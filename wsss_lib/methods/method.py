@@ -34,7 +34,7 @@ class Batch:
 PRESETS = ("toy", "photos", "voc12", "coco14")
 
 _SMALL: dict[str, dict[str, Any]] = {
-    "resnet38d": {"width": 0.125},
+    "resnet38d": {"width": 0.0625, "dropout": [0.0, 0.0]},
     "vgg16": {"width": 0.125},
     "resnet50": {"width": 0.25, "output_stride": 8},
     "mobilenet_v2": {"width": 0.5, "output_stride": 8},

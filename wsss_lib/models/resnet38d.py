@@ -7,6 +7,8 @@ official ones, so that their checkpoints load. All convolutions are without bias
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 
 from wsss_lib.models.backbone import Backbone, BatchNorm2d, Tap, initialise, relu, scaled
@@ -111,7 +113,7 @@ class ResNet38d(Backbone):
 
     frozen_layers = ("conv1a", "b2", "b2_1", "b2_2")
 
-    def __init__(self, width: float = 1.0, dropout: tuple[float, float] = (0.3, 0.5)) -> None:
+    def __init__(self, width: float = 1.0, dropout: Sequence[float] = (0.3, 0.5)) -> None:
         c64, c128, c256, c512, c1024, c2048, c4096 = (scaled(64 * 2**i, width) for i in range(7))
         super().__init__({"conv4": Tap(c512, 8), "conv5": Tap(c1024, 8), "conv6": Tap(c4096, 8)})
         self.conv1a = conv3x3(3, c64)

@@ -17,7 +17,7 @@ from wsss_lib.pipeline.store import CamStore
 
 @dataclass(frozen=True)
 class PartFocus:
-    """Where on the objects the activation lies. All are means over the classes of all images, in [0, 1].
+    """Where on the objects the activation lies. Means over the classes of all images, in [0, 1]; NaN if all maps are 0.
 
     Attributes:
         share: Share of the activation on an object that falls on its discriminative part.
@@ -70,6 +70,11 @@ def _shown_classes(store: CamStore, world: ToyWorld) -> Iterator[tuple[int, int,
             yield index, int(kind), cam, mask == kind + 1
 
 
+def _means(rows: list[list[Tensor]], columns: int) -> list[float]:
+    """Return the mean of every column; NaN if there is no row."""
+    return torch.tensor(rows).view(-1, columns).mean(0).tolist()
+
+
 def part_focus(store: CamStore, world: ToyWorld, threshold: float) -> PartFocus:
     """Measure how much plain activation prefers the discriminative part to the body that two classes share.
 
@@ -88,7 +93,7 @@ def part_focus(store: CamStore, world: ToyWorld, threshold: float) -> PartFocus:
             rows.append(
                 [activation_share(on_thing, part), part.sum() / thing.sum(), peak, covered_share(cam, body, threshold)]
             )
-    return PartFocus(*torch.tensor(rows).mean(0).tolist())
+    return PartFocus(*_means(rows, 4))
 
 
 def context_leak(store: CamStore, world: ToyWorld) -> ContextLeak:
@@ -105,7 +110,7 @@ def context_leak(store: CamStore, world: ToyWorld) -> ContextLeak:
         other = background & ~own
         if own.any() and other.any():
             rows.append([cam[own].mean(), cam[other].mean()])
-    return ContextLeak(*torch.tensor(rows).mean(0).tolist())
+    return ContextLeak(*_means(rows, 2))
 
 
 def shortcut_reliance(classify: Callable[[Dataset], Tensor], world: ToyWorld) -> ShortcutReliance:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TypeVar
 
 import torch
 from lightning_fabric import Fabric
@@ -14,6 +16,11 @@ from wsss_lib.errors import InputError
 
 ACCELERATORS = ("auto", "cpu", "cuda")
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+
+_LOG_OF_TORCHRUN = re.compile(r"\[?[IWE]\d{4} ")
+"""How a line of torchrun's own log begins: the level, month and day."""
+
+T = TypeVar("T")
 
 
 def make_fabric(accelerator: str = "auto", devices: int = 1, precision: str = "32-true") -> Fabric:
@@ -55,6 +62,21 @@ def check_devices(accelerator: str, devices: int, precision: str) -> None:
         raise InputError("precision '16-mixed' needs CUDA; use 'bf16-mixed' or '32-true' on a CPU.")
 
 
+def loaded(batches: Iterable[T]) -> Iterator[T]:
+    """Yield what a data loader yields; an InputError of one of its processes comes out as its sentence alone.
+
+    PyTorch puts the stack of the worker process into the message, and keeps the exception in a circle of references,
+    which would make the garbage collector wait for the processes for seconds.
+    """
+    try:
+        yield from batches
+        return
+    except InputError as error:
+        sentence = str(error).rpartition(f"{InputError.__name__}: ")[2].strip()
+        error.with_traceback(None)
+    raise InputError(sentence)
+
+
 def inside_torchrun() -> bool:
     """Return whether this process is one of several that torchrun started."""
     return "TORCHELASTIC_RUN_ID" in os.environ
@@ -79,7 +101,7 @@ def launch_processes(count: int, arguments: Sequence[str]) -> None:
         lines: list[str] = []
         for line in process.stdout:
             lines.append(line.rstrip())
-            if not line.startswith(("W1", "E1", "[W", "I1")) and len(lines) < 1000:
+            if not _LOG_OF_TORCHRUN.match(line) and len(lines) < 1000:
                 print(line, end="", flush=True)
     if process.returncode:
         said = [line for line in lines if line.startswith("InputError: ")]

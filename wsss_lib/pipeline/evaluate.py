@@ -91,6 +91,28 @@ class SeedScores:
         }
 
 
+def read_with_mask(store: CamStore, data: Dataset, index: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return ``classes`` ``(n,)`` and ``cams`` ``(n, H, W)`` of an image, and its mask ``(H, W)`` uint8.
+
+    Raises:
+        InputError: Mask or maps are missing, damaged, of different size, or the maps are of classes of other data.
+    """
+    truth = torch.from_numpy(data.mask(index))
+    path = store.path(data.ids[index])
+    classes, cams = store.read(data.ids[index])
+    if cams.shape[1:] != truth.shape:
+        raise InputError(
+            f"{path} is {tuple(cams.shape[1:])} pixels but the mask is {tuple(truth.shape)}; remove it and run the "
+            "inference again."
+        )
+    if not ((classes >= 0) & (classes < len(data.classes))).all():
+        raise InputError(
+            f"{path} has maps of the classes {classes.tolist()} but {data.name} has {len(data.classes)} classes; "
+            "remove it and run the inference again."
+        )
+    return classes, cams, truth
+
+
 def score_seeds(store: CamStore, data: Dataset, thresholds: Sequence[float] = THRESHOLDS) -> SeedScores:
     """Score the maps of a store against the masks of a data set.
 
@@ -106,13 +128,7 @@ def score_seeds(store: CamStore, data: Dataset, thresholds: Sequence[float] = TH
     levels = torch.tensor(thresholds)
 
     def count(index: int) -> Tensor:
-        truth = torch.from_numpy(data.mask(index))
-        classes, cams = store.read(data.ids[index])
-        if cams.shape[1:] != truth.shape:
-            raise InputError(
-                f"{store.path(data.ids[index])} is {tuple(cams.shape[1:])} pixels but the mask is "
-                f"{tuple(truth.shape)}; remove it and run the inference again."
-            )
+        classes, cams, truth = read_with_mask(store, data, index)
         return sweep_histogram(cams, classes, truth, levels, num_classes)
 
     histogram = torch.zeros(num_classes, num_classes, len(thresholds) + 1, dtype=torch.int64)
@@ -120,3 +136,24 @@ def score_seeds(store: CamStore, data: Dataset, thresholds: Sequence[float] = TH
         for counts in bar(pool.map(count, range(len(data))), f"scores of {data.name}", len(data)):
             histogram += counts
     return SeedScores(("background", *data.classes), thresholds, sweep_confusions(histogram))
+
+
+def score_images(store: CamStore, data: Dataset, threshold: float) -> Tensor:
+    """Score every image by itself, to find the failures.
+
+    Args:
+        store: The maps, normalised to [0, 1].
+        data: The images, with masks.
+        threshold: The background threshold.
+
+    Returns:
+        ``(n,)`` float64: the mean intersection over union of the classes that occur in the mask or in the seed.
+    """
+    num_classes = len(data.classes) + 1
+    levels = torch.tensor([threshold])
+    scores = []
+    for index in range(len(data)):
+        classes, cams, truth = read_with_mask(store, data, index)
+        histogram = sweep_histogram(cams, classes, truth, levels, num_classes)
+        scores.append(class_mean(intersection_over_union(sweep_confusions(histogram)[0])))
+    return torch.stack(scores)

@@ -14,6 +14,7 @@ from wsss_lib.data.dataset import Dataset
 from wsss_lib.data.transforms import Normalise, view
 from wsss_lib.methods.method import Method
 from wsss_lib.ops.cam import merge_mirrored, normalise_maximum, upsample
+from wsss_lib.pipeline.engine import loaded
 from wsss_lib.pipeline.store import CamStore
 from wsss_lib.show.progress import bar
 
@@ -108,7 +109,7 @@ def infer(
     mine = batches[fabric.global_rank :: fabric.world_size]
     todo = [batch for batch in mine if not all(data.ids[i] in store for i in batch)]
     loader = DataLoader(views, batch_sampler=todo, num_workers=workers)
-    for indices, images in bar(loader, f"CAMs of {data.name}", len(todo)):
+    for indices, images in bar(loaded(loader), f"CAMs of {data.name}", len(todo)):
         images = [fabric.to_device(x.contiguous()) for x in images]
         labels = fabric.to_device(data.labels[indices])
         with fabric.autocast():
@@ -125,9 +126,8 @@ def classify(method: Method, data: Dataset, fabric: Fabric, normalise: Normalise
     views = Views(data, (1.0,), normalise, method.config.view_multiple or None)
     batches = views.batches(PIXELS_PER_BATCH.get(fabric.device.type, PIXELS_PER_BATCH["cuda"]))
     logits = torch.zeros(len(data), len(data.classes))
-    for indices, (images,) in bar(
-        DataLoader(views, batch_sampler=batches, num_workers=workers), f"logits of {data.name}"
-    ):
+    loader = DataLoader(views, batch_sampler=batches, num_workers=workers)
+    for indices, (images,) in bar(loaded(loader), f"logits of {data.name}", len(batches)):
         with fabric.autocast():
             logits[indices] = method.logits(fabric.to_device(images.contiguous())).float().cpu()
     return logits

@@ -8,12 +8,12 @@ import difflib
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from wsss_lib.errors import InputError
 from wsss_lib.methods import load_method
 from wsss_lib.methods.method import PRESETS, Config
-from wsss_lib.pipeline.run import Settings
+from wsss_lib.pipeline.run import Settings, project_root
 
 _TYPES: dict[str, type] = {
     "preset": str,
@@ -33,6 +33,7 @@ _TYPES: dict[str, type] = {
 """Parameters of every notebook. The others set the field of the same name in the method's `Config`."""
 
 _LEAST = {"devices": 1, "workers": -1, "crop_size": 32, "batch_size": 1, "epochs": 1}
+_MOST = {"seed": 2**31 - 1, "dropout": 1, "colour_jitter": 1, "hue_jitter": 0.5}
 _MOST_SCALE = 4.0
 
 _PASSED_ON = ("seed", "limit", "accelerator", "devices", "precision", "workers", "resume")
@@ -60,6 +61,7 @@ def read_parameters(notebook: str, method: str, namespace: Mapping[str, Any]) ->
 
     preset, backbone = values.get("preset", "toy"), values.get("backbone", "")
     changes = {k: v for k, v in values.items() if k not in _TYPES and v}
+    _refuse_other_choices(config_class, changes)
     config = config_class.preset(preset, backbone).replace(**changes)
     if config.min_long_side > config.max_long_side:
         raise InputError(
@@ -74,7 +76,7 @@ def read_parameters(notebook: str, method: str, namespace: Mapping[str, Any]) ->
         method=method,
         preset=preset,
         config=config,
-        folder=Path(values["out"]).expanduser() if values.get("out") else default,
+        folder=_path("out", values["out"]) if values.get("out") else default,
         data_root=_existing("data_root", values.get("data_root", "")),
         labels=_existing("labels", values.get("labels", "")),
         weights=_existing("weights", values.get("weights", "")),
@@ -83,20 +85,18 @@ def read_parameters(notebook: str, method: str, namespace: Mapping[str, Any]) ->
     )
 
 
-def project_root() -> Path:
-    """Return the folder with ``notebooks/`` and ``wsss_lib/`` around the working directory, else the latter itself."""
-    here = Path.cwd()
-    for folder in (here, *here.parents):
-        if (folder / "notebooks").is_dir() and (folder / "wsss_lib").is_dir():
-            return folder
-    return here
-
-
 def _config_types(config_class: type[Config]) -> dict[str, type]:
     """Return the fields of a configuration that a notebook can set, with their types; lists travel as strings."""
     example = config_class()
     kinds = {field.name: type(getattr(example, field.name)) for field in dataclasses.fields(config_class)}
     return {name: kind for name, kind in kinds.items() if kind in (int, float, str, tuple) and name != "backbone"}
+
+
+def _refuse_other_choices(config_class: type[Config], changes: Mapping[str, Any]) -> None:
+    """Raise for a value that is none of those that the annotation of its field lists."""
+    for name, kind in get_type_hints(config_class).items():
+        if get_origin(kind) is Literal and changes.get(name, get_args(kind)[0]) not in get_args(kind):
+            raise InputError(f"{name} {changes[name]!r} is unknown; choose one of {', '.join(get_args(kind))}.")
 
 
 def _refuse_unknown(namespace: Mapping[str, Any], known: Mapping[str, type]) -> None:
@@ -137,6 +137,8 @@ def _convert(name: str, value: Any, kind: type) -> Any:
         unset = value == 0 and name != "devices"
         if not math.isfinite(value) or (value < least and not unset):
             raise InputError(f"parameter {name} must be at least {least}, not {value}.")
+        if value > _MOST.get(name, math.inf):
+            raise InputError(f"parameter {name} must be at most {_MOST[name]}, not {value}.")
     if name == "preset" and value not in PRESETS:
         raise InputError(f"preset {value!r} is unknown; choose one of {', '.join(PRESETS)}.")
     return value
@@ -157,11 +159,18 @@ def _existing(name: str, value: str) -> Path | None:
     """Find a file or folder from the working directory, or else from the project's root."""
     if not value:
         return None
-    path = Path(value).expanduser()
+    path = _path(name, value)
     for candidate in (path, project_root() / path):
         if candidate.exists():
             return candidate.resolve()
     raise InputError(f"{name} {value} does not exist (looked for from {Path.cwd()}); give the path of an existing one.")
+
+
+def _path(name: str, value: str) -> Path:
+    try:
+        return Path(value).expanduser()
+    except RuntimeError:
+        raise InputError(f"{name} {value} begins with the home folder of an unknown user; correct it.") from None
 
 
 def _short(value: Any) -> str:

@@ -7,6 +7,7 @@ import resource
 import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from torch import Tensor
 import wsss_lib
 from wsss_lib.ops.metrics import average_precision, class_mean
 from wsss_lib.pipeline.evaluate import SeedScores
-from wsss_lib.pipeline.run import Run
+from wsss_lib.pipeline.run import Run, project_root
 from wsss_lib.pipeline.store import write_json
 
 FIXED_THRESHOLD = 0.2
@@ -104,3 +105,36 @@ def write_metrics(
     }
     write_json(run.folder / "metrics.json", metrics)
     return metrics
+
+
+def describe(run: Run) -> str:
+    """Return what runs, on what and with what, in a few lines."""
+    settings, config, training = run.settings, run.settings.config, run.splits.training
+    options = " ".join(f"{name} {value}" for name, value in config.backbone_options.items())
+    data = ", ".join(f"{name} {len(split)}" for name, split in run.splits.scored.items())
+    return "\n".join(
+        [
+            f"preset {settings.preset}, seed {settings.seed}, backbone {config.backbone} {options}".rstrip(),
+            f"device {device_name(run.fabric.device)}, devices {settings.devices}, precision {settings.precision}",
+            f"training on {training.name}: {len(training)} images, {len(training.classes)} classes",
+            f"seeds for {data} images",
+            f"files in {relative(run.folder)}",
+            ", ".join(f"{name} {number}" for name, number in versions().items()),
+        ]
+    )
+
+
+def relative(path: Path) -> Path:
+    """Return a path as seen from the project's root, if it lies in there."""
+    root = project_root()
+    return path.relative_to(root) if path.is_relative_to(root) else path
+
+
+def seed_table(summaries: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the result of :func:`seed_summaries` as a Markdown table."""
+    lines = ["| split | threshold | chosen | mIoU % | precision % | recall % |", "|---|---|---|---|---|---|"]
+    for split, rows in summaries.items():
+        for row in rows.values():
+            values = " | ".join(f"{100 * row[f'mean_{name}']:.1f}" for name in ("iou", "precision", "recall"))
+            lines.append(f"| {split} | {row['threshold']:.2f} | {row['threshold_chosen']} | {values} |")
+    return "\n".join(lines)

@@ -117,8 +117,13 @@ class Run:
     @classmethod
     def reopen(cls, folder: Path) -> Run:
         """Open the run that lives in a folder."""
-        content = read_json(folder / "config.json")
-        return cls(replace(Settings.from_dict(content["settings"]), folder=folder, resume=True))
+        path = folder / "config.json"
+        content = _content(path, "settings")
+        try:
+            settings = Settings.from_dict(content)
+        except (KeyError, TypeError):
+            raise InputError(f"{path} is of another version; remove it and start the run again.") from None
+        return cls(replace(settings, folder=folder, resume=True))
 
     # ------------------------------------------------------------------------------------------------ the folder
 
@@ -131,7 +136,7 @@ class Run:
             self._remove()
         identity = self._identity()
         if path.is_file():
-            found = read_json(path)["identity"]
+            found = _content(path, "identity")
             if found != identity:
                 difference = _first_difference(found, identity)
                 raise InputError(
@@ -217,22 +222,28 @@ class Run:
 
     def infer(self, split: str) -> CamStore:
         """Write the class activation maps of a split, those that are not there yet, and return their store."""
-        store = self.cams(split)
+        data, store = self._scored(split), self.cams(split)
         with self._timed(f"inference {split}"):
             if not self._delegate("infer", split):
                 self._to_device()
-                infer(self.method, self.splits.scored[split], store, self.fabric, self.normalise, self.workers)
+                infer(self.method, data, store, self.fabric, self.normalise, self.workers)
         return store
 
     def score(self, split: str) -> SeedScores:
         """Score the maps of a split at all thresholds."""
+        data = self._scored(split)
         with self._timed(f"scoring {split}"):
-            return score_seeds(self.cams(split), self.splits.scored[split])
+            return score_seeds(self.cams(split), data)
 
     def classify(self, data: Dataset) -> Tensor:
         """Return the logits ``(n, K)`` of the network for whole images."""
         self._to_device()
         return classify(self.method, data, self.fabric, self.normalise, self.workers)
+
+    def _scored(self, split: str) -> Dataset:
+        if split not in self.splits.scored:
+            raise InputError(f"split {split!r} is unknown; choose one of {', '.join(self.splits.scored)}.")
+        return self.splits.scored[split]
 
     def _to_device(self) -> None:
         for network in self.method.networks.values():
@@ -262,6 +273,23 @@ class Run:
         """Seconds that every stage has taken so far, over all starts."""
         path = self.folder / "seconds.json"
         return read_json(path) if path.is_file() else {}
+
+
+def project_root() -> Path:
+    """Return the folder with ``notebooks/`` and ``wsss_lib/`` around the working directory, else the latter itself."""
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if (folder / "notebooks").is_dir() and (folder / "wsss_lib").is_dir():
+            return folder
+    return here
+
+
+def _content(path: Path, name: str) -> dict[str, Any]:
+    """Return one of the two dictionaries of a ``config.json``."""
+    content = read_json(path)
+    if not isinstance(content, dict) or not isinstance(content.get(name), dict):
+        raise InputError(f"{path} is not the configuration of a run; remove it and start the run again.")
+    return content[name]
 
 
 def _first_difference(there: dict[str, Any], here: dict[str, Any]) -> str:

@@ -13,7 +13,6 @@ In a run's folder::
 from __future__ import annotations
 
 import json
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -36,12 +35,14 @@ def read_json(path: Path) -> Any:
     """Read a JSON file.
 
     Raises:
-        InputError: It is missing or not JSON.
+        InputError: It is missing, cannot be read or is not JSON.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path} is missing.") from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror or error}); make it a readable file.") from None
     except ValueError as error:
         raise InputError(f"{path} is not valid JSON ({error}); remove it and start the run again.") from None
 
@@ -76,7 +77,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch reports damage in many ways
-        reason = str(error).splitlines()[0]
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise InputError(f"checkpoint {path} cannot be read ({reason}); remove it to train again.") from None
 
 
@@ -116,12 +117,16 @@ class CamStore:
         """
         path = self.path(image_id)
         try:
-            with np.load(path, allow_pickle=False) as file:
-                return torch.from_numpy(file["classes"]), torch.from_numpy(file["cams"].astype(np.float32))
+            with path.open("rb") as stream:
+                file = np.load(stream, allow_pickle=False)
+                classes, cams = file["classes"], file["cams"].astype(np.float32)
         except FileNotFoundError:
             raise InputError(f"{path} is missing; run the inference first.") from None
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile):
-            raise InputError(f"{path} is damaged; remove it and run the inference again.") from None
+        except Exception as error:  # NumPy and zipfile report damage in many ways
+            raise InputError(f"{path} is damaged; remove it and run the inference again.") from error
+        if classes.dtype != np.int64 or cams.ndim != 3 or classes.shape != cams.shape[:1]:
+            raise InputError(f"{path} does not hold one map per class; remove it and run the inference again.")
+        return torch.from_numpy(classes), torch.from_numpy(cams)
 
 
 class MaskStore:

@@ -20,6 +20,7 @@ from wsss_lib.data.dataset import Dataset
 from wsss_lib.data.transforms import Augmentation, Normalise
 from wsss_lib.errors import InputError
 from wsss_lib.methods.method import Batch, Method
+from wsss_lib.pipeline.engine import loaded
 from wsss_lib.pipeline.store import read_checkpoint, write_checkpoint, write_json_lines
 from wsss_lib.show.progress import bar
 
@@ -94,7 +95,7 @@ class TrainingBatches:
         self.sampler.set_epoch(epoch)
 
     def __iter__(self) -> Iterator[Batch]:
-        for images, labels, indices in self.loader:
+        for images, labels, indices in loaded(self.loader):
             yield Batch(*(self.fabric.to_device(x) for x in (images.contiguous(), labels, indices)))
 
 
@@ -108,8 +109,8 @@ def train(
 ) -> History:
     """Train a method to the end, or continue where an earlier call was stopped.
 
-    After every epoch ``checkpoint.pt`` and ``log.jsonl`` are written to ``folder``. A run that is started again
-    after a stop gives the same numbers as one that was never stopped.
+    Before the first and after every epoch ``checkpoint.pt`` is written to ``folder``, and after every epoch
+    ``log.jsonl``. A run that is started again after a stop gives the same numbers as one that was never stopped.
 
     Args:
         method: What to train.
@@ -123,11 +124,14 @@ def train(
         One row per epoch: `epoch` from 1, the mean losses, `learning_rate` of the first group, `seconds`.
 
     Raises:
-        InputError: A loss is not finite.
+        InputError: A loss or a weight is not finite.
     """
     epochs = method.config.epochs
     method.setup(fabric, total_steps=epochs * len(batches))
+    path = folder / "checkpoint.pt"
     history = resume(method, folder)
+    if fabric.is_global_zero and not path.is_file():  # for a stop within the first epoch
+        write_checkpoint(path, {"method": method.state_dict(), "history": []})
     for epoch in range(len(history), epochs):
         start = time.perf_counter()
         batches.begin(epoch)
@@ -135,12 +139,13 @@ def train(
         method.train()
         method.begin_epoch(epoch, batches)
         losses = run_epoch(method, batches, epoch)
+        check_weights(method, epoch)
         rate = next(iter(method.schedules.values())).get_last_lr()[0]
         history.append(
             {"epoch": epoch + 1, **losses, "learning_rate": rate, "seconds": round(time.perf_counter() - start, 2)}
         )
         if fabric.is_global_zero:
-            write_checkpoint(folder / "checkpoint.pt", {"method": method.state_dict(), "history": history})
+            write_checkpoint(path, {"method": method.state_dict(), "history": history})
             write_json_lines(folder / "log.jsonl", history)
             report(history[-1])
         fabric.barrier()
@@ -149,13 +154,20 @@ def train(
 
 
 def resume(method: Method, folder: Path) -> History:
-    """Load ``checkpoint.pt`` of ``folder``, if there is one, and return the epochs that it has seen."""
+    """Load ``checkpoint.pt`` of ``folder``, if there is one, and return the epochs that it has seen.
+
+    Raises:
+        InputError: It is damaged or belongs to another network.
+    """
     path = folder / "checkpoint.pt"
     if not path.is_file():
         return []
     state = read_checkpoint(path)
-    method.load_state_dict(state["method"])
-    return state["history"]
+    try:
+        method.load_state_dict(state["method"])
+        return list(state["history"])
+    except (KeyError, TypeError, RuntimeError, ValueError):
+        raise InputError(f"checkpoint {path} is not one of this run; remove it to train again.") from None
 
 
 def run_epoch(method: Method, batches: TrainingBatches, epoch: int) -> dict[str, float]:
@@ -169,9 +181,18 @@ def run_epoch(method: Method, batches: TrainingBatches, epoch: int) -> dict[str,
         for name, loss in method.step(batch).items():
             value = float(loss)
             if not math.isfinite(value):
-                raise InputError(
-                    f"{name} became {value} in step {i + 1} of epoch {epoch + 1}; lower learning_rate "
-                    f"(now {method.config.learning_rate:g}). The checkpoint holds the last whole epoch."
-                )
+                raise InputError(f"{name} became {value} in step {i + 1} of epoch {epoch + 1}; {_slower(method)}")
             sums[name] = sums.get(name, 0.0) + value
     return {name: total / len(batches) for name, total in sums.items()}
+
+
+def check_weights(method: Method, epoch: int) -> None:
+    """Raise InputError if the last step of an epoch, the loss of which was finite, has broken a weight."""
+    for network in method.networks.values():
+        for name, value in network.state_dict().items():
+            if not torch.isfinite(value).all():
+                raise InputError(f"{name} is no longer finite after epoch {epoch + 1}; {_slower(method)}")
+
+
+def _slower(method: Method) -> str:
+    return f"lower learning_rate (now {method.config.learning_rate:g}). The checkpoint holds the last whole epoch."

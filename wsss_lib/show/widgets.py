@@ -83,7 +83,9 @@ def _sliders(data: Dataset, read: ReadMaps, threshold: float) -> ipywidgets.VBox
     screen = ipywidgets.Image(format="png")
 
     def offer_classes(_: object) -> None:
-        which.options = shown_classes(data, image.value) or [("no class", -1)]
+        options = shown_classes(data, image.value) or [("no class", -1)]
+        which.options = options
+        which.value = options[0][1]  # ipywidgets leaves it open
 
     def draw(_: object) -> None:
         if which.value is not None:

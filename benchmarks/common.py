@@ -1,0 +1,211 @@
+"""What the benchmark scripts share: taking turns, tables, peak memory in a process of its own."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+
+MEASURE = "--measure"
+"""Hidden option: measure the peak memory of one variant in this process and print it."""
+
+
+def parser(text: str, repeats: int) -> argparse.ArgumentParser:
+    """Return a parser with the options that every benchmark has.
+
+    Args:
+        text: The documentation of the script, shown by ``--help`` as it is.
+        repeats: Default of ``--repeats``.
+    """
+    result = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
+    result.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where to compute (default: cpu)")
+    result.add_argument("--threads", type=int, default=0, help="threads of PyTorch; 0 leaves its choice (default: 0)")
+    result.add_argument(
+        "--repeats", type=int, default=repeats, help=f"turns of every variant; the median counts (default: {repeats})"
+    )
+    result.add_argument(MEASURE, metavar="VARIANT", default="", help=argparse.SUPPRESS)
+    return result
+
+
+def begin(options: argparse.Namespace) -> torch.device:
+    """Apply the common options and return the device.
+
+    Raises:
+        SystemExit: CUDA was asked for, but there is none, or a number is out of range.
+    """
+    if options.repeats < 1:
+        raise SystemExit("--repeats must be at least 1.")
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise SystemExit("--device cuda was asked for, but PyTorch finds no CUDA device; use --device cpu.")
+    if options.threads > 0:
+        torch.set_num_threads(options.threads)
+    return torch.device(options.device)
+
+
+def machine(device: torch.device) -> str:
+    """Return one line that says what the numbers were measured with."""
+    if device.type == "cuda":
+        return f"{torch.cuda.get_device_name()}, PyTorch {torch.__version__}"
+    return f"CPU, {torch.get_num_threads()} threads of {os.cpu_count()} cores, PyTorch {torch.__version__}"
+
+
+# ------------------------------------------------------------------------------------------------------------ time
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait until the device has nothing left to do."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def seconds(function: Callable[[], object], device: torch.device) -> float:
+    """Return how long one call takes."""
+    synchronise(device)
+    start = time.perf_counter()
+    function()
+    synchronise(device)
+    return time.perf_counter() - start
+
+
+def alternate(
+    variants: Mapping[str, Callable[[], object]], repeats: int, device: torch.device, warm_up: int = 1
+) -> dict[str, list[float]]:
+    """Time several functions in turns (A B A B ...), so that a slow spell of the machine meets all of them.
+
+    Args:
+        variants: The functions, by name.
+        repeats: Timed calls of each.
+        device: Where they compute.
+        warm_up: Calls of each before, not timed.
+
+    Returns:
+        The seconds of every timed call, by name.
+    """
+    for _ in range(warm_up):
+        for function in variants.values():
+            function()
+    times: dict[str, list[float]] = {name: [] for name in variants}
+    for _ in range(repeats):
+        for name, function in variants.items():
+            times[name].append(seconds(function, device))
+    return times
+
+
+def speed_up(times: Mapping[str, Sequence[float]], baseline: str, name: str) -> float:
+    """Return the median over the turns of how many times longer ``baseline`` took than ``name``."""
+    return statistics.median(a / b for a, b in zip(times[baseline], times[name], strict=True))
+
+
+# ---------------------------------------------------------------------------------------------------------- memory
+
+
+def _resident_peak() -> float:
+    """Return the largest resident memory of this process so far, in MiB.
+
+    Linux hands ``ru_maxrss`` of the starting process on to the started one, so there the kernel's own mark of this
+    process is read where it exists.
+    """
+    status = Path("/proc/self/status")
+    if status.is_file() and (mark := re.search(r"VmHWM:\s+(\d+) kB", status.read_text())):
+        return int(mark[1]) / 1024
+    import resource  # noqa: PLC0415, RUF100  # does not exist on Windows
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 1024
+
+
+def peak_of(function: Callable[[], object], device: torch.device) -> float:
+    """Call a function and return by how many MiB memory grew at its peak; call it once per process.
+
+    On CUDA it is what PyTorch had allocated, without what was there before; on a CPU the resident memory.
+    """
+    if device.type == "cuda":
+        synchronise(device)
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        function()
+        synchronise(device)
+        return (torch.cuda.max_memory_allocated(device) - before) / 2**20
+    before = _resident_peak()
+    function()
+    return _resident_peak() - before
+
+
+def print_peak(mebibytes: float) -> None:
+    """Answer :func:`peaks` from the measuring process."""
+    print(json.dumps({"peak": mebibytes}))
+
+
+def peaks(variants: Sequence[str]) -> dict[str, float]:
+    """Run this script once more per variant, with the same options, and return their peaks in MiB.
+
+    Raises:
+        SystemExit: A measuring process failed; it has said why.
+    """
+    results = {}
+    for variant in variants:
+        answer = subprocess.run(
+            [sys.executable, *sys.argv, MEASURE, variant], stdout=subprocess.PIPE, text=True, check=False
+        )
+        if answer.returncode:
+            raise SystemExit(f"measuring the memory of {variant!r} failed with exit status {answer.returncode}.")
+        results[variant] = float(json.loads(answer.stdout.splitlines()[-1])["peak"])
+    return results
+
+
+# ---------------------------------------------------------------------------------------------------------- tables
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Return an aligned text table; the first column is aligned left, the others right."""
+    cells = [[str(cell) for cell in row] for row in (head, *rows)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(head))]
+    lines = [
+        "  ".join(
+            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in cells
+    ]
+    return "\n".join([lines[0], "  ".join("-" * w for w in widths), *lines[1:]])
+
+
+# ------------------------------------------------------------------------------------------------------------ data
+
+
+def smooth(rng: np.random.Generator, height: int, width: int, cells: int = 6) -> np.ndarray:
+    """Return an ``(height, width)`` float32 field of blobs in [0, 1)."""
+    coarse = Image.fromarray(rng.random((cells, cells), dtype=np.float32))
+    field = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC))
+    field = np.maximum(field - field.min(), 0)
+    return field / (field.max() + np.float32(1e-5))
+
+
+@contextmanager
+def statistics_of_a_batch(network: nn.Module) -> Iterator[None]:
+    """Let every batch normalisation take over the statistics of what passes through it meanwhile.
+
+    Random weights with the initial statistics let activations grow from layer to layer; like this they have the size
+    that they have in a trained network.
+    """
+    layers = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
+    momenta = [layer.momentum for layer in layers]
+    network.train()
+    for layer in layers:
+        layer.momentum = 1.0
+    with torch.no_grad():
+        yield
+    for layer, momentum in zip(layers, momenta, strict=True):
+        layer.momentum = momentum

@@ -1,0 +1,256 @@
+"""Multi-scale class activation maps: the library's inference against one image, one view and all classes at a time.
+
+Ours is wsss_lib.pipeline.infer.infer: images of one size in one batch, a view together with its mirror image, their
+maps added before anything is enlarged, only the classes that an image shows enlarged. The plain way is that of
+AffinityNet's infer_cls.py, written anew: one image at a time, every view and every mirrored view in a pass of its own,
+the maps of all classes enlarged to the image's size, copied to NumPy, multiplied by the labels, mirrored back and
+summed there. Both use the same network, with random weights, and the same resizing; neither writes files. The maps,
+before they are rounded to float16, must agree within 1e-3 (they lie in [0, 1)).
+
+Columns: images per second, from the median of the turns; ratio: how many times as fast as plain in the same turn,
+median; peak MiB: by how much memory grew, above network and images, measured in a process of its own (what PyTorch
+allocated on CUDA, resident memory on a CPU); ratio: of plain's peak to this one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from common import (
+    alternate,
+    begin,
+    machine,
+    parser,
+    peak_of,
+    peaks,
+    print_peak,
+    smooth,
+    speed_up,
+    statistics_of_a_batch,
+    table,
+)
+from lightning_fabric import Fabric
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+
+from wsss_lib.data.dataset import Dataset
+from wsss_lib.data.transforms import view
+from wsss_lib.methods.cam import CAM, Config
+from wsss_lib.models import BACKBONES
+from wsss_lib.pipeline.engine import make_fabric
+from wsss_lib.pipeline.infer import infer
+from wsss_lib.pipeline.store import CamStore
+
+PLAIN, OURS = "plain", "ours"
+
+Maps = dict[str, np.ndarray]
+"""``(n, H, W)`` float32 maps of the classes that an image shows, by its id."""
+
+
+class Blobs(Dataset):
+    """Coloured blobs with noise; images lie and stand in turns, and have one to three classes.
+
+    Args:
+        count: How many.
+        height: Of an image that lies.
+        width: Likewise.
+        num_classes: K.
+    """
+
+    def __init__(self, count: int, height: int, width: int, num_classes: int) -> None:
+        rng = np.random.default_rng(0)
+        self.pictures = []
+        labels = torch.zeros(count, num_classes)
+        for i in range(count):
+            size = (width, height) if i % 4 == 3 else (height, width)
+            blobs = np.stack([smooth(rng, *size) for _ in range(3)], axis=-1)
+            pixels = np.clip(220 * blobs + 20 * rng.random(blobs.shape), 0, 255)
+            self.pictures.append(Image.fromarray(pixels.astype(np.uint8)))
+            labels[i, torch.from_numpy(rng.choice(num_classes, rng.integers(1, 4), replace=False))] = 1
+        names = [f"class {k}" for k in range(num_classes)]
+        super().__init__("blobs", names, [f"image_{i:04d}" for i in range(count)], labels, has_masks=False)
+
+    def image(self, index: int) -> Image.Image:
+        """Return image ``index``."""
+        return self.pictures[index]
+
+    def mask(self, index: int) -> np.ndarray:
+        """Raise: there are no masks."""
+        raise NotImplementedError(index)
+
+    def size(self, index: int) -> tuple[int, int]:
+        """Return ``(height, width)`` of image ``index``."""
+        picture = self.pictures[index]
+        return picture.height, picture.width
+
+
+class MemoryStore(CamStore):
+    """A store that keeps the maps as they come, not rounded, and writes no file."""
+
+    def __init__(self) -> None:
+        super().__init__(Path())
+        self.maps: Maps = {}
+
+    def __contains__(self, image_id: str) -> bool:
+        return image_id in self.maps
+
+    def write(self, image_id: str, classes: Tensor, cams: Tensor) -> None:  # noqa: ARG002
+        """Keep the maps of one image."""
+        self.maps[image_id] = cams.cpu().numpy()
+
+
+class SingleViews(TorchDataset[list[Tensor]]):
+    """For every image its views, each followed by its mirror image, as batches of one.
+
+    Args:
+        data: The images.
+        method: Whose input this is.
+    """
+
+    def __init__(self, data: Dataset, method: CAM) -> None:
+        self.data = data
+        self.normalise = method.backbone.normalisation
+        self.config = method.config
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> list[Tensor]:
+        multiple = self.config.view_multiple or None
+        views = [view(self.data.image(index), scale, self.normalise, multiple) for scale in self.config.scales]
+        return [x[None] for plain in views for x in (plain, plain.flip(-1))]
+
+
+def run_plain(method: CAM, data: Dataset, fabric: Fabric, workers: int) -> Maps:
+    """Return the maps of all images, computed one image and one view at a time."""
+    method.train(False)
+    loader = DataLoader(SingleViews(data, method), batch_size=None, num_workers=workers)
+    results = {}
+    for index, views in enumerate(loader):
+        label = data.labels[index].numpy()[:, None, None]
+        total = sum(one_view(method, x, i % 2 == 1, data.size(index), label, fabric) for i, x in enumerate(views))
+        normalised = total / (total.max(axis=(1, 2), keepdims=True) + 1e-5)
+        results[data.ids[index]] = normalised[label.ravel() > 0]
+    return results
+
+
+@torch.no_grad()
+def one_view(
+    method: CAM, image: Tensor, mirrored: bool, size: Sequence[int], label: np.ndarray, fabric: Fabric
+) -> np.ndarray:
+    """Return the ``(K, H, W)`` maps of one view at the size of the image, those of absent classes zero."""
+    with fabric.autocast():
+        maps = method.cam(fabric.to_device(image)).float()
+    full = F.interpolate(maps, tuple(size), mode="bilinear", align_corners=False)[0]
+    values = full.cpu().numpy() * label
+    return np.flip(values, axis=-1) if mirrored else values
+
+
+def run_ours(method: CAM, data: Dataset, fabric: Fabric, workers: int) -> Maps:
+    """Return the maps of all images, computed by the library."""
+    store = MemoryStore()
+    infer(method, data, store, fabric, method.backbone.normalisation, workers)
+    return store.maps
+
+
+RUN = {PLAIN: run_plain, OURS: run_ours}
+
+
+def make_method(options: argparse.Namespace) -> CAM:
+    """Build the method with random weights and statistics that keep its activations in bounds."""
+    torch.manual_seed(0)
+    config = Config(
+        backbone=options.backbone,
+        backbone_options={} if options.width == 1 else {"width": options.width},
+        pretrained=False,
+        scales=tuple(options.scales),
+        view_multiple=options.view_multiple,
+    )
+    method = CAM(config, options.classes)
+    with statistics_of_a_batch(method.network):
+        method.network(torch.randn(2, 3, 96, 96))
+    method.backbone.freeze()
+    method.network.to(options.device)
+    return method
+
+
+def assert_equal(ours: Maps, plain: Maps) -> None:
+    """Raise AssertionError unless both have the same images, with maps that agree within 1e-3."""
+    assert ours.keys() == plain.keys()
+    for image_id, maps in ours.items():
+        np.testing.assert_allclose(maps, plain[image_id], rtol=0, atol=1e-3, err_msg=image_id)
+
+
+def arguments() -> argparse.Namespace:
+    """Read the command line; what is not given depends on the device."""
+    options = parser(__doc__, repeats=3)
+    options.add_argument("--images", type=int, help="how many (default: 8, on CUDA 32)")
+    options.add_argument("--height", type=int, help="of images that lie (default: 141, on CUDA 375)")
+    options.add_argument("--width-pixels", type=int, help="width of images that lie (default: 188, on CUDA 500)")
+    options.add_argument("--classes", type=int, default=20, help="K (default: 20)")
+    options.add_argument("--backbone", choices=sorted(BACKBONES), help="(default: mobilenet_v2, on CUDA resnet38d)")
+    options.add_argument("--width", type=float, default=1.0, help="factor of the backbone's channels (default: 1)")
+    options.add_argument(
+        "--scales", type=float, nargs="+", default=[1.0, 0.5, 1.5, 2.0], help="of the views (default: 1 0.5 1.5 2)"
+    )
+    options.add_argument("--view-multiple", type=int, default=0, help="see wsss_lib's setting (default: 0)")
+    options.add_argument("--precision", default="32-true", help="32-true (default), or bf16-mixed for both ways")
+    options.add_argument("--tf32", action="store_true", help="let CUDA round the factors of fp32 products to 10 bits")
+    options.add_argument("--workers", type=int, default=0, help="processes that resize images, for both (default: 0)")
+    chosen = options.parse_args()
+    cuda = chosen.device == "cuda"
+    defaults = (
+        ("images", 8, 32),
+        ("height", 141, 375),
+        ("width_pixels", 188, 500),
+        ("backbone", "mobilenet_v2", "resnet38d"),
+    )
+    for name, small, full in defaults:
+        if getattr(chosen, name) is None:
+            setattr(chosen, name, full if cuda else small)
+    return chosen
+
+
+def main() -> None:
+    """Compare, then time, then print the table."""
+    options = arguments()
+    device = begin(options)
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = options.tf32
+    data = Blobs(options.images, options.height, options.width_pixels, options.classes)
+    method = make_method(options)
+    fabric = make_fabric(device.type, precision=options.precision)
+    if options.measure:
+        run = RUN[options.measure]
+        print_peak(peak_of(lambda: run(method, data, fabric, options.workers), device))
+        return
+
+    memory = peaks(list(RUN))
+    variants = {name: lambda run=run: run(method, data, fabric, options.workers) for name, run in RUN.items()}
+    if options.precision == "32-true":
+        assert_equal(variants[OURS](), variants[PLAIN]())
+        agreed = "the maps are equal (absolute tolerance 1e-3)"
+    else:
+        agreed = "the maps were not compared: they are, with 32-true"
+    times = alternate(variants, options.repeats, device, warm_up=0 if options.precision == "32-true" else 1)
+
+    rows = []
+    for name in variants:
+        speed = len(data) / statistics.median(times[name])
+        saved = f"{memory[PLAIN] / max(memory[name], 1e-3):.2f}x"
+        rows.append((name, f"{speed:.2f}", f"{speed_up(times, PLAIN, name):.2f}x", f"{memory[name]:.0f}", saved))
+    size = f"{options.width_pixels}x{options.height}"
+    print(f"Multi-scale CAMs: {options.backbone}, {len(data)} images of {size}, {options.classes} classes")
+    print(f"{machine(device)}, {options.precision}; {options.repeats} turns; {agreed}")
+    print(table(("variant", "images/s", "ratio", "peak MiB", "ratio"), rows))
+
+
+if __name__ == "__main__":
+    main()

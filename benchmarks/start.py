@@ -1,0 +1,85 @@
+"""How long the library takes to start: its imports, beyond those it depends on, and its default toy world.
+
+Every turn starts a fresh interpreter that imports torch, torchvision and lightning_fabric first, then what is measured.
+Fresh interpreters also pay for opening files, so the first turn on a machine is slower; it is not counted.
+`--device` changes nothing here.
+
+Columns: what is measured; milliseconds, median of the turns; least and most of the turns; share of the time of the
+three imports that come first, which the library cannot change.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+
+from common import begin, parser, table
+
+BASE = "import torch, torchvision, lightning_fabric"
+PACKAGE = "import wsss_lib"
+PIPELINE = "import wsss_lib.pipeline.run"
+WORLD = "open_splits('toy')"
+
+CODE = f"""
+import json, sys, time
+
+def timed(code):
+    start = time.perf_counter()
+    exec(code, globals())
+    return time.perf_counter() - start
+
+times = {{"{BASE}": timed("{BASE}")}}
+if sys.argv[1] != "0":
+    torch.set_num_threads(int(sys.argv[1]))
+times["{PACKAGE}"] = timed("{PACKAGE}")
+times["{PIPELINE}"] = timed("{PIPELINE}")
+from wsss_lib.data.splits import open_splits
+if sys.argv[2] == "1":
+    times["{WORLD}"] = timed("{WORLD}")
+print(json.dumps(times))
+"""
+
+
+def start(threads: int, world: bool) -> dict[str, float]:
+    """Return the seconds of every stage in a fresh interpreter.
+
+    Raises:
+        SystemExit: It failed; it has said why.
+    """
+    command = [sys.executable, "-c", CODE, str(threads), str(int(world))]
+    answer = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    if answer.returncode:
+        raise SystemExit(f"a fresh interpreter failed with exit status {answer.returncode}.")
+    return json.loads(answer.stdout.splitlines()[-1])
+
+
+def arguments() -> argparse.Namespace:
+    """Read the command line."""
+    options = parser(__doc__, repeats=5)
+    options.add_argument("--skip-world", action="store_true", help="leave out the toy world")
+    return options.parse_args()
+
+
+def main() -> None:
+    """Start several interpreters and print the table."""
+    options = arguments()
+    begin(options)
+    start(options.threads, world=False)
+    turns = [start(options.threads, not options.skip_world) for _ in range(options.repeats)]
+    base = statistics.median(turn[BASE] for turn in turns)
+    rows = []
+    for stage in turns[0]:
+        times = [turn[stage] for turn in turns]
+        shown = [f"{1000 * t:.1f}" for t in (statistics.median(times), min(times), max(times))]
+        rows.append((stage, *shown, f"{100 * statistics.median(times) / base:.1f} %"))
+    print(
+        f"Start: Python {sys.version.split()[0]}, {options.repeats} fresh interpreters; each line comes after the last"
+    )
+    print(table(("stage", "ms", "least", "most", "of the first"), rows))
+
+
+if __name__ == "__main__":
+    main()

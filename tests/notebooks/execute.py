@@ -1,0 +1,43 @@
+"""Execute committed notebooks at their defaults and keep the outputs: python tests/notebooks/execute.py NOTEBOOK ..."""
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import nbformat
+import papermill
+
+
+def execute(path):
+    """Run a notebook in a fresh folder of results, and write it back without anything of this run but its outputs."""
+    with tempfile.TemporaryDirectory() as folder:
+        output = Path(folder) / "out.ipynb"
+        papermill.execute_notebook(path, output, {"resume": False}, cwd=path.parent, progress_bar=False)
+        executed = nbformat.read(output, as_version=4)
+    notebook = nbformat.read(path, as_version=4)
+    cells = [c for c in executed.cells if "injected-parameters" not in c.metadata.get("tags", [])]
+    count = 0
+    for cell, done in zip(notebook.cells, cells, strict=True):
+        if cell.cell_type == "code":
+            count += 1
+            cell.outputs = [_renumbered(output, count) for output in done.outputs if not _is_log(output)]
+            cell.execution_count = count
+    nbformat.write(notebook, path)
+
+
+def _is_log(output):
+    return output.output_type == "stream" and output.name == "stderr"
+
+
+def _renumbered(output, count):
+    if "execution_count" in output:
+        output.execution_count = count
+    return output
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("notebooks", nargs="+", type=Path)
+    for notebook in parser.parse_args().notebooks:
+        print(notebook)
+        execute(notebook.resolve())

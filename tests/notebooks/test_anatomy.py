@@ -1,0 +1,89 @@
+"""Every notebook has the same anatomy, was committed executed, and carries nothing of the machine it ran on."""
+
+import ast
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+
+NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("[0-9]*.ipynb"))
+pytestmark = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+
+
+def load(path):
+    return nbformat.read(path, as_version=4)
+
+
+def sources(path, kind):
+    return [cell.source for cell in load(path).cells if cell.cell_type == kind]
+
+
+def parameters_cell(path):
+    [cell] = [c for c in load(path).cells if "parameters" in c.metadata.get("tags", [])]
+    return cell.source
+
+
+def test_is_valid_and_executed_in_order(path):
+    notebook = load(path)
+    nbformat.validate(notebook)
+    counts = [c.execution_count for c in notebook.cells if c.cell_type == "code" and c.source.strip()]
+    assert counts == list(range(1, len(counts) + 1))
+    outputs = [o for c in notebook.cells if c.cell_type == "code" for o in c.outputs]
+    assert not [o for o in outputs if o.output_type == "error"]
+    assert any("image/png" in o.get("data", {}) or "image/jpeg" in o.get("data", {}) for o in outputs)
+
+
+def test_carries_no_widgets_paths_or_bulk(path):
+    notebook = load(path)
+    assert "widgets" not in notebook.metadata
+    assert "papermill" not in notebook.metadata
+    assert path.stat().st_size < 2_000_000
+    text = path.read_text()
+    assert "application/vnd.jupyter.widget-view+json" not in text
+    assert not re.search(r'"[^"]*(/home/|/root/|/work/|/Users/|/tmp/|C:\\\\)', text)
+
+
+def test_parameters_are_flat_annotated_and_commented(path):
+    source = parameters_cell(path)
+    for statement, line in zip(ast.parse(source).body, source.splitlines(), strict=True):
+        assert isinstance(statement, ast.AnnAssign), line
+        ast.literal_eval(statement.value)
+        comment = line.partition("  # ")[2]
+        assert comment, f"no comment: {line}"
+        assert not set("=|") & set(comment), f"papermill's help breaks on {line}"
+
+
+def test_reads_like_a_lesson(path):
+    markdown, code = sources(path, "markdown"), sources(path, "code")
+    assert 40 <= len(markdown) + len(code) <= 70
+    assert len(markdown) >= len(code)
+    assert 1500 <= sum(len(text.split()) for text in markdown) <= 3000
+    longest = max(code, key=lambda text: len(text.splitlines()) if text != parameters_cell(path) else 0)
+    assert len(longest.splitlines()) <= 25
+
+
+def test_has_every_section(path):
+    text = "\n".join(sources(path, "markdown"))
+    wanted = ["What you will learn", "Builds on", "## Parameters", "Train", "Break it", "Fail", "Exercises"]
+    wanted += ["How we differ from the authors' code", "References"]
+    assert [w for w in wanted if w not in text] == []
+    code = "\n".join(sources(path, "code"))
+    assert [w for w in ("read_parameters", "write_metrics", "explore(", "exercises.check") if w not in code] == []
+
+
+def test_defaults_are_the_toy_preset(path):
+    defaults = {s.target.id: ast.literal_eval(s.value) for s in ast.parse(parameters_cell(path)).body}
+    assert defaults["preset"] == "toy"
+    assert [name for name, value in defaults.items() if value and name not in ("preset", "resume")] == [
+        "accelerator",
+        "devices",
+        "precision",
+        "workers",
+    ]
+
+
+def test_links_and_modules_exist(path):
+    root = path.parents[1]
+    for name in re.findall(r"`(wsss_lib/[\w/]+\.py)`", "\n".join(sources(path, "markdown"))):
+        assert (root / name).is_file(), name

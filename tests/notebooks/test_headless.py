@@ -1,0 +1,73 @@
+"""The notebooks under the real papermill command line, from where users call it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAPERMILL = [str(Path(sys.executable).with_name("papermill"))]
+SMALL = ["-p", "limit", "16", "-p", "epochs", "1", "-p", "batch_size", "8"]
+
+
+def papermill(folder, notebook, output, *parameters):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment.pop("JPY_SESSION_NAME", None)
+    command = [*PAPERMILL, str(notebook), str(output), "--no-progress-bar", *parameters]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("folder", "notebook"), [(".", "notebooks/00_cam.ipynb"), ("notebooks", "00_cam.ipynb")])
+def test_00_cam_runs_and_leaves_its_results(folder, notebook, tmp_path):
+    result = papermill(ROOT / folder, notebook, tmp_path / "out.ipynb", *SMALL, "-p", "out", str(tmp_path / "run"))
+    assert result.returncode == 0, result.stderr[-3000:]
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert metrics["preset"] == "toy"
+    assert set(metrics["seeds"]) == {"train", "val"}
+    assert 0 < metrics["seeds"]["val"]["swept"]["mean_iou"] < 1
+    assert metrics["seeds"]["val"]["swept"]["threshold"] == metrics["seeds"]["train"]["oracle"]["threshold"]
+    assert len(list((tmp_path / "run" / "cams" / "train").glob("*.npz"))) == 16
+    assert "widgets" not in nbformat.read(tmp_path / "out.ipynb", as_version=4).metadata
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", ["voc", "folder"])
+def test_00_cam_runs_on_photographs(layout, tmp_path):
+    """A folder in VOC's layout, and one's own pictures; the weights come from a file."""
+    import torch
+
+    from tests.data import trees
+    from wsss_lib.models import create_backbone
+
+    root = tmp_path / "data"
+    trees.voc_tree(root) if layout == "voc" else trees.folder_tree(root)
+    torch.save(create_backbone("mobilenet_v2").state_dict(), tmp_path / "net.pth")
+    result = papermill(
+        ROOT, "notebooks/00_cam.ipynb", tmp_path / "out.ipynb",
+        "-p", "preset", "photos", "-p", "data_root", str(root), "-p", "weights", str(tmp_path / "net.pth"),
+        "-p", "epochs", "1", "-p", "batch_size", "1", "-p", "scales", "1.0", "-p", "out", str(tmp_path / "run"),
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert (tmp_path / "run" / "metrics.json").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("parameters", "sentence"),
+    [
+        (["-p", "epoch", "3"], "parameter epoch is unknown; did you mean epochs?"),
+        (["-p", "epochs", "three"], "parameter epochs must be of type int, but 'three' is str."),
+        (["-p", "preset", "photos", "-p", "data_root", "nowhere"], "data_root nowhere does not exist"),
+    ],
+)
+def test_a_wrong_parameter_gives_one_sentence_and_no_folder(parameters, sentence, tmp_path):
+    result = papermill(ROOT, "notebooks/00_cam.ipynb", tmp_path / "out.ipynb", *parameters, "-p", "out", str(tmp_path / "r"))
+    assert result.returncode != 0
+    assert f"InputError: {sentence}" in result.stderr
+    assert "wsss_lib/pipeline" not in result.stderr, "the stack of calls is shown"
+    assert not (tmp_path / "r").exists()

@@ -1,0 +1,145 @@
+"""Seeds scored against masks, and the report on them."""
+
+import numpy as np
+import pytest
+import torch
+
+from tests.pipeline.runs import Pictures, open_run, tiny_config
+from wsss_lib.errors import InputError
+from wsss_lib.ops.cam import seed
+from wsss_lib.ops.metrics import confusion_matrix, intersection_over_union
+from wsss_lib.pipeline.evaluate import THRESHOLDS, SeedScores, score_seeds
+from wsss_lib.pipeline.report import FIXED_THRESHOLD, ranking_summary, seed_summaries, write_metrics
+from wsss_lib.pipeline.store import CamStore, read_json
+
+SIZES = [(20, 24), (18, 18), (20, 24)]
+LABELS = [[1, 0], [1, 1], [0, 0]]
+
+
+@pytest.fixture
+def pictures():
+    return Pictures(SIZES, LABELS)
+
+
+def filled_store(folder, data):
+    """Random maps with many values that equal a threshold."""
+    store = CamStore(folder)
+    for index, image_id in enumerate(data.ids):
+        classes = data.labels[index].nonzero().flatten()
+        store.write(image_id, classes, (torch.rand(len(classes), *data.size(index)) * 16).round() / 16)
+    return store
+
+
+def slow_scores(store, data, thresholds):
+    """One seed and one confusion matrix per image and threshold."""
+    total = torch.zeros(len(thresholds), len(data.classes) + 1, len(data.classes) + 1, dtype=torch.int64)
+    for index, image_id in enumerate(data.ids):
+        classes, cams = store.read(image_id)
+        truth = torch.from_numpy(data.mask(index))
+        for row, threshold in zip(total, thresholds, strict=True):
+            row += confusion_matrix(truth, seed(cams, classes, threshold), len(row))
+    return total
+
+
+def scores(*diagonals):
+    """Scores at two thresholds of background and one class, with these numbers of right pixels of 10 each."""
+    matrices = [[[b, 10 - b], [10 - c, c]] for b, c in diagonals]
+    return SeedScores(("background", "cat"), (0.2, 0.5), torch.tensor(matrices))
+
+
+def test_one_pass_counts_what_one_seed_per_threshold_counts(tmp_path, pictures):
+    store = filled_store(tmp_path, pictures)
+    result = score_seeds(store, pictures)
+    expected = slow_scores(store, pictures, THRESHOLDS)
+    assert torch.equal(result.confusions, expected)
+    torch.testing.assert_close(result.iou, intersection_over_union(expected), equal_nan=True)
+    assert result.classes == ("background", "class0", "class1")
+    assert result.best == int(np.nanmean(result.iou.numpy(), 1).argmax())
+
+
+def test_ignored_pixels_do_not_count(tmp_path, pictures):
+    counted = sum((pictures.mask(index) != 255).sum() for index in range(len(pictures)))
+    result = score_seeds(filled_store(tmp_path, pictures), pictures, (0.1, 0.3))
+    assert result.confusions.sum((1, 2)).tolist() == [counted] * 2
+
+
+def test_missing_damaged_and_other_maps_are_named(tmp_path, pictures):
+    store = filled_store(tmp_path, pictures)
+    path = store.path(pictures.ids[1])
+    content = path.read_bytes()
+    path.unlink()
+    with pytest.raises(InputError, match=r"picture1\.npz is missing; run the inference first"):
+        score_seeds(store, pictures)
+    path.write_bytes(content[:-40])
+    with pytest.raises(InputError, match=r"picture1\.npz is damaged; remove it"):
+        score_seeds(store, pictures)
+    store.write(pictures.ids[1], torch.tensor([0]), torch.zeros(1, 18, 19))
+    with pytest.raises(InputError, match=r"picture1\.npz is \(18, 19\) pixels but the mask is \(18, 18\); remove it"):
+        score_seeds(store, pictures)
+    store.write(pictures.ids[1], torch.tensor([2]), torch.zeros(1, 18, 18))
+    with pytest.raises(InputError, match=r"picture1\.npz has maps of the classes \[2\] but pictures has 2 classes"):
+        score_seeds(store, pictures)
+
+
+def test_positions_of_thresholds(tmp_path, pictures):
+    result = score_seeds(filled_store(tmp_path, pictures), pictures)
+    assert [result.position(t) for t in (0, 0.2, 0.29, 0.99)] == [0, 20, 29, 99]
+    with pytest.raises(InputError, match=r"threshold 0\.205 is none of the sweep"):
+        result.position(0.205)
+
+
+def test_summary_at_one_threshold():
+    summary = scores((8, 5), (0, 10)).summary(0, "by hand")
+    assert (summary["threshold"], summary["threshold_chosen"]) == (0.2, "by hand")
+    assert summary["classes"]["background"]["iou"] == pytest.approx(8 / 15)
+    assert summary["classes"]["cat"] == pytest.approx({"iou": 5 / 12, "precision": 5 / 7, "recall": 0.5})
+    assert summary["mean_iou"] == pytest.approx((8 / 15 + 5 / 12) / 2)
+    assert summary["mean_recall"] == pytest.approx(0.65)
+
+
+def test_nothing_is_chosen_on_the_split_that_is_reported_last():
+    summaries = seed_summaries({"train": scores((9, 9), (5, 5)), "val": scores((5, 5), (9, 9))})
+    thresholds = {split: {k: v["threshold"] for k, v in rows.items()} for split, rows in summaries.items()}
+    assert FIXED_THRESHOLD == 0.2
+    assert thresholds["train"] == {"fixed": 0.2, "swept": 0.2, "oracle": 0.2}
+    assert thresholds["val"] == {"fixed": 0.2, "swept": 0.2, "oracle": 0.5}
+    assert {k: v["threshold_chosen"] for k, v in summaries["val"].items()} == {
+        "fixed": "fixed",
+        "swept": "best on train",
+        "oracle": "best on val",
+    }
+
+
+def test_ranking():
+    summary = ranking_summary(torch.tensor([[2.0, 1], [1, 2], [0, 3]]), torch.tensor([[1, 1], [0, 0], [1, 0]]), "ab")
+    assert summary["classes"] == pytest.approx({"a": (1 + 2 / 3) / 2, "b": 1 / 3})
+    assert summary["mean_average_precision"] == pytest.approx((5 / 6 + 1 / 3) / 2)
+
+
+def test_metrics_say_how_they_came_about(tmp_path):
+    run = open_run(tmp_path, tiny_config(epochs=1), seed=5, limit=8)
+    run.train(lambda _: None)
+    run.infer("val")
+    val = run.score("val")
+    metrics = write_metrics(run, {"train": val, "val": val}, {}, part={"share": float("nan")})
+    stored = read_json(tmp_path / "metrics.json")
+    assert stored.keys() == metrics.keys()
+    assert (stored["method"], stored["preset"], stored["seed"], stored["limit"], stored["crf"]) == (
+        "cam",
+        "toy",
+        5,
+        8,
+        False,
+    )
+    assert stored["parameters"] == run.settings.config.to_dict()
+    assert stored["versions"].keys() >= {"wsss_lib", "python", "torch", "numpy"}
+    assert stored["device"].startswith("CPU")
+    assert stored["seconds"].keys() == {"training", "inference val", "scoring val"}
+    assert stored["peak_memory_mib"] > 50
+    assert stored["data"]["val"]["images"] == 8
+    assert stored["part"] == {"share": None}
+    seeds = stored["seeds"]["val"]
+    assert seeds["oracle"]["mean_iou"] == float(val.mean_iou[val.best])
+    assert seeds["fixed"]["threshold"] == 0.2
+    assert seeds["fixed"]["classes"].keys() == {"background", *run.splits.classes}
+    assert write_metrics(run, {}, {})["seeds"] == {}

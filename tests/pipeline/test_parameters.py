@@ -1,0 +1,220 @@
+"""From the parameters cell to settings: every wrong value is one clear sentence."""
+
+import math
+from pathlib import Path
+
+import pytest
+
+from wsss_lib.errors import InputError
+from wsss_lib.methods.cam import Config
+from wsss_lib.pipeline.parameters import project_root, read_parameters
+
+CELL = """
+preset: str = "toy"  # which preset
+epochs: int = 0
+only_here: int = 3
+"""
+
+
+@pytest.fixture(autouse=True)
+def project(tmp_path, monkeypatch):
+    """A project folder; the working directory is its ``notebooks``."""
+    for name in ("notebooks", "wsss_lib", "data"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "notebooks")
+    return tmp_path
+
+
+def read(**values):
+    return read_parameters("00_cam", "cam", values)
+
+
+def injected(*lines):
+    """The namespace of a notebook into which papermill put these lines."""
+    return {"In": ["", "import torch", CELL, "%matplotlib inline", "\n".join(["# Parameters", *lines])]}
+
+
+def sentence(**values):
+    """What is said about wrong values: one line that ends like a sentence."""
+    with pytest.raises(InputError) as caught:
+        read(**values)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert message.endswith(".")
+    return message
+
+
+# ----------------------------------------------------------------------------------------------------------- what fits
+
+
+def test_defaults(project):
+    settings = read()
+    assert settings.config == Config.preset("toy")
+    assert settings.folder == project / "runs" / "00_cam" / "toy"
+    assert (settings.preset, settings.seed, settings.limit, settings.devices, settings.resume) == ("toy", 0, 0, 1, True)
+    assert settings.data_root is settings.labels is settings.weights is None
+    assert settings.pretrained_folder == project / "pretrained"
+
+
+def test_unset_values_are_those_of_the_preset():
+    unset = {"epochs": 0, "learning_rate": 0, "scales": "", "backbone": "", "optimizer": "", "batch_size": 0}
+    unset |= {"out": "", "data_root": "", "labels": "", "weights": "", "limit": 0, "seed": 0, "precision": "32-true"}
+    assert read(**unset) == read()
+
+
+def test_set_values_reach_the_configuration():
+    config = read(epochs=3, learning_rate=1, scales="0.5, 1,2", batch_size=4, backbone="vgg16", dropout=0.25).config
+    assert (config.epochs, config.batch_size, config.backbone) == (3, 4, "vgg16")
+    assert (config.learning_rate, config.dropout, config.scales) == (1.0, 0.25, (0.5, 1.0, 2.0))
+    assert isinstance(config.learning_rate, float)
+    assert read(scales=1).config.scales == read(scales=1.0).config.scales == (1.0,)  # papermill reads a number
+    settings = read(seed=7, limit=5, devices=2, workers=-1, resume=False, accelerator="cpu", precision="bf16-mixed")
+    assert (settings.seed, settings.limit, settings.devices, settings.workers) == (7, 5, 2, -1)
+    assert (settings.resume, settings.accelerator, settings.precision) == (False, "cpu", "bf16-mixed")
+
+
+@pytest.mark.parametrize(
+    ("values", "name"),
+    [
+        ({"preset": "photos"}, "photos"),
+        ({"epochs": 3}, "toy-epochs=3"),
+        ({"seed": 1, "epochs": 3, "scales": "1.0,0.5"}, "toy-epochs=3-scales=1,0.5-seed=1"),
+        ({"backbone": "vgg16", "limit": 20}, "toy-backbone=vgg16-limit=20"),
+        ({"learning_rate": 0.001, "precision": "bf16-mixed"}, "toy-learning_rate=0.001-precision=bf16-mixed"),
+        ({"devices": 2, "workers": 3, "resume": False, "accelerator": "cpu"}, "toy"),
+    ],
+)
+def test_other_values_lead_to_another_folder(project, values, name):
+    assert read(**values).folder == project / "runs" / "00_cam" / name
+
+
+def test_the_folder_can_be_chosen():
+    assert read(out="/some/where", epochs=3).folder == Path("/some/where")
+    assert read(out="~/runs").folder == Path.home() / "runs"
+    assert read(out=2012).folder == Path("2012")
+
+
+def test_the_project_is_found_from_below(project, tmp_path_factory, monkeypatch):
+    assert project_root() == project
+    monkeypatch.chdir(project / "data")
+    assert project_root() == project
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    monkeypatch.chdir(elsewhere)
+    assert project_root() == elsewhere
+
+
+def test_paths_are_found_from_the_working_directory_and_from_the_project(project, monkeypatch):
+    here, there = project / "notebooks" / "mine", project / "data" / "2012"
+    here.mkdir()
+    there.mkdir()
+    assert read(data_root="mine").data_root == here
+    assert read(data_root="../data/2012").data_root == read(data_root="data/2012").data_root == there
+    assert read(data_root=str(there)).data_root == there
+    monkeypatch.chdir(project / "data")
+    assert read(data_root=2012).data_root == there  # papermill turns the name into a number
+    (project / "mine").mkdir()
+    (project / "data" / "mine").mkdir()
+    assert read(data_root="mine").data_root == project / "data" / "mine"
+
+
+# ------------------------------------------------------------------------------------------------------ what does not
+
+
+def test_an_unknown_injected_parameter():
+    with pytest.raises(InputError, match=r"^parameter epoch is unknown; did you mean epochs\?$"):
+        read_parameters("00_cam", "cam", injected("epoch = 3"))
+    with pytest.raises(InputError, match=r"^parameter xyz is unknown; choose among epochs, only_here, preset\.$"):
+        read_parameters("00_cam", "cam", injected('preset = "toy"', "xyz = 3"))
+
+
+def test_known_injected_parameters():
+    assert read_parameters("00_cam", "cam", injected("epochs = 3", "only_here = 4") | {"epochs": 3}).config.epochs == 3
+    assert read_parameters("00_cam", "cam", {"In": ["", "x = 3"], "x": 3}) == read()  # nothing was injected
+
+
+def test_unknown_names():
+    assert sentence(preset="voc") == "preset 'voc' is unknown; choose one of toy, photos, voc12, coco14."
+    assert sentence(preset="").startswith("preset '' is unknown")
+    assert sentence(backbone="vgg19").startswith("backbone 'vgg19' is unknown; choose one of resnet38d,")
+    assert "optimizer" in sentence(optimizer="adam")
+    with pytest.raises(InputError, match=r"method 'camel' is unknown; choose one of .*cam"):
+        read_parameters("00_cam", "camel", {})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "kind"),
+    [
+        ("epochs", "five", "int"),
+        ("epochs", True, "int"),
+        ("epochs", 1.5, "int"),
+        ("epochs", None, "int"),
+        ("epochs", [3], "int"),
+        ("limit", "20", "int"),
+        ("seed", 1.0, "int"),
+        ("learning_rate", "0.1", "float"),
+        ("learning_rate", True, "float"),
+        ("resume", 1, "bool"),
+        ("resume", "False", "bool"),
+        ("preset", True, "str"),
+        ("data_root", None, "str"),
+        ("out", ["a"], "str"),
+        ("backbone", False, "str"),
+    ],
+)
+def test_wrong_types(name, value, kind):
+    message = sentence(**{name: value})
+    assert message == f"parameter {name} must be of type {kind}, but {value!r} is {type(value).__name__}."
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("epochs", -1),
+        ("batch_size", -8),
+        ("crop_size", 31),
+        ("devices", 0),
+        ("devices", -1),
+        ("workers", -2),
+        ("limit", -1),
+        ("seed", -1),
+        ("seed", 2**63),
+        ("learning_rate", -0.1),
+        ("learning_rate", math.nan),
+        ("learning_rate", math.inf),
+        ("weight_decay", -1e-9),
+        ("momentum", -math.inf),
+        ("dropout", 1.5),
+        ("colour_jitter", 1.5),
+        ("hue_jitter", 0.6),
+    ],
+)
+def test_values_out_of_range(name, value):
+    message = sentence(**{name: value})
+    assert name in message
+    assert str(value) in message
+
+
+def test_sides_in_the_wrong_order():
+    assert "min_long_side is 200, more than max_long_side 112" in sentence(min_long_side=200)
+    assert read(min_long_side=200, max_long_side=200).config.min_long_side == 200
+
+
+@pytest.mark.parametrize("value", ["1.0;0.5", "one", "1.0,", ",", " ", "1 2", "(1, 2)", None, True, [1.0]])
+def test_scales_that_are_no_numbers(value):
+    assert sentence(scales=value).startswith('parameter scales must be numbers with commas such as "0.5,1.0"')
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "1,0", "4.5", "nan", "inf", "1,1e400"])
+def test_scales_out_of_range(value):
+    assert sentence(scales=value) == f"parameter scales must hold numbers above 0 and up to 4, not {value!r}."
+
+
+@pytest.mark.parametrize("name", ["data_root", "labels", "weights"])
+def test_missing_paths(project, name):
+    message = sentence(**{name: "no/such/place"})
+    assert message.startswith(f"{name} no/such/place does not exist (looked for from {project / 'notebooks'})")
+
+
+@pytest.mark.parametrize("name", ["data_root", "labels", "weights", "out"])
+def test_home_of_a_stranger(name):
+    assert name in sentence(**{name: "~nobody-of-this-name/data"})

@@ -1,0 +1,273 @@
+"""A run and its folder: what belongs together, what is refused, and several processes."""
+
+import json
+import os
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.data.trees import save_image, write
+from tests.pipeline.runs import assert_same_state, open_run, settings, silent, tiny_config, without_seconds
+from wsss_lib import __main__ as command
+from wsss_lib.errors import InputError
+from wsss_lib.methods.cam import Config
+from wsss_lib.pipeline import run as run_module
+from wsss_lib.pipeline.engine import launch_processes
+from wsss_lib.pipeline.run import Run, Settings
+from wsss_lib.pipeline.store import read_json, write_json
+
+SHORT = tiny_config(epochs=1)
+
+
+def photographs(root):
+    """Eight photographs of two sizes, which several processes can open quickly."""
+    for i in range(8):
+        save_image(root / "images" / f"{i}.png", (40, 48) if i % 2 else (33, 40), seed=i)
+    write(
+        root / "labels.csv", "image,labels\n" + "".join(f"{i}.png,{'cat;dog' if i % 3 else 'dog'}\n" for i in range(8))
+    )
+    return root
+
+
+def photo_run(folder, data, devices=1, **changes):
+    small = {"epochs": 2, "batch_size": 4, "crop_size": 32, "min_long_side": 32, "max_long_side": 48} | changes
+    config = Config.preset("photos", "vgg16").replace(pretrained=False, backbone_options={"width": 0.125}, **small)
+    return Run(settings(folder, config, preset="photos", data_root=data, devices=devices))
+
+
+# --------------------------------------------------------------------------------------------------------- settings
+
+
+def test_settings_come_back(tmp_path):
+    before = settings(tmp_path / "run", tiny_config(), weights=tmp_path / "w.pt", seed=3, workers=2)
+    write_json(tmp_path / "s.json", before.to_dict())
+    assert Settings.from_dict(read_json(tmp_path / "s.json")) == before
+
+
+@pytest.mark.slow
+def test_reopened_elsewhere(tmp_path):
+    before = open_run(tmp_path / "run", SHORT, limit=8)
+    before.train(silent)
+    (tmp_path / "run").rename(tmp_path / "moved")
+    after = Run.reopen(tmp_path / "moved")  # the images of the world are drawn anew
+    assert after.folder == tmp_path / "moved"
+    assert after.settings.config == before.settings.config
+    assert_same_state(after.method.network.state_dict(), before.method.network.state_dict())
+
+
+def test_reopening_what_is_none(tmp_path):
+    with pytest.raises(InputError, match=r"config\.json is missing"):
+        Run.reopen(tmp_path)
+    for content in ("{}", "[1]", '{"identity": {}, "settings": 3}'):
+        (tmp_path / "config.json").write_text(content)
+        with pytest.raises(InputError, match=r"config\.json is not the configuration of a run; remove it"):
+            Run.reopen(tmp_path)
+        with pytest.raises(InputError, match=r"config\.json is not|holds another run"):
+            open_run(tmp_path)
+    (tmp_path / "config.json").write_text('{"settings": {"method": "cam"}}')
+    with pytest.raises(InputError, match=r"config\.json is of another version"):
+        Run.reopen(tmp_path)
+
+
+# ------------------------------------------------------------------------------------------------------- the folder
+
+
+@pytest.mark.parametrize(
+    ("changes", "difference"),
+    [
+        ({"config": tiny_config(epochs=4)}, "epochs is 3 there and 4 here"),
+        ({"seed": 1}, "seed is 0 there and 1 here"),
+        ({"precision": "bf16-mixed"}, "precision is '32-true' there and 'bf16-mixed' here"),
+        ({"limit": 8}, "limit is 0 there and 8 here"),
+        ({"config": tiny_config(scales=(1.0,))}, r"scales is \[1.0, 0.5\] there and \[1.0\] here"),
+    ],
+)
+def test_another_run_in_the_folder(tmp_path, changes, difference):
+    open_run(tmp_path)
+    before = (tmp_path / "config.json").read_bytes()
+    with pytest.raises(InputError, match=rf"holds another run \({difference}\); give another folder as out"):
+        open_run(tmp_path, **changes)
+    assert (tmp_path / "config.json").read_bytes() == before
+    open_run(tmp_path, workers=2)  # decides no number
+
+
+def test_other_data_in_the_folder(tmp_path):
+    data = photographs(tmp_path / "data")
+    photo_run(tmp_path / "run", data)
+    table = data / "labels.csv"
+    table.write_text(table.read_text().replace("0.png,dog", "0.png,cat"))
+    with pytest.raises(InputError, match=r"another run \(data training is '8 images"):
+        photo_run(tmp_path / "run", data)
+
+
+def test_starting_over_removes_the_files_of_the_run_alone(tmp_path):
+    run = open_run(tmp_path, SHORT)
+    run.train(silent)
+    run.infer("val")
+    write(tmp_path / "notes.txt", "mine")
+    write(tmp_path / "metrics.json", "{}")
+    open_run(tmp_path, tiny_config(epochs=2), resume=False)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "notes.txt"]
+    assert read_json(tmp_path / "config.json")["identity"]["epochs"] == 2
+
+
+def test_starting_over_in_a_folder_without_a_run_removes_nothing(tmp_path):
+    write(tmp_path / "cams" / "mine.txt", "mine")
+    open_run(tmp_path, SHORT, resume=False)
+    assert (tmp_path / "cams" / "mine.txt").is_file()
+
+
+def test_out_is_a_file_or_lies_in_one(tmp_path):
+    write(tmp_path / "file", "")
+    with pytest.raises(InputError, match="file is a file; give a folder"):
+        open_run(tmp_path / "file")
+    with pytest.raises(InputError, match=r"config\.json cannot be written"):
+        open_run(tmp_path / "file" / "run")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_out_is_read_only(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(InputError, match=r"config\.json cannot be written .*choose a folder that you may write to"):
+        open_run(tmp_path / "run")
+    tmp_path.chmod(0o700)
+
+
+def test_a_refused_run_leaves_no_folder(tmp_path):
+    for changes in ({"weights": tmp_path / "no.pt"}, {"preset": "photos"}, {"accelerator": "tpu"}, {"precision": "8"}):
+        with pytest.raises(InputError):
+            open_run(tmp_path / "run", **changes)
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_is_missing_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"no\.pt is missing"):
+        open_run(tmp_path / "run", weights=tmp_path / "no.pt")
+    with pytest.raises(InputError, match="preset 'photos' needs data; give its folder as data_root"):
+        open_run(tmp_path / "run", preset="photos")
+    with pytest.raises(InputError, match=r"data_root .*nowhere is no folder"):
+        open_run(tmp_path / "run", preset="voc12", data_root=tmp_path / "nowhere")
+    run = open_run(tmp_path / "run", tiny_config(pretrained=True), pretrained_folder=tmp_path / "pretrained")
+    with pytest.raises(InputError, match=r"put ilsvrc-cls_rna-a1_cls1000_ep-0001\.params into .*pretrained"):
+        run.train(silent)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [(b"", r"w\.pt"), (b"no weights", r"w\.pt"), ({"other.weight": torch.zeros(3)}, "probably for another network")],
+)
+def test_weights_that_do_not_fit(tmp_path, content, says):
+    path = tmp_path / "w.pt"
+    path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
+    run = open_run(tmp_path / "run", tiny_config(pretrained=True), weights=path)
+    with pytest.raises(InputError, match=says) as caught:
+        run.train(silent)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run" / "checkpoint.pt").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_cuda_is_absent(tmp_path):
+    with pytest.raises(InputError, match="'cuda' was asked for, but PyTorch finds no CUDA device; use 'cpu'"):
+        open_run(tmp_path, accelerator="cuda")
+    with pytest.raises(InputError, match="'16-mixed' needs CUDA"):
+        open_run(tmp_path, accelerator="auto", precision="16-mixed")
+
+
+def test_a_checkpoint_of_something_else(tmp_path):
+    open_run(tmp_path)
+    for content in ({"weights": torch.zeros(3)}, {"method": {"networks": {"network": {}}}, "history": []}, [1]):
+        torch.save(content, tmp_path / "checkpoint.pt")
+        with pytest.raises(InputError, match=r"checkpoint\.pt .*; remove it"):
+            open_run(tmp_path).train(silent)
+
+
+# ------------------------------------------------------------------------------------------------------- the stages
+
+
+def test_limit_takes_the_first_images(tmp_path):
+    run = open_run(tmp_path, SHORT, limit=9)
+    assert len(run.splits.training) == len(run.splits.scored["train"]) == 9
+    assert len(run.splits.scored["val"]) == 8
+    run.train(silent)
+    run.infer("train")
+    assert sorted(p.stem for p in run.cams("train").folder.iterdir()) == [f"train_{i:04d}" for i in range(9)]
+
+
+def test_an_unknown_split(tmp_path):
+    run = open_run(tmp_path)
+    for stage in (run.infer, run.score):
+        with pytest.raises(InputError, match="split 'test' is unknown; choose one of train, val"):
+            stage("test")
+
+
+def test_seconds_add_up_over_starts(tmp_path, monkeypatch):
+    clock = iter(range(0, 1000, 5))
+    monkeypatch.setattr(run_module.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(run_module, "train", lambda *_: [])
+    monkeypatch.setattr(run_module, "infer", lambda *_: None)
+    open_run(tmp_path).train(silent)
+    run = open_run(tmp_path)
+    run.train(silent)
+    run.infer("val")
+    assert run.seconds == {"training": 10.0, "inference val": 5.0}
+
+
+def test_the_command_runs_one_stage(tmp_path, monkeypatch, capsys):
+    data = photographs(tmp_path / "data")
+    photo_run(tmp_path / "run", data)
+    for arguments in (["train"], ["infer", "val"], ["infer", "test"]):
+        monkeypatch.setattr("sys.argv", ["wsss_lib", str(tmp_path / "run"), *arguments])
+        assert command.main() == (arguments[-1] == "test")
+    assert capsys.readouterr().out.splitlines()[-1].startswith("InputError: split 'test' is unknown")
+    assert len(list((tmp_path / "run" / "cams" / "val").iterdir())) == 8
+
+
+# ----------------------------------------------------------------------------------------------------- two processes
+
+
+@pytest.fixture
+def at_root(monkeypatch):
+    """The processes import the library from where the tests do."""
+    monkeypatch.chdir(Path(__file__).parents[2])
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("at_root")
+def test_two_processes_train_and_infer(tmp_path, capfd):
+    data = photographs(tmp_path / "data")
+    run = photo_run(tmp_path / "two", data, devices=2)
+    history = run.train(silent)
+    assert [row["epoch"] for row in history] == [1, 2]
+    lines = (tmp_path / "two" / "log.jsonl").read_text().splitlines()
+    assert without_seconds(map(json.loads, lines)) == without_seconds(history)
+    assert len(re.findall(r"^epoch ", capfd.readouterr().out, re.MULTILINE)) == 2  # once, not once per process
+
+    store = run.infer("val")
+    alone = photo_run(tmp_path / "one", data)
+    (tmp_path / "one" / "checkpoint.pt").write_bytes((tmp_path / "two" / "checkpoint.pt").read_bytes())
+    expected = alone.infer("val")
+    for image_id in run.splits.scored["val"].ids:
+        assert torch.equal(store.read(image_id)[0], expected.read(image_id)[0])
+        torch.testing.assert_close(store.read(image_id)[1], expected.read(image_id)[1], rtol=0, atol=2e-3)
+    assert set(run.seconds) == {"training", "inference val"}
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("at_root")
+def test_a_sentence_from_a_process(tmp_path, capfd):
+    run = photo_run(tmp_path / "run", photographs(tmp_path / "data"), devices=2, batch_size=3)
+    with pytest.raises(InputError, match=r"^batch_size 3 is no multiple of the number of devices, 2\.$"):
+        run.train(silent)
+    assert not (tmp_path / "run" / "checkpoint.pt").exists()
+    capfd.readouterr()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("at_root")
+def test_a_process_that_breaks(capfd):
+    with pytest.raises(RuntimeError, match=r"a training process failed:(.|\n)*no_such_module"):
+        launch_processes(1, ["-m", "no_such_module"])
+    capfd.readouterr()

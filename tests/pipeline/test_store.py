@@ -1,0 +1,277 @@
+"""Files of a run: what is written comes back, and what is damaged is named."""
+
+import errno
+import json
+import math
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+from wsss_lib.data.files import write_atomically
+from wsss_lib.errors import InputError
+from wsss_lib.pipeline.store import (
+    CamStore,
+    MaskStore,
+    read_authors_cams,
+    read_checkpoint,
+    read_json,
+    write_authors_cams,
+    write_checkpoint,
+    write_json,
+    write_json_lines,
+)
+
+
+def saved(folder, *arguments, **arrays):
+    """The bytes of an ``.npz`` file."""
+    np.savez(folder / "other.npz", *arguments, **arrays)
+    content = (folder / "other.npz").read_bytes()
+    (folder / "other.npz").unlink()
+    return content
+
+
+class Evil:
+    """Pickled, this creates a file when it is read."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+def nothing_but(folder, *names):
+    return sorted(path.name for path in folder.rglob("*") if path.is_file()) == sorted(names)
+
+
+# ------------------------------------------------------------------------------------------------------------ CAMs
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_maps_come_back(tmp_path, count):
+    store = CamStore(tmp_path / "cams" / "val")
+    cams, classes = torch.rand(count, 5, 7), torch.arange(count) * 4
+    assert "a" not in store
+    store.write("a", classes, cams)
+    assert "a" in store
+    read_classes, read_cams = store.read("a")
+    assert torch.equal(read_classes, classes)
+    assert (read_classes.dtype, read_cams.dtype, read_cams.shape) == (torch.int64, torch.float32, (count, 5, 7))
+    assert torch.equal(read_cams, cams.half().float())
+    assert nothing_but(tmp_path, "a.npz")
+
+
+def test_missing_maps_are_named(tmp_path):
+    with pytest.raises(InputError, match=r"b\.npz is missing; run the inference"):
+        CamStore(tmp_path).read("b")
+
+
+@pytest.mark.parametrize("kept", [0, 1, 30, 200, -30, -1])
+def test_cut_off_maps_are_named(tmp_path, kept):
+    store = CamStore(tmp_path)
+    store.write("a", torch.tensor([1]), torch.rand(1, 8, 8))
+    store.path("a").write_bytes(store.path("a").read_bytes()[:kept])
+    with pytest.raises(InputError, match=r"a\.npz is damaged; remove it"):
+        store.read("a")
+
+
+def test_a_flipped_bit_is_noticed(tmp_path):
+    store = CamStore(tmp_path)
+    store.write("a", torch.tensor([1]), torch.rand(1, 40, 40))
+    content = bytearray(store.path("a").read_bytes())
+    content[len(content) // 2] ^= 4
+    store.path("a").write_bytes(content)
+    with pytest.raises(InputError, match=r"a\.npz is damaged"):
+        store.read("a")
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        {"classes": np.array([1])},
+        {"cams": np.zeros((1, 4, 4))},
+        {"classes": np.array([1, 2]), "cams": np.zeros((1, 4, 4))},
+        {"classes": np.array([1]), "cams": np.zeros((4, 4))},
+        {"classes": np.array([0.5]), "cams": np.zeros((1, 4, 4))},
+        {"classes": np.array(["a"]), "cams": np.zeros((1, 4, 4))},
+    ],
+)
+def test_a_file_of_other_arrays_is_refused(tmp_path, arrays):
+    (tmp_path / "a.npz").write_bytes(saved(tmp_path, **arrays))
+    with pytest.raises(InputError, match=r"a\.npz (is damaged|does not hold one map per class); remove it"):
+        CamStore(tmp_path).read("a")
+
+
+def test_a_plain_array_under_the_name_of_maps_is_refused(tmp_path):
+    np.save(tmp_path / "a.npy", np.zeros((1, 4, 4)))
+    (tmp_path / "a.npy").rename(tmp_path / "a.npz")
+    with pytest.raises(InputError, match=r"a\.npz is damaged"):
+        CamStore(tmp_path).read("a")
+
+
+def test_pickled_maps_are_refused_and_not_executed(tmp_path):
+    trap = np.array([Evil(tmp_path / "trapped")], dtype=object)
+    (tmp_path / "a.npz").write_bytes(saved(tmp_path, classes=trap, cams=np.zeros((1, 2, 2))))
+    with pytest.raises(InputError, match=r"a\.npz is damaged"):
+        CamStore(tmp_path).read("a")
+    assert not (tmp_path / "trapped").exists()
+
+
+# ----------------------------------------------------------------------------------------------------------- masks
+
+
+def test_masks_come_back(tmp_path):
+    store = MaskStore(tmp_path / "masks")
+    mask = torch.randint(0, 4, (6, 9), dtype=torch.uint8)
+    mask[0, 0] = 255
+    store.write("a", mask)
+    assert "a" in store
+    assert "b" not in store
+    assert torch.equal(store.read("a", 3), mask)
+    with pytest.raises(InputError, match=r"a\.png holds the value 3"):
+        store.read("a", 2)
+    with pytest.raises(InputError, match=r"b\.png does not exist"):
+        store.read("b", 2)
+
+
+# ----------------------------------------------------------------------------------------------- the authors' files
+
+
+def test_authors_maps_come_back(tmp_path):
+    path = tmp_path / "a.npy"
+    classes, cams = torch.tensor([3, 14]), torch.rand(2, 5, 6)
+    write_authors_cams(path, classes, cams)
+    read_classes, read_cams = read_authors_cams(path)
+    assert torch.equal(read_classes, classes)
+    assert torch.equal(read_cams, cams)
+    theirs = np.load(path, allow_pickle=True).item()  # as the authors' tools read it
+    assert list(theirs) == [3, 14]
+    np.testing.assert_array_equal(theirs[14], cams[1].numpy())
+    assert theirs[3].dtype == np.float32
+
+
+def test_authors_maps_are_sorted_by_class(tmp_path):
+    np.save(tmp_path / "a.npy", {14: np.ones((2, 3), np.float32), 3: np.zeros((2, 3), np.float32)})
+    classes, cams = read_authors_cams(tmp_path / "a.npy")
+    assert classes.tolist() == [3, 14]
+    assert cams.amax((1, 2)).tolist() == [0, 1]
+
+
+def test_authors_file_without_maps(tmp_path):
+    np.save(tmp_path / "a.npy", {})
+    classes, cams = read_authors_cams(tmp_path / "a.npy")
+    assert len(classes) == len(cams) == 0
+
+
+def test_an_evil_pickle_is_refused_and_not_executed(tmp_path):
+    for name, content in {"a.npy": Evil(tmp_path / "trapped"), "b.npy": {1: Evil(tmp_path / "trapped")}}.items():
+        np.save(tmp_path / name, np.array(content, dtype=object), allow_pickle=True)
+        with pytest.raises(InputError, match=name):
+            read_authors_cams(tmp_path / name)
+    assert not (tmp_path / "trapped").exists()
+
+
+@pytest.mark.parametrize(
+    "content", [{1: np.zeros((2, 3)), 2: np.zeros((3, 2))}, {"cat": np.zeros((2, 3))}, {1: "map"}, [np.zeros((2, 3))]]
+)
+def test_another_dictionary_is_named(tmp_path, content):
+    np.save(tmp_path / "a.npy", np.array([content, None], dtype=object)[:1].reshape(()), allow_pickle=True)
+    with pytest.raises(InputError, match=r"a\.npy"):
+        read_authors_cams(tmp_path / "a.npy")
+
+
+# -------------------------------------------------------------------------------------------------- whole or absent
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_a_writer_that_fails_leaves_nothing(tmp_path, error):
+    def write(stream):
+        stream.write(b"half")
+        raise error
+
+    with pytest.raises(error):
+        write_atomically(tmp_path / "new" / "a.txt", write)
+    assert nothing_but(tmp_path)
+
+
+def test_a_writer_that_fails_keeps_what_was_there(tmp_path, monkeypatch):
+    store = CamStore(tmp_path)
+    store.write("a", torch.tensor([1]), torch.ones(1, 4, 4))
+
+    def full(stream, **_):
+        stream.write(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", full)
+    with pytest.raises(InputError, match=r"a\.npz cannot be written \(No space left on device\); make room"):
+        store.write("a", torch.tensor([2]), torch.zeros(1, 4, 4))
+    assert store.read("a")[0].tolist() == [1]
+    assert nothing_but(tmp_path, "a.npz")
+
+
+def test_a_full_disk_while_a_checkpoint_is_written(tmp_path, monkeypatch):
+    write_checkpoint(tmp_path / "checkpoint.pt", {"a": torch.ones(3)})
+
+    def full(_, stream):
+        stream.write(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(InputError, match=r"checkpoint\.pt cannot be written"):
+        write_checkpoint(tmp_path / "checkpoint.pt", {"a": torch.zeros(3)})
+    assert read_checkpoint(tmp_path / "checkpoint.pt")["a"].tolist() == [1, 1, 1]
+    assert nothing_but(tmp_path, "checkpoint.pt")
+
+
+# ------------------------------------------------------------------------------------------------------ checkpoints
+
+
+def test_checkpoints_come_back(tmp_path):
+    state = {"tensor": torch.arange(4.0), "history": [{"epoch": 1, "loss": 0.25}], "deep": {"x": [1, None, "y"]}}
+    write_checkpoint(tmp_path / "c.pt", state)
+    read = read_checkpoint(tmp_path / "c.pt")
+    assert torch.equal(read.pop("tensor"), state.pop("tensor"))
+    assert read == state
+
+
+@pytest.mark.parametrize("kept", [0, 1, 100, -100, -1])
+def test_a_cut_off_checkpoint_is_named(tmp_path, kept):
+    path = tmp_path / "c.pt"
+    write_checkpoint(path, {"tensor": torch.zeros(1000)})
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(InputError, match=r"c\.pt cannot be read .*; remove it to train again") as caught:
+        read_checkpoint(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_code_in_a_checkpoint_is_refused_and_not_executed(tmp_path):
+    trapped = tmp_path / "trapped"
+    torch.save({"method": Evil(trapped)}, tmp_path / "a.pt")
+    (tmp_path / "b.pt").write_bytes(pickle.dumps(Evil(trapped)))
+    for name in ("a.pt", "b.pt"):
+        with pytest.raises(InputError, match=name):
+            read_checkpoint(tmp_path / name)
+    assert not trapped.exists()
+
+
+# ------------------------------------------------------------------------------------------------------------- JSON
+
+
+def test_json_has_null_for_what_is_no_number(tmp_path):
+    value = {"a": math.nan, "b": [1.5, math.inf, (2, -math.inf)], 3: "Größe", "d": {"e": np.float64("nan")}}
+    write_json(tmp_path / "a.json", value)
+    assert read_json(tmp_path / "a.json") == {"a": None, "b": [1.5, None, [2, None]], "3": "Größe", "d": {"e": None}}
+    write_json_lines(tmp_path / "a.jsonl", [{"loss": math.nan}, {"loss": 1.0}])
+    lines = (tmp_path / "a.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == [{"loss": None}, {"loss": 1.0}]
+
+
+def test_json_that_is_none(tmp_path):
+    (tmp_path / "a.json").write_text('{"half": ')
+    (tmp_path / "b.json").write_bytes(b"\xff\xfe\x00")
+    (tmp_path / "c.json").mkdir()
+    for name in ("a.json", "b.json", "c.json", "d.json"):
+        with pytest.raises(InputError, match=name):
+            read_json(tmp_path / name)

@@ -1,0 +1,101 @@
+"""The explorer: a still picture where nobody watches, sliders where somebody does."""
+
+import ipywidgets
+import numpy as np
+import pytest
+import torch
+
+from tests.pipeline.runs import Pictures
+from wsss_lib.show import figures, widgets
+
+MAPS = {
+    "picture0": (torch.tensor([0, 2]), torch.stack([torch.full((12, 16), 0.3), torch.full((12, 16), 0.7)])),
+    "picture1": (torch.tensor([1]), torch.rand(1, 10, 10)),
+    "picture2": (torch.tensor([], dtype=torch.int64), torch.zeros(0, 12, 16)),
+}
+
+
+@pytest.fixture
+def data():
+    return Pictures([(12, 16), (10, 10), (12, 16)], [[1, 0, 1], [0, 1, 0], [0, 0, 0]])
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    """What is displayed."""
+    things = []
+    monkeypatch.setattr(widgets, "display", things.append)
+    for name in ("WSSS_HEADLESS", "JPY_SESSION_NAME", "VSCODE_PID"):
+        monkeypatch.delenv(name, raising=False)
+    return things
+
+
+@pytest.fixture
+def live(monkeypatch, shown):
+    monkeypatch.setenv("JPY_SESSION_NAME", "00_cam.ipynb")
+    return shown
+
+
+def controls(box):
+    return {w.description: w for w in box.children if hasattr(w, "description")}, box.children[-1]
+
+
+def test_pictures_of_an_image(data):
+    pictures = widgets.seed_pictures(data, MAPS.__getitem__, 0, 2, 0.5, 0.6)
+    assert list(pictures) == ["image", "CAM", "seed", "mask"]
+    original = np.asarray(data.image(0))
+    np.testing.assert_array_equal(pictures["seed"], figures.overlay_mask(original, np.full((12, 16), 3, np.uint8), 0.6))
+    np.testing.assert_array_equal(pictures["CAM"], figures.overlay(original, MAPS["picture0"][1][1].numpy(), 0.6))
+    above = widgets.seed_pictures(data, MAPS.__getitem__, 0, 2, 0.75, 0.6)
+    np.testing.assert_array_equal(above["seed"], original)
+    data.has_masks = False
+    assert "mask" not in widgets.seed_pictures(data, MAPS.__getitem__, 0, 2, 0.5, 0.6)
+
+
+def test_without_a_watcher_there_is_one_plot_and_no_widget(data, shown, monkeypatch):
+    class Forbidden:
+        def __init__(self, *_, **__):
+            raise AssertionError("a widget was made")
+
+    for name in ("IntSlider", "FloatSlider", "Dropdown", "Image", "VBox"):
+        monkeypatch.setattr(ipywidgets, name, Forbidden)
+    widgets.explore(data, MAPS.__getitem__)
+    [plot] = shown
+    assert isinstance(plot, figures.Plot)
+    assert len(plot.axes) == 3 * 4
+    widgets.explore(data, MAPS.__getitem__, images=2)
+    assert len(shown[1].axes) == 2 * 4
+
+
+def test_headless_wins(data, live, monkeypatch):
+    monkeypatch.setenv("WSSS_HEADLESS", "1")
+    widgets.explore(data, MAPS.__getitem__)
+    assert isinstance(live[0], figures.Plot)
+
+
+def test_sliders_change_the_picture(data, live):
+    widgets.explore(data, MAPS.__getitem__, threshold=0.5)
+    [box] = live
+    assert isinstance(box, ipywidgets.VBox)
+    sliders, screen = controls(box)
+    assert sliders.keys() == {"image", "class", "threshold", "opacity"}
+    assert sliders["threshold"].value == 0.5
+    seen = [bytes(screen.value)]
+    for name, value in [("threshold", 0.75), ("opacity", 0.2), ("class", 2), ("image", 1)]:
+        sliders[name].value = value
+        assert bytes(screen.value) not in seen, name
+        seen.append(bytes(screen.value))
+    assert all(content.startswith(b"\x89PNG") for content in seen)
+
+
+def test_the_classes_are_those_of_the_image(data, live):
+    widgets.explore(data, MAPS.__getitem__)
+    sliders, screen = controls(live[0])
+    assert sliders["class"].options == (("class0", 0), ("class2", 2))
+    sliders["image"].value = 1
+    assert sliders["class"].options == (("class1", 1),)
+    assert sliders["class"].value == 1
+    sliders["image"].value = 2
+    assert sliders["class"].options == (("no class", -1),)
+    assert bytes(screen.value).startswith(b"\x89PNG")
+    assert sliders["image"].max == 2

@@ -1,0 +1,39 @@
+"""Pictures of the toy world's traps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from wsss_lib.data.toy import ToyWorld
+from wsss_lib.show import figures
+
+
+def traps(world: ToyWorld, indices: Sequence[int]) -> figures.Plot:
+    """Show, for some images, the mask and the three things that lead a classifier astray.
+
+    In the columns *part* and *own background*, what the classes of the image have is bright, the rest is dim. *Pattern*
+    is the frequency shortcut, eight times as strong as in the image.
+
+    Args:
+        world: A split of the toy world.
+        indices: Which images.
+    """
+    rows: dict[str, list[figures.Picture]] = {}
+    for index in indices:
+        image = world.image(index)
+        kinds = world.labels[index].nonzero().flatten().numpy() + 1
+        pattern = np.asarray(image, np.float32) - np.asarray(world.shortcut_free(index), np.float32)
+        rows[", ".join(world.classes[k - 1] for k in kinds)] = [
+            image,
+            figures.overlay_mask(image, world.mask(index)),
+            _lit(image, np.isin(world.part(index), kinds)),
+            _lit(image, np.isin(world.context(index), kinds)),
+            np.clip(128 + 8 * pattern, 0, 255).astype(np.uint8),
+        ]
+    return figures.table_of_pictures(rows, ["image", "mask", "part", "own background", "pattern"])
+
+
+def _lit(image: figures.Picture, where: np.ndarray) -> np.ndarray:
+    return (np.asarray(image) * np.where(where, 1.0, 0.25)[..., None]).astype(np.uint8)

@@ -127,7 +127,7 @@ def test_logits_are_the_mean_of_the_unrectified_maps():
 
 
 def test_unknown_backbone():
-    with pytest.raises(InputError, match="resnet101.*resnet38d"):
+    with pytest.raises(InputError, match=r"resnet101.*resnet38d"):
         create_backbone("resnet101")
 
 

@@ -20,9 +20,20 @@ def execute(path):
     for cell, done in zip(notebook.cells, cells, strict=True):
         if cell.cell_type == "code":
             count += 1
-            cell.outputs = [_renumbered(output, count) for output in done.outputs if not _is_log(output)]
+            cell.outputs = _merged([_renumbered(o, count) for o in done.outputs if not _is_log(o)])
             cell.execution_count = count
     nbformat.write(notebook, path)
+
+
+def _merged(outputs):
+    """Join what was printed in several pieces."""
+    result = []
+    for output in outputs:
+        if result and output.output_type == result[-1].output_type == "stream":
+            result[-1].text += output.text
+        else:
+            result.append(output)
+    return result
 
 
 def _is_log(output):

@@ -66,7 +66,9 @@ def test_00_cam_runs_on_photographs(layout, tmp_path):
     ],
 )
 def test_a_wrong_parameter_gives_one_sentence_and_no_folder(parameters, sentence, tmp_path):
-    result = papermill(ROOT, "notebooks/00_cam.ipynb", tmp_path / "out.ipynb", *parameters, "-p", "out", str(tmp_path / "r"))
+    result = papermill(
+        ROOT, "notebooks/00_cam.ipynb", tmp_path / "out.ipynb", *parameters, "-p", "out", str(tmp_path / "r")
+    )
     assert result.returncode != 0
     assert f"InputError: {sentence}" in result.stderr
     assert "wsss_lib/pipeline" not in result.stderr, "the stack of calls is shown"

@@ -9,7 +9,7 @@ from pathlib import Path
 from wsss_lib.data.coco import load_coco
 from wsss_lib.data.dataset import Dataset
 from wsss_lib.data.folder import load_folder
-from wsss_lib.data.toy import ToyWorld
+from wsss_lib.data.toy import COUNTS, ToyWorld
 from wsss_lib.data.voc import load_voc
 from wsss_lib.errors import InputError
 
@@ -31,12 +31,8 @@ class Splits:
         """The K foreground class names."""
         return self.training.classes
 
-    def head(self, count: int) -> Splits:
-        """Return only the first ``count`` images of everything, for a quick look."""
-        return Splits(self.training.head(count), {name: data.head(count) for name, data in self.scored.items()})
 
-
-def open_splits(preset: str, root: Path | None = None, labels: Path | None = None) -> Splits:
+def open_splits(preset: str, root: Path | None = None, labels: Path | None = None, limit: int = 0) -> Splits:
     """Open the data of a preset.
 
     ``photos`` takes a folder in VOC's layout, trained on ``train_aug`` where it has such a list, or a folder of
@@ -46,13 +42,21 @@ def open_splits(preset: str, root: Path | None = None, labels: Path | None = Non
         preset: ``toy``, ``photos``, ``voc12`` or ``coco14``.
         root: The folder of the data; ``toy`` needs none.
         labels: Where the image-level labels of a folder in VOC's layout come from, see `load_voc`.
+        limit: If positive, only the first images of every split, for a quick look.
 
     Raises:
         InputError: The folder is missing or is not what the preset needs.
     """
     if preset == "toy":
-        world = {name: ToyWorld(name) for name in ("train", "val")}
+        world = {name: ToyWorld(name, min(limit or count, count)) for name, count in COUNTS.items()}
         return Splits(world["train"], world)
+    splits = _open_files(preset, root, labels)
+    if not limit:
+        return splits
+    return Splits(splits.training.head(limit), {name: data.head(limit) for name, data in splits.scored.items()})
+
+
+def _open_files(preset: str, root: Path | None, labels: Path | None) -> Splits:
     if root is None:
         raise InputError(f"preset {preset!r} needs data; give its folder as data_root.")
     if not root.is_dir():

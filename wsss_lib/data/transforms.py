@@ -29,8 +29,8 @@ def resize_long_side(image: Image.Image, long_side: int) -> Image.Image:
     """Resize so that the longer side has ``long_side`` pixels and the ratio of the sides stays."""
     width, height = image.size
     if width < height:
-        return resize(image, long_side, round(width * long_side / height))
-    return resize(image, round(height * long_side / width), long_side)
+        return resize(image, long_side, max(1, round(width * long_side / height)))
+    return resize(image, max(1, round(height * long_side / width)), long_side)
 
 
 @dataclass(frozen=True)

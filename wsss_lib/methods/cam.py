@@ -61,15 +61,15 @@ class Config(method.Config):
     def for_preset(cls, name: str, backbone: str) -> Self:
         """Return the settings of a preset."""
         if name == "toy":
-            backbone = backbone or "resnet38d"
+            backbone = backbone or "resnet50"
             return cls(
                 backbone=backbone,
                 backbone_options=backbone_options(name, backbone),
                 pretrained=False,
-                epochs=24,
-                crop_size=96,
-                min_long_side=80,
-                max_long_side=112,
+                epochs=12,
+                crop_size=88,
+                min_long_side=96,
+                max_long_side=96,
                 hue_jitter=0.0,
                 optimizer="adamw",
                 learning_rate=2e-3,

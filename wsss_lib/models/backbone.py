@@ -80,7 +80,7 @@ class BatchNorm2d(nn.BatchNorm2d):
         scale = self.weight * torch.rsqrt(self.running_var + self.eps)
         shift = self.bias - self.running_mean * scale
         scale, shift = (v.to(features.dtype).view(1, -1, 1, 1) for v in (scale, shift))
-        return torch.addcmul(shift, features, scale)
+        return (features * scale).add_(shift)  # on a CPU several times faster than addcmul
 
 
 class Backbone(nn.Module, ABC):

@@ -56,17 +56,25 @@ def sweep_histogram(scores: Tensor, classes: Tensor, truth: Tensor, thresholds: 
     """
     if scores.shape[1:] != truth.shape:
         raise ValueError(f"scores are {tuple(scores.shape[1:])} but truth is {tuple(truth.shape)}")
-    bins = len(thresholds) + 1
-    counted = truth.flatten() != 255
-    row = truth.flatten()[counted].long()
-    if scores.shape[0] == 0:
-        cells = row * (num_classes * bins)
-    else:
-        best, which = scores.flatten(1)[:, counted].float().max(dim=0)
-        column = (classes + 1)[which]
-        level = torch.bucketize(best, thresholds.float())  # how many thresholds are below the score
-        cells = (row * num_classes + column) * bins + level
-    return torch.bincount(cells, minlength=num_classes**2 * bins).view(num_classes, num_classes, bins)
+    bins, columns = len(thresholds) + 1, max(1, len(classes))
+    cells = truth.flatten().int() * (columns * bins)  # ignored pixels get a row of their own, dropped below
+    if len(classes):
+        best, which = _highest(scores.flatten(1).float())
+        cells += which * bins + torch.bucketize(best, thresholds.float(), out_int32=True)  # thresholds below the score
+    counts = torch.bincount(cells, minlength=256 * columns * bins).view(256, columns, bins)
+    histogram = counts.new_zeros(num_classes, num_classes, bins)
+    histogram[:, classes + 1 if len(classes) else [0]] = counts[:num_classes]
+    return histogram
+
+
+def _highest(scores: Tensor) -> tuple[Tensor, Tensor]:
+    """Return ``scores.max(dim=0)`` of ``(n, N)``, of equals the first, n being so small that a loop is faster."""
+    best = scores[0]
+    which = torch.zeros_like(best, dtype=torch.int32)
+    for i in range(1, len(scores)):
+        which = which.masked_fill(scores[i] > best, i)
+        best = torch.maximum(best, scores[i])
+    return best, which
 
 
 def sweep_confusions(histogram: Tensor) -> Tensor:

@@ -134,7 +134,7 @@ def seed_table(summaries: Mapping[str, Mapping[str, Any]]) -> str:
     """Return the result of :func:`seed_summaries` as a Markdown table."""
     lines = ["| split | threshold | chosen | mIoU % | precision % | recall % |", "|---|---|---|---|---|---|"]
     for split, rows in summaries.items():
-        for row in rows.values():
+        for row in {row["threshold_chosen"]: row for row in rows.values()}.values():
             values = " | ".join(f"{100 * row[f'mean_{name}']:.1f}" for name in ("iou", "precision", "recall"))
             lines.append(f"| {split} | {row['threshold']:.2f} | {row['threshold_chosen']} | {values} |")
     return "\n".join(lines)

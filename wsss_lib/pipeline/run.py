@@ -109,8 +109,7 @@ class Run:
         check_devices(settings.accelerator, settings.devices, settings.precision)
         self.settings = settings
         self.folder = settings.folder
-        splits = open_splits(settings.preset, settings.data_root, settings.labels)
-        self.splits = splits.head(settings.limit) if settings.limit else splits
+        self.splits = open_splits(settings.preset, settings.data_root, settings.labels, settings.limit)
         self.weights_report: LoadReport | None = None
         self._claim_folder()
 
@@ -134,6 +133,9 @@ class Run:
         path = self.folder / "config.json"
         if not self.settings.resume and path.is_file():
             self._remove()
+        if not inside_torchrun():
+            for unfinished in self.folder.glob("**/.tmp-*"):  # of a process that was killed while it wrote
+                unfinished.unlink(missing_ok=True)
         identity = self._identity()
         if path.is_file():
             found = _content(path, "identity")

@@ -183,7 +183,10 @@ def run_epoch(method: Method, batches: TrainingBatches, epoch: int) -> dict[str,
             if not math.isfinite(value):
                 raise InputError(f"{name} became {value} in step {i + 1} of epoch {epoch + 1}; {_slower(method)}")
             sums[name] = sums.get(name, 0.0) + value
-    return {name: total / len(batches) for name, total in sums.items()}
+    means = batches.fabric.to_device(torch.tensor(list(sums.values()), dtype=torch.float64)) / len(batches)
+    over_processes = batches.fabric.all_reduce(means)
+    assert isinstance(over_processes, Tensor)
+    return dict(zip(sums, over_processes.tolist(), strict=True))
 
 
 def check_weights(method: Method, epoch: int) -> None:

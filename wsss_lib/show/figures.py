@@ -150,7 +150,7 @@ def class_bars(classes: Sequence[str], values: Mapping[str, Sequence[float]], yl
         axis.bar(places + (i - (len(values) - 1) / 2) * width, np.asarray(heights, float), width, label=name)
     axis.set_xticks(places, classes, rotation=60 if len(classes) > 8 else 20, ha="right", fontsize=8)
     axis.set(ylabel=ylabel, ylim=(0, 1))
-    axis.legend(frameon=False, fontsize=8, ncols=len(values))
+    axis.legend(frameon=False, fontsize=8, ncols=len(values), loc="lower right", bbox_to_anchor=(1, 1))
     _plain(axis)
     return figure
 

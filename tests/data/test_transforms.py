@@ -97,3 +97,8 @@ def test_jitter_stays_within_its_strength():
     values = [np.asarray(jitter_colour(grey, 0.3, 0.1, random.Random(i))).mean() for i in range(200)]
     assert 69 <= min(values) < 75
     assert 125 < max(values) <= 131
+
+
+@pytest.mark.parametrize("size", [(2000, 1), (1, 2000)])
+def test_a_sliver_keeps_one_pixel(size):
+    assert min(resize_long_side(Image.new("RGB", size), 64).size) == 1

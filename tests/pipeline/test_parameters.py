@@ -107,14 +107,18 @@ def test_paths_are_found_from_the_working_directory_and_from_the_project(project
     here, there = project / "notebooks" / "mine", project / "data" / "2012"
     here.mkdir()
     there.mkdir()
-    assert read(data_root="mine").data_root == here
-    assert read(data_root="../data/2012").data_root == read(data_root="data/2012").data_root == there
-    assert read(data_root=str(there)).data_root == there
+    assert read(preset="photos", data_root="mine").data_root == here
+    assert (
+        read(preset="photos", data_root="../data/2012").data_root
+        == read(preset="photos", data_root="data/2012").data_root
+        == there
+    )
+    assert read(preset="photos", data_root=str(there)).data_root == there
     monkeypatch.chdir(project / "data")
-    assert read(data_root=2012).data_root == there  # papermill turns the name into a number
+    assert read(preset="photos", data_root=2012).data_root == there  # papermill turns the name into a number
     (project / "mine").mkdir()
     (project / "data" / "mine").mkdir()
-    assert read(data_root="mine").data_root == project / "data" / "mine"
+    assert read(preset="photos", data_root="mine").data_root == project / "data" / "mine"
 
 
 # ------------------------------------------------------------------------------------------------------ what does not
@@ -195,7 +199,7 @@ def test_values_out_of_range(name, value):
 
 
 def test_sides_in_the_wrong_order():
-    assert "min_long_side is 200, more than max_long_side 112" in sentence(min_long_side=200)
+    assert "min_long_side is 200, more than max_long_side 96" in sentence(min_long_side=200)
     assert read(min_long_side=200, max_long_side=200).config.min_long_side == 200
 
 
@@ -211,10 +215,15 @@ def test_scales_out_of_range(value):
 
 @pytest.mark.parametrize("name", ["data_root", "labels", "weights"])
 def test_missing_paths(project, name):
-    message = sentence(**{name: "no/such/place"})
+    message = sentence(preset="photos", **{name: "no/such/place"})
     assert message.startswith(f"{name} no/such/place does not exist (looked for from {project / 'notebooks'})")
 
 
 @pytest.mark.parametrize("name", ["data_root", "labels", "weights", "out"])
 def test_home_of_a_stranger(name):
     assert name in sentence(**{name: "~nobody-of-this-name/data"})
+
+
+@pytest.mark.parametrize("name", ["data_root", "labels", "weights"])
+def test_what_the_toy_world_would_ignore_is_refused(name, tmp_path):
+    assert sentence(**{name: str(tmp_path)}).startswith(f"{name} is given, but preset toy")

@@ -136,7 +136,7 @@ def test_out_is_read_only(tmp_path):
 
 
 def test_a_refused_run_leaves_no_folder(tmp_path):
-    for changes in ({"weights": tmp_path / "no.pt"}, {"preset": "photos"}, {"accelerator": "tpu"}, {"precision": "8"}):
+    for changes in ({"preset": "photos"}, {"accelerator": "tpu"}, {"precision": "8"}):
         with pytest.raises(InputError):
             open_run(tmp_path / "run", **changes)
     assert not (tmp_path / "run").exists()
@@ -144,14 +144,15 @@ def test_a_refused_run_leaves_no_folder(tmp_path):
 
 def test_what_is_missing_is_named(tmp_path):
     with pytest.raises(InputError, match=r"no\.pt is missing"):
-        open_run(tmp_path / "run", weights=tmp_path / "no.pt")
+        open_run(tmp_path / "run", tiny_config(pretrained=True), weights=tmp_path / "no.pt")
     with pytest.raises(InputError, match="preset 'photos' needs data; give its folder as data_root"):
         open_run(tmp_path / "run", preset="photos")
     with pytest.raises(InputError, match=r"data_root .*nowhere is no folder"):
         open_run(tmp_path / "run", preset="voc12", data_root=tmp_path / "nowhere")
-    run = open_run(tmp_path / "run", tiny_config(pretrained=True), pretrained_folder=tmp_path / "pretrained")
+    pretrained = tiny_config(pretrained=True, backbone="resnet38d")
     with pytest.raises(InputError, match=r"put ilsvrc-cls_rna-a1_cls1000_ep-0001\.params into .*pretrained"):
-        run.train(silent)
+        open_run(tmp_path / "run", pretrained, pretrained_folder=tmp_path / "pretrained")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
@@ -271,3 +272,11 @@ def test_a_process_that_breaks(capfd):
     with pytest.raises(RuntimeError, match=r"a training process failed:(.|\n)*no_such_module"):
         launch_processes(1, ["-m", "no_such_module"])
     capfd.readouterr()
+
+
+def test_files_of_a_killed_writer_are_removed(tmp_path):
+    leftover = tmp_path / "run" / "cams" / "train" / ".tmp-0123"
+    leftover.parent.mkdir(parents=True)
+    leftover.touch()
+    open_run(tmp_path / "run")
+    assert not leftover.exists()

@@ -88,7 +88,6 @@ class Config(method.Config):
                 optimizer="adamw",
                 learning_rate=1e-4,
                 head_factor=20.0,
-                scales=(1.0, 1.5),
                 view_multiple=16,
             )
         return cls(backbone=backbone or "resnet38d", learning_rate=0.1 if backbone == "vgg16" else 0.01)

@@ -68,6 +68,14 @@ def read_parameters(notebook: str, method: str, namespace: Mapping[str, Any]) ->
             f"min_long_side is {config.min_long_side}, more than max_long_side {config.max_long_side}; make it smaller."
         )
 
+    if preset == "toy":
+        for name in ("data_root", "labels", "weights"):
+            if values.get(name):
+                raise InputError(
+                    f"{name} is given, but preset toy draws its own data and trains from scratch; "
+                    "choose another preset, such as photos."
+                )
+
     root = project_root()
     named = {k: values[k] for k in _NAMED_IN_FOLDER if values.get(k) not in (None, "", 0, "32-true")} | changes
     default = root / "runs" / notebook / "-".join([preset, *(f"{k}={_short(v)}" for k, v in sorted(named.items()))])

@@ -110,6 +110,7 @@ class Run:
         self.settings = settings
         self.folder = settings.folder
         self.splits = open_splits(settings.preset, settings.data_root, settings.labels, settings.limit)
+        self.weights = self._find_weights()
         self.weights_report: LoadReport | None = None
         self._claim_folder()
 
@@ -123,6 +124,12 @@ class Run:
         except (KeyError, TypeError):
             raise InputError(f"{path} is of another version; remove it and start the run again.") from None
         return cls(replace(settings, folder=folder, resume=True))
+
+    def _find_weights(self) -> Path | None:
+        settings = self.settings
+        if not settings.config.pretrained:
+            return None
+        return settings.weights or find_weights(settings.config.backbone, settings.pretrained_folder)
 
     # ------------------------------------------------------------------------------------------------ the folder
 
@@ -164,7 +171,7 @@ class Run:
             "limit": settings.limit,
             "precision": settings.precision,
             **settings.config.to_dict(),
-            "weights": None if settings.weights is None else _sha256(settings.weights),
+            "weights": None if self.weights is None else _sha256(self.weights),
             **{f"data {name}": f"{len(split)} images, {_fingerprint(split)}" for name, split in data.items()},
         }
 
@@ -177,9 +184,8 @@ class Run:
         torch.manual_seed(settings.seed)
         module = load_method(settings.method)
         method: Method = module.METHOD(settings.config, len(self.splits.classes))
-        if settings.config.pretrained:
-            path = settings.weights or find_weights(settings.config.backbone, settings.pretrained_folder)
-            self.weights_report = load_backbone(method.backbone, path)
+        if self.weights is not None:
+            self.weights_report = load_backbone(method.backbone, self.weights)
         resume(method, self.folder)
         return method
 

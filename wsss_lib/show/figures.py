@@ -32,7 +32,7 @@ class Plot(Figure):
 
     def _bytes(self, kind: str, **options: Any) -> bytes:
         buffer = io.BytesIO()
-        self.savefig(buffer, format=kind, facecolor="white", **options)
+        self.savefig(buffer, format=kind, facecolor="white", bbox_inches="tight", **options)
         return buffer.getvalue()
 
     def _repr_png_(self) -> bytes | None:

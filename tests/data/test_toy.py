@@ -5,7 +5,7 @@ from functools import cache
 import numpy as np
 import pytest
 
-from wsss_lib.data.dataset import IGNORE
+from wsss_lib.data.files import IGNORE
 from wsss_lib.data.toy import CLASSES, MIN_VISIBLE, ToyOptions, ToyWorld, pattern_cycles
 from wsss_lib.errors import InputError
 

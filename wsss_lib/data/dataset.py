@@ -15,9 +15,6 @@ from torch import Tensor
 from wsss_lib.data.files import image_size, read_image, read_mask
 from wsss_lib.errors import InputError
 
-IGNORE = 255
-"""The mask value of pixels that neither count as right nor as wrong."""
-
 
 class Dataset(ABC):
     """Images addressed by position, with the set of classes that each one shows.
@@ -61,23 +58,20 @@ class Dataset(ABC):
 
     def head(self, count: int) -> Dataset:
         """Return the first ``count`` images, or all if there are fewer."""
-        return Subset(self, count)
+        count = min(count, len(self))
+        return Derived(self, f"{self.name} (first {count})", count)
 
 
-class Subset(Dataset):
-    """The first images of another data set.
+class Derived(Dataset):
+    """Another data set, or its first images, seen in another way: what a subclass does not change is passed on.
 
     Args:
-        whole: The data set to take them from.
-        count: How many.
-
-    Raises:
-        InputError: ``count`` is not positive.
+        whole: The other data set.
+        name: What to print.
+        count: How many of its images.
     """
 
-    def __init__(self, whole: Dataset, count: int) -> None:
-        count = max(0, min(count, len(whole)))
-        name = f"{whole.name} (first {count})"
+    def __init__(self, whole: Dataset, name: str, count: int) -> None:
         super().__init__(name, whole.classes, whole.ids[:count], whole.labels[:count], whole.has_masks)
         self.whole = whole
 

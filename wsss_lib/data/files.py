@@ -15,6 +15,7 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 from wsss_lib.errors import InputError
 
 IGNORE = 255
+"""The mask value of pixels that count neither as right nor as wrong."""
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 """The endings of image files in the VOC and COCO layouts; of two files with one stem, the earlier ending wins."""

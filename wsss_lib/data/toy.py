@@ -19,7 +19,8 @@ import torch
 from PIL import Image
 
 from wsss_lib.data import toy_drawing as draw
-from wsss_lib.data.dataset import IGNORE, Dataset
+from wsss_lib.data.dataset import Dataset, Derived
+from wsss_lib.data.files import IGNORE
 from wsss_lib.data.toy_drawing import Area, Frame, Layer, Look
 from wsss_lib.errors import InputError
 
@@ -428,7 +429,7 @@ class ToyWorld(Dataset):
         return self._images[index].context.copy()
 
 
-class ShortcutFree(Dataset):
+class ShortcutFree(Derived):
     """The images of a world, the very same but for the frequency pattern.
 
     Args:
@@ -436,17 +437,9 @@ class ShortcutFree(Dataset):
     """
 
     def __init__(self, world: ToyWorld) -> None:
-        super().__init__(f"{world.name} without shortcut", world.classes, world.ids, world.labels, has_masks=True)
+        super().__init__(world, f"{world.name} without shortcut", len(world))
         self.world = world
 
     def image(self, index: int) -> Image.Image:
         """Return image ``index`` as 8-bit RGB, without the pattern."""
         return self.world.shortcut_free(index)
-
-    def mask(self, index: int) -> np.ndarray:
-        """Return the ``(H, W)`` uint8 mask of image ``index``."""
-        return self.world.mask(index)
-
-    def size(self, index: int) -> tuple[int, int]:
-        """Return ``(height, width)`` of image ``index``."""
-        return self.world.size(index)

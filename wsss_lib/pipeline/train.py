@@ -138,7 +138,7 @@ def train(
         torch.manual_seed((seed * 10_000 + epoch) * 1_000 + fabric.global_rank)
         method.train()
         method.begin_epoch(epoch, batches)
-        losses = run_epoch(method, batches, epoch)
+        losses = mean_over_processes(run_epoch(method, batches, epoch), fabric)
         check_weights(method, epoch)
         rate = next(iter(method.schedules.values())).get_last_lr()[0]
         history.append(
@@ -183,10 +183,14 @@ def run_epoch(method: Method, batches: TrainingBatches, epoch: int) -> dict[str,
             if not math.isfinite(value):
                 raise InputError(f"{name} became {value} in step {i + 1} of epoch {epoch + 1}; {_slower(method)}")
             sums[name] = sums.get(name, 0.0) + value
-    means = batches.fabric.to_device(torch.tensor(list(sums.values()), dtype=torch.float64)) / len(batches)
-    over_processes = batches.fabric.all_reduce(means)
-    assert isinstance(over_processes, Tensor)
-    return dict(zip(sums, over_processes.tolist(), strict=True))
+    return {name: total / len(batches) for name, total in sums.items()}
+
+
+def mean_over_processes(losses: dict[str, float], fabric: Fabric) -> dict[str, float]:
+    """Average the losses of the processes that share the work."""
+    mean = fabric.all_reduce(fabric.to_device(torch.tensor(list(losses.values()), dtype=torch.float64)))
+    assert isinstance(mean, Tensor)
+    return dict(zip(losses, mean.tolist(), strict=True))
 
 
 def check_weights(method: Method, epoch: int) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -45,7 +46,11 @@ def test_00_cam_runs_on_photographs(layout, tmp_path):
     from wsss_lib.models import create_backbone
 
     root = tmp_path / "data"
-    trees.voc_tree(root) if layout == "voc" else trees.folder_tree(root)
+    if layout == "voc":
+        trees.voc_tree(root)
+    else:
+        trees.folder_tree(root)
+        shutil.rmtree(root / "masks")  # seeds can be made, but not scored
     torch.save(create_backbone("mobilenet_v2").state_dict(), tmp_path / "net.pth")
     result = papermill(
         ROOT, "notebooks/00_cam.ipynb", tmp_path / "out.ipynb",
@@ -53,7 +58,9 @@ def test_00_cam_runs_on_photographs(layout, tmp_path):
         "-p", "epochs", "1", "-p", "batch_size", "1", "-p", "scales", "1.0", "-p", "out", str(tmp_path / "run"),
     )  # fmt: skip
     assert result.returncode == 0, result.stderr[-3000:]
-    assert (tmp_path / "run" / "metrics.json").is_file()
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert set(metrics["seeds"]) == ({"train", "val"} if layout == "voc" else set())
+    assert list((tmp_path / "run" / "cams" / "val").glob("*.npz"))
 
 
 @pytest.mark.slow

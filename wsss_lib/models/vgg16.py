@@ -7,6 +7,7 @@ names are the official ones.
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -55,6 +56,8 @@ class VGG16(Backbone):
         self.dropout = nn.Dropout2d(0.5)
         self.fc7 = nn.Conv2d(c1024, c1024, 1)
         initialise(self)
+        with torch.no_grad():
+            self.conv1_1.weight /= 64  # about the standard deviation of the inputs, which He's rule takes to be 1
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Map ``(B, 3, H, W)`` to the three taps ``(B, channels, ceil(H / 8), ceil(W / 8))``."""

@@ -68,29 +68,26 @@ def read_parameters(notebook: str, method: str, namespace: Mapping[str, Any]) ->
             f"min_long_side is {config.min_long_side}, more than max_long_side {config.max_long_side}; make it smaller."
         )
 
-    if preset == "toy":
-        for name in ("data_root", "labels", "weights"):
-            if values.get(name):
-                raise InputError(
-                    f"{name} is given, but preset toy draws its own data and trains from scratch; "
-                    "choose another preset, such as photos."
-                )
-
-    root = project_root()
-    named = {k: values[k] for k in _NAMED_IN_FOLDER if values.get(k) not in (None, "", 0, "32-true")} | changes
-    default = root / "runs" / notebook / "-".join([preset, *(f"{k}={_short(v)}" for k, v in sorted(named.items()))])
+    _refuse_ignored(preset, values)
     return Settings(
         notebook=notebook,
         method=method,
         preset=preset,
         config=config,
-        folder=_path("out", values["out"]) if values.get("out") else default,
+        folder=_path("out", values["out"]) if values.get("out") else _default_folder(notebook, preset, values, changes),
         data_root=_existing("data_root", values.get("data_root", "")),
         labels=_existing("labels", values.get("labels", "")),
         weights=_existing("weights", values.get("weights", "")),
-        pretrained_folder=root / "pretrained",
+        pretrained_folder=project_root() / "pretrained",
         **{name: values[name] for name in _PASSED_ON if name in values},
     )
+
+
+def _default_folder(notebook: str, preset: str, values: Mapping[str, Any], changes: Mapping[str, Any]) -> Path:
+    """Return ``runs/<notebook>/<preset>``, with everything in its name that leads to other numbers."""
+    named = {k: values[k] for k in _NAMED_IN_FOLDER if values.get(k) not in (None, "", 0, "32-true")} | {**changes}
+    parts = [preset, *(f"{name}={_short(value)}" for name, value in sorted(named.items()))]
+    return project_root() / "runs" / notebook / "-".join(parts)
 
 
 def _config_types(config_class: type[Config]) -> dict[str, type]:
@@ -105,6 +102,16 @@ def _refuse_other_choices(config_class: type[Config], changes: Mapping[str, Any]
     for name, kind in get_type_hints(config_class).items():
         if get_origin(kind) is Literal and changes.get(name, get_args(kind)[0]) not in get_args(kind):
             raise InputError(f"{name} {changes[name]!r} is unknown; choose one of {', '.join(get_args(kind))}.")
+
+
+def _refuse_ignored(preset: str, values: Mapping[str, Any]) -> None:
+    """Raise for a parameter that the toy world would silently ignore."""
+    given = [name for name in ("data_root", "labels", "weights") if values.get(name)]
+    if preset == "toy" and given:
+        raise InputError(
+            f"{given[0]} is given, but preset toy draws its own data and trains from scratch; "
+            "choose another preset, such as photos."
+        )
 
 
 def _refuse_unknown(namespace: Mapping[str, Any], known: Mapping[str, type]) -> None:

@@ -24,7 +24,8 @@ def main() -> int:
         else:
             run.infer(arguments.split)
     except InputError as error:
-        print(f"InputError: {error}", flush=True)
+        sys.stdout.write(f"\nInputError: {error}\n")  # in one piece: other processes write to the same pipe
+        sys.stdout.flush()
         return 1
     return 0
 

@@ -62,6 +62,10 @@ class Views(TorchDataset[tuple[int, list[Tensor]]]):
         return batches
 
 
+def _pixels_per_batch(fabric: Fabric) -> int:
+    return PIXELS_PER_BATCH.get(fabric.device.type, PIXELS_PER_BATCH["cuda"])
+
+
 def multi_scale_cam(
     method: Method, views: Iterable[Tensor], labels: Tensor, size: tuple[int, int]
 ) -> list[tuple[Tensor, Tensor]]:
@@ -105,7 +109,7 @@ def infer(
     """
     method.train(False)
     views = Views(data, method.config.scales, normalise, method.config.view_multiple or None)
-    batches = views.batches(PIXELS_PER_BATCH.get(fabric.device.type, PIXELS_PER_BATCH["cuda"]))
+    batches = views.batches(_pixels_per_batch(fabric))
     mine = batches[fabric.global_rank :: fabric.world_size]
     todo = [batch for batch in mine if not all(data.ids[i] in store for i in batch)]
     loader = DataLoader(views, batch_sampler=todo, num_workers=workers)
@@ -124,7 +128,7 @@ def classify(method: Method, data: Dataset, fabric: Fabric, normalise: Normalise
     """Return the logits ``(n, K)`` of the whole images of a data set at their own size, on the CPU."""
     method.train(False)
     views = Views(data, (1.0,), normalise, method.config.view_multiple or None)
-    batches = views.batches(PIXELS_PER_BATCH.get(fabric.device.type, PIXELS_PER_BATCH["cuda"]))
+    batches = views.batches(_pixels_per_batch(fabric))
     logits = torch.zeros(len(data), len(data.classes))
     loader = DataLoader(views, batch_sampler=batches, num_workers=workers)
     for indices, (images,) in bar(loaded(loader), f"logits of {data.name}", len(batches)):

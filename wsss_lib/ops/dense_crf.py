@@ -1,0 +1,392 @@
+"""Fully connected conditional random fields: sharpen the scores of pixels along the edges of their image.
+
+Krähenbühl and Koltun, "Efficient Inference in Fully Connected CRFs with Gaussian Edge Potentials" (NIPS 2011). Every
+pixel is connected with every other; the closer two are in place and colour, the more they want the same label. The
+mean-field approximation (algorithm 1 of the paper) repeats, from ``Q = softmax(-U)``,
+
+    ``Q_i(l) <- softmax_l( -U_i(l) + sum_m w_m sum_j k_m(f_i, f_j) Q_j(l) )``
+
+with the sums over j done on a permutohedral lattice. Two backends compute the same: ``torch``, which needs no compiler
+and runs on any device, several images and several unaries at once; and ``pydensecrf``, the authors' C++ code, if that
+is installed. As there, a pixel's own contribution is not removed from the sum.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from wsss_lib.errors import InputError
+from wsss_lib.ops.permutohedral import Lattice
+from wsss_lib.ops.sparse import SparseRows
+
+Normalisation = Literal["symmetric", "before", "after", "none"]
+Backend = Literal["auto", "torch", "pydensecrf"]
+
+PIXELS_PER_BATCH = {"cpu": 1, "cuda": 2**22}
+"""How many pixels the torch backend solves at once, at least one image. On a CPU one image fills the cache."""
+
+
+@dataclass(frozen=True)
+class Pairwise:
+    """One Gaussian kernel of the field.
+
+    Attributes:
+        sxy: Standard deviation along x and y, in pixels.
+        srgb: Standard deviation of red, green and blue, in grey levels of 0-255; None if colour does not count.
+        weight: w of Potts' model; or L values v for the message ``-v · k Q``; or an ``(L, L)`` matrix M for
+            ``-(M + Mᵀ)/2 · k Q``.
+        normalisation: Of the kernel: ``symmetric`` is ``k_ij / sqrt(sum_j k_ij · sum_i k_ij)``; the others divide
+            by the sum before or after filtering, or not at all.
+    """
+
+    sxy: tuple[float, float]
+    srgb: tuple[float, float, float] | None
+    weight: float | tuple[float, ...] | tuple[tuple[float, ...], ...]
+    normalisation: Normalisation = "symmetric"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A field: its kernels, and how many times the mean field is updated."""
+
+    kernels: tuple[Pairwise, ...]
+    steps: int = 10
+
+
+def settings(
+    sxy: float, weight: float, bilateral_sxy: float, srgb: float, bilateral_weight: float, steps: int = 10
+) -> Settings:
+    """Return the usual field: one kernel of position, one of position and colour, the same along all axes."""
+    position = Pairwise((sxy, sxy), None, weight)
+    return Settings((position, Pairwise((bilateral_sxy,) * 2, (srgb,) * 3, bilateral_weight)), steps)
+
+
+_PSA = settings(3, 3, 80, 13, 10)
+
+PRESETS = {
+    "psa": _PSA,
+    "oc_cse": _PSA,
+    "acr": _PSA,
+    "pcss": _PSA,
+    "irn": settings(3, 3, 50, 5, 10),
+    "deeplab": settings(1, 3, 67, 3, 4),
+}
+"""The settings of the papers' code. ``irn`` is meant for `unary_from_labels`."""
+
+
+def unary_from_scores(scores: Tensor, clip: float | None = 1e-5, scale: float | None = None) -> Tensor:
+    """Return the unary energies ``-log p`` of scores.
+
+    Args:
+        scores: ``(..., L, H, W)`` in [0, 1]; they need not add up to 1 over the labels.
+        clip: Scores below count as this; None for no bound.
+        scale: If given, ``p <- scale · p + (1 - scale) / L`` first, in (0, 1].
+
+    Returns:
+        The same shape, float32.
+
+    Raises:
+        InputError: There is no label, or a score is negative or not finite.
+    """
+    if scores.ndim < 3 or scores.shape[-3] == 0:
+        raise InputError(f"scores of shape {tuple(scores.shape)} have no labels; give (L, H, W) with L of at least 1.")
+    scores = scores.float()
+    if scores.numel() and not (torch.isfinite(scores).all() and scores.min() >= 0):
+        raise InputError("scores hold negative or non-finite values; a dense CRF needs probabilities in [0, 1].")
+    if scale is not None:
+        scores = scale * scores + (1 - scale) / scores.shape[-3]
+    if clip is not None:
+        scores = scores.clamp(clip, 1.0)
+    return -scores.log()
+
+
+def unary_from_labels(labels: Tensor, num_labels: int, confidence: float, unknown: bool = False) -> Tensor:
+    """Return the unary energies of a label map that is right with the probability ``confidence``.
+
+    Args:
+        labels: ``(..., H, W)`` integers in [0, L).
+        num_labels: L, without ``unknown``.
+        confidence: Probability of the given label, in (0, 1); the others share the rest.
+        unknown: If so, 0 in ``labels`` means that nothing is known, and label l is row l - 1.
+
+    Returns:
+        ``(..., L, H, W)`` float32.
+
+    Raises:
+        InputError: A label is out of range, or the confidence is.
+    """
+    if not 0 < confidence < 1:
+        raise InputError(f"confidence is {confidence}; it must lie between 0 and 1.")
+    rows = labels.long() - int(unknown)
+    if labels.numel() and not (-unknown <= int(rows.min()) and int(rows.max()) < num_labels):
+        raise InputError(f"labels go up to {int(labels.max())}, but there are {num_labels} labels; correct the number.")
+    others = (1 - confidence) / max(1, num_labels - 1)
+    chosen = torch.nn.functional.one_hot(rows.clamp(min=0), num_labels).movedim(-1, -3)
+    probability = torch.where(chosen.bool(), confidence if num_labels > 1 else 1.0, others)
+    probability = torch.where(rows.unsqueeze(-3) < 0, 1 / num_labels, probability)
+    return -probability.float().log()
+
+
+# ------------------------------------------------------------------------------------------------------- mean field
+
+
+class Kernel:
+    """A normalised, weighted kernel: the sum over j of the update, as sparse matrices.
+
+    Args:
+        lattice: Of the pixels' features.
+        weight: See `Pairwise`.
+        normalisation: See `Pairwise`.
+    """
+
+    def __init__(self, lattice: Lattice, weight: Any = 1.0, normalisation: Normalisation = "symmetric") -> None:
+        self.lattice = lattice
+        points = len(lattice.slicing.columns)
+        device = lattice.slicing.weights.device
+        if normalisation == "none":
+            before = after = torch.ones(points, device=device)
+        else:
+            total = lattice.filter(torch.ones(points, 1, device=device))[:, 0] + 1e-20
+            before = total.rsqrt() if normalisation == "symmetric" else 1 / total
+            after = before
+        ones = torch.ones_like(before)
+        before = ones if normalisation == "after" else before
+        after = (ones if normalisation == "before" else after) * lattice.scale
+
+        compatibility = torch.as_tensor(weight, dtype=torch.float32, device=device)
+        self.compatibility: Tensor | None = None  # (L, L), unless it is Potts'
+        if compatibility.ndim == 0:
+            after = after * compatibility
+        else:
+            matrix = compatibility.diag() if compatibility.ndim == 1 else compatibility
+            self.compatibility = -(matrix + matrix.t()) / 2
+        splat, cut = lattice.splatting, lattice.slicing
+        self.splatting = SparseRows(splat.columns, splat.weights * before[splat.columns.long()], splat.offsets)
+        self.slicing = SparseRows(cut.columns, cut.weights * after[:, None])
+
+    def __call__(self, q: Tensor, labels: int) -> Tensor:
+        """Return the message ``(N, G·L)`` of the probabilities ``(N, G·L)``, G fields of L labels beside each other."""
+        message = self.slicing @ self.lattice.blur(self.splatting @ q)
+        if self.compatibility is None:
+            return message
+        return (message.view(len(q), -1, labels) @ self.compatibility).flatten(1)
+
+
+def mean_field(unary: Tensor, kernels: Sequence[Kernel], steps: int = 10) -> Tensor:
+    """Do ``steps`` parallel mean-field updates.
+
+    Args:
+        unary: ``(G, L, N)`` float32, the energies of G fields over the same N points; infinite for a label that a
+            point must not get.
+        kernels: What the fields share.
+        steps: How many; 0 returns ``softmax(-U)``.
+
+    Returns:
+        ``(G, L, N)`` float32, Q.
+    """
+    groups, labels, points = unary.shape
+    q = (-unary).softmax(1)
+    for _ in range(steps):
+        columns = q.view(groups * labels, points).t().contiguous()  # (N, G·L), as products want it
+        message = sum(kernel(columns, labels) for kernel in kernels)
+        if isinstance(message, Tensor):
+            q = (message.t().view(groups, labels, points) - unary).softmax(1)
+    return q
+
+
+def free_energy(q: Tensor, unary: Tensor, kernels: Sequence[Kernel]) -> float:
+    """Return what the updates try to make small: the Kullback-Leibler divergence up to a constant.
+
+    ``sum Q log Q + sum U Q - sum_m sum w_m Q k_m Q``, every pair counted twice, as ``pydensecrf`` does. Shapes as in
+    :func:`mean_field`.
+    """
+    groups, labels, points = q.shape
+    columns = q.view(groups * labels, points).t().contiguous()
+    energy = (q * q.clamp(min=1e-20).log()).sum() + (unary * q).sum()
+    for kernel in kernels:
+        energy = energy - (columns * kernel(columns, labels)).sum()
+    return float(energy)
+
+
+# ---------------------------------------------------------------------------------------------------------- images
+
+
+def position_features(sizes: Sequence[tuple[int, int]], sxy: tuple[float, float], device: torch.device) -> Tensor:
+    """Return ``(2, N)``: x and y of the pixels of images of the given (height, width), row by row, over ``sxy``."""
+    places = []
+    for height, width in sizes:
+        y, x = torch.meshgrid(
+            torch.arange(height, dtype=torch.float32, device=device),
+            torch.arange(width, dtype=torch.float32, device=device),
+            indexing="ij",
+        )
+        places.append(torch.stack([x.flatten() / sxy[0], y.flatten() / sxy[1]]))
+    return torch.cat(places, 1)
+
+
+def make_kernel(images: Sequence[Tensor], pairwise: Pairwise) -> Kernel:
+    """Build a kernel for one or more ``(3, H, W)`` RGB images with values of 0-255.
+
+    A kernel without colour depends on the sizes alone and is kept for the next images of the same sizes.
+    """
+    sizes = tuple((int(x.shape[1]), int(x.shape[2])) for x in images)
+    device = images[0].device
+    if pairwise.srgb is None:
+        return _position_kernel(sizes, pairwise, device)
+    places = position_features(sizes, pairwise.sxy, device)
+    deviations = torch.tensor(pairwise.srgb, device=device)[:, None]
+    colours = torch.cat([x.float().flatten(1) for x in images], 1) / deviations
+    names = [f"sxy {s:g}" for s in pairwise.sxy] + [f"srgb {s:g}" for s in pairwise.srgb]
+    lattice = Lattice(torch.cat([places, colours]), _batch(sizes, device), names)
+    return Kernel(lattice, pairwise.weight, pairwise.normalisation)
+
+
+@lru_cache(maxsize=8)
+def _position_kernel(sizes: tuple[tuple[int, int], ...], pairwise: Pairwise, device: torch.device) -> Kernel:
+    names = [f"sxy {s:g}" for s in pairwise.sxy]
+    lattice = Lattice(position_features(sizes, pairwise.sxy, device), _batch(sizes, device), names)
+    return Kernel(lattice, pairwise.weight, pairwise.normalisation)
+
+
+def _batch(sizes: Sequence[tuple[int, int]], device: torch.device) -> Tensor | None:
+    if len(sizes) == 1:
+        return None
+    counts = torch.tensor([h * w for h, w in sizes], device=device)
+    return torch.arange(len(sizes), device=device).repeat_interleave(counts)
+
+
+def dense_crf(
+    images: Sequence[Tensor],
+    unaries: Sequence[Tensor],
+    preset: str | Settings = "psa",
+    backend: Backend = "auto",
+) -> list[Tensor]:
+    """Infer the label probabilities of images.
+
+    Args:
+        images: ``(3, H, W)`` uint8 RGB, of any sizes, all on one device.
+        unaries: For each image ``(L, H, W)`` float32 energies, or ``(G, L, H, W)`` for G fields over the same image,
+            which cost little more than one. L may differ between the images.
+        preset: A name of `PRESETS`, or settings of one's own.
+        backend: ``torch``, ``pydensecrf``, or ``auto`` for the faster one, which is ``torch`` on every device.
+
+    Returns:
+        For each image the probabilities, of the shape of its unary, float32, on the device of the image.
+
+    Raises:
+        InputError: Sizes do not fit, an energy is NaN, a setting is unusable, or ``pydensecrf`` is not installed.
+    """
+    field = _settings(preset)
+    if backend not in ("auto", "torch", "pydensecrf"):
+        raise InputError(f"CRF backend {backend!r} is unknown; choose auto, torch or pydensecrf.")
+    if len(images) != len(unaries):
+        raise InputError(f"there are {len(images)} images but {len(unaries)} unaries; give one for each image.")
+    for i, (image, unary) in enumerate(zip(images, unaries, strict=True)):
+        _check_pair(image, unary, i)
+    grouped = [u.float() if u.ndim == 4 else u.float()[None] for u in unaries]
+    if backend == "pydensecrf":
+        results = [_solve_pydensecrf(image, unary, field) for image, unary in zip(images, grouped, strict=True)]
+    else:
+        results = _solve_torch(images, grouped, field)
+    return [q.view_as(unary) for q, unary in zip(results, unaries, strict=True)]
+
+
+def _settings(preset: str | Settings) -> Settings:
+    if isinstance(preset, str):
+        if preset not in PRESETS:
+            raise InputError(f"CRF preset {preset!r} is unknown; choose one of {', '.join(PRESETS)}.")
+        return PRESETS[preset]
+    for kernel in preset.kernels:
+        if not all(s > 0 for s in (*kernel.sxy, *(kernel.srgb or ()))):
+            raise InputError(f"sxy {kernel.sxy} and srgb {kernel.srgb} must be above 0.")
+    if preset.steps < 0:
+        raise InputError(f"steps is {preset.steps}; it must be at least 0.")
+    return preset
+
+
+def _check_pair(image: Tensor, unary: Tensor, index: int) -> None:
+    if image.ndim != 3 or image.shape[0] != 3 or image.numel() == 0:
+        raise InputError(f"image {index} has the shape {tuple(image.shape)}; a dense CRF needs (3, H, W) RGB.")
+    if unary.ndim not in (3, 4) or unary.shape[-2:] != image.shape[-2:] or unary.shape[-3] == 0:
+        raise InputError(
+            f"the unary of image {index} has the shape {tuple(unary.shape)}, which does not fit {tuple(image.shape)}; "
+            "give (L, H, W) or (G, L, H, W) with at least one label."
+        )
+    if torch.isnan(unary).any():
+        raise InputError(f"the unary of image {index} holds NaN; give finite energies.")
+
+
+@torch.no_grad()
+def _solve_torch(images: Sequence[Tensor], unaries: Sequence[Tensor], field: Settings) -> list[Tensor]:
+    results: list[Tensor] = []
+    start = 0
+    with torch.autocast(images[0].device.type if images else "cpu", enabled=False):
+        while start < len(images):
+            stop = start + _how_many(images[start:])
+            results += _solve_together(images[start:stop], unaries[start:stop], field)
+            start = stop
+    return results
+
+
+def _how_many(images: Sequence[Tensor]) -> int:
+    """Return how many of the images are solved at once."""
+    left = PIXELS_PER_BATCH.get(images[0].device.type, PIXELS_PER_BATCH["cuda"])
+    count = 0
+    for image in images:
+        left -= image[0].numel()
+        if left < 0:
+            break
+        count += 1
+    return max(1, count)
+
+
+def _solve_together(images: Sequence[Tensor], unaries: Sequence[Tensor], field: Settings) -> list[Tensor]:
+    groups, labels = (max(u.shape[i] for u in unaries) for i in (0, 1))
+    counts = [image[0].numel() for image in images]
+    together = unaries[0].new_full((groups, labels, sum(counts)), torch.inf)  # labels that an image does not have
+    together[:, 0] = 0.0
+    for part, unary in zip(together.split(counts, dim=2), unaries, strict=True):
+        part[: unary.shape[0], : unary.shape[1]] = unary.flatten(2)
+    q = mean_field(together, [make_kernel(images, kernel) for kernel in field.kernels], field.steps)
+    return [
+        part[: unary.shape[0], : unary.shape[1]].reshape(unary.shape)
+        for part, unary in zip(q.split(counts, dim=2), unaries, strict=True)
+    ]
+
+
+def _solve_pydensecrf(image: Tensor, unary: Tensor, field: Settings) -> Tensor:
+    if importlib.util.find_spec("pydensecrf") is None:
+        raise InputError(
+            'pydensecrf is not installed; use the backend "torch", which computes the same, or pip install pydensecrf2.'
+        )
+    from pydensecrf import densecrf  # noqa: PLC0415
+
+    normalisations = {
+        "symmetric": densecrf.NORMALIZE_SYMMETRIC,
+        "before": densecrf.NORMALIZE_BEFORE,
+        "after": densecrf.NORMALIZE_AFTER,
+        "none": densecrf.NO_NORMALIZATION,
+    }
+    labels, height, width = unary.shape[1:]
+    pixels = np.ascontiguousarray(image.permute(1, 2, 0).to(torch.uint8).cpu().numpy())
+    results = []
+    for energies in unary.cpu().numpy():
+        crf = densecrf.DenseCRF2D(width, height, labels)
+        crf.setUnaryEnergy(np.ascontiguousarray(energies.reshape(labels, -1)))
+        for kernel in field.kernels:
+            weight: Any = kernel.weight if isinstance(kernel.weight, float | int) else np.float32(kernel.weight)
+            mode = {"compat": weight, "normalization": normalisations[kernel.normalisation]}
+            if kernel.srgb is None:
+                crf.addPairwiseGaussian(sxy=kernel.sxy, **mode)
+            else:
+                crf.addPairwiseBilateral(sxy=kernel.sxy, srgb=kernel.srgb, rgbim=pixels, **mode)
+        results.append(torch.from_numpy(np.array(crf.inference(field.steps), dtype=np.float32)))
+    return torch.stack(results).view(unary.shape).to(unary.device)

@@ -1,0 +1,209 @@
+"""Gaussian filtering of any number of points in any number of dimensions, on the permutohedral lattice.
+
+Adams, Baek, Davis, "Fast High-Dimensional Filtering Using the Permutohedral Lattice" (Eurographics 2010). The lattice
+divides feature space into simplices, triangles in two dimensions. A point gives its value to the corners of its simplex
+(*splat*), every corner exchanges values with its neighbours along each axis (*blur*), and a point reads from the corners
+of its simplex what it gets (*slice*). The cost is linear in the number of points.
+
+The numbers are those of the C++ filter behind ``pydensecrf``. Corners are indexed by sorting integer keys instead of by
+a hash table, which works on any device, cannot collide, and makes every sum deterministic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from wsss_lib.errors import InputError
+from wsss_lib.ops.sparse import SparseRows
+
+_BITS = 62
+"""How many bits the integer key of a corner may have."""
+
+_GREATEST_FEATURE = 2.0**17
+"""Beyond this, single precision no longer tells the cells of the lattice apart."""
+
+
+class Lattice:
+    """The lattice of a set of points. It depends on their features only; any values can be filtered with it.
+
+    Args:
+        features: ``(d, N)`` float32, the positions of the points in units of the kernel's standard deviation.
+        batch: ``(N,)`` int64, the image that each point belongs to, from 0; points of different images do not
+            see each other. None for a single image.
+        names: What the standard deviations of the d features are called in an error message.
+
+    Attributes:
+        size: M, the number of corners.
+        slicing: The sparse ``(N, M)`` matrix of the barycentric weights, d + 1 per point.
+        splatting: Its transpose.
+        axes: For each of the d + 1 axes the sparse ``(M, M)`` matrix of the blur with (1/2, 1, 1/2).
+
+    Raises:
+        InputError: The features are not finite, or too large to be told apart.
+    """
+
+    def __init__(self, features: Tensor, batch: Tensor | None = None, names: Sequence[str] = ()) -> None:
+        d, _ = features.shape
+        self.dimensions = d
+        names = names or [f"the standard deviation of feature {i}" for i in range(d)]
+        _check(features, names)
+        nearest, rank, barycentric = _enclosing_simplices(features.float())
+
+        # Neighbouring points mostly share a simplex, so corners are made once for every simplex, not for every point.
+        digits = [*nearest[:d], *rank[:d].to(nearest.dtype)]
+        if batch is not None:
+            digits.insert(0, batch.to(nearest.dtype))
+        packed, _ = _pack(digits, [0] * len(digits), names[_widest(nearest[:d])])
+        _, which = torch.unique(packed, return_inverse=True)
+        member = torch.empty(int(which.max()) + 1, dtype=torch.int64, device=which.device)
+        member[which] = torch.arange(len(which), device=which.device)  # any point of the simplex will do
+
+        corners = _corners(nearest[:, member], rank[:, member])  # (d + 1 corners, d coordinates, S)
+        coordinates = list(corners.permute(1, 2, 0).flatten(1))  # d times (S * (d + 1))
+        if batch is not None:
+            coordinates.insert(0, batch[member].repeat_interleave(d + 1).to(corners.dtype))
+        margins = [0] * (len(coordinates) - d) + [d + 1] * d  # neighbours must not run into the next digit
+        keys, places = _pack(coordinates, margins, names[_widest(nearest[:d])])
+        self.keys, vertex = torch.unique(keys, return_inverse=True)
+        self.size = len(self.keys)
+        self._any = torch.empty(self.size, dtype=torch.int64, device=vertex.device)
+        self._any[vertex] = torch.arange(len(vertex), device=vertex.device)
+        self._coordinates = torch.stack(coordinates[-d:])
+        self.slicing = SparseRows(vertex.view(-1, d + 1).int()[which], barycentric.t().contiguous())
+        self.splatting = self.slicing.transpose(self.size)
+        self.axes = [self._axis(j, places[-d:]) for j in range(d + 1)]
+
+    def _axis(self, axis: int, places: Sequence[int]) -> SparseRows:
+        """Return the blur along one axis: ``z + (z[before] + z[after]) / 2``, absent neighbours counting 0."""
+        step = -sum(places) + (self.dimensions + 1) * (places[axis] if axis < self.dimensions else 0)
+        own = torch.arange(self.size, device=self.keys.device)
+        columns, weights = [own], [torch.ones(self.size, device=own.device)]
+        for key in (self.keys + step, self.keys - step):
+            at = torch.searchsorted(self.keys, key).clamp_(max=self.size - 1)
+            found = self.keys[at] == key
+            columns.append(torch.where(found, at, own))
+            weights.append(0.5 * found)
+        return SparseRows(torch.stack(columns, 1).int(), torch.stack(weights, 1))
+
+    @property
+    def scale(self) -> float:
+        """What the C++ filter multiplies its result by, ``1 / (1 + 2^-d)``."""
+        return 1 / (1 + 2.0**-self.dimensions)
+
+    @cached_property
+    def positions(self) -> Tensor:
+        """Where the corners lie in feature space, ``(d, M)`` float32; for pictures."""
+        d = self.dimensions
+        key = self._coordinates[:, self._any].double()
+        elevated = torch.cat([key, -key.sum(0, keepdim=True)])  # the last coordinate is implied
+        features = torch.zeros_like(key)
+        rest = torch.zeros_like(key[0])
+        for j in range(d, 0, -1):
+            features[j - 1] = (rest - elevated[j]) / j
+            rest = rest + features[j - 1]
+        return (features / _scales(d, key.device).double()[:, None]).float()
+
+    def blur(self, values: Tensor, reverse: bool = False) -> Tensor:
+        """Blur ``(M, L)`` values of the corners along all axes, in order, or in reverse order."""
+        for axis in reversed(self.axes) if reverse else self.axes:
+            values = axis @ values
+        return values
+
+    def filter(self, values: Tensor, reverse: bool = False) -> Tensor:
+        """Approximate ``sum_j exp(-|f_i - f_j|² / 2) v_j``, up to a constant factor, for every point i.
+
+        Args:
+            values: ``(N, L)`` float32.
+            reverse: Blur in reverse order, which makes it the transposed filter.
+
+        Returns:
+            ``(N, L)`` float32.
+        """
+        return self.slicing @ self.blur(self.splatting @ values.float(), reverse) * self.scale
+
+
+def _check(features: Tensor, names: Sequence[str]) -> None:
+    greatest = features.abs().amax(1) if features.numel() else features.new_zeros(len(features))
+    for value, name in zip(greatest.tolist(), names, strict=True):
+        if not value <= _GREATEST_FEATURE:
+            raise InputError(f"{name} is too small: positions reach {value:.3g} standard deviations; make it larger.")
+
+
+def _scales(d: int, device: torch.device) -> Tensor:
+    """Return by what each feature is multiplied so that the blur has a standard deviation of 1."""
+    inverse = torch.tensor([1 / ((i + 1) * (i + 2)) ** 0.5 for i in range(d)], dtype=torch.float64)
+    total = torch.tensor((2 / 3) ** 0.5 * (d + 1), dtype=torch.float32).double()
+    return (inverse * total).float().to(device)
+
+
+def _enclosing_simplices(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Find the simplex that each point lies in.
+
+    Args:
+        features: ``(d, N)`` float32.
+
+    Returns:
+        The nearest lattice point of remainder 0, divided by d + 1, ``(d + 1, N)`` int32; the rank of each coordinate's
+        residual, ``(d + 1, N)`` int8; and the barycentric weights of the d + 1 corners, ``(d + 1, N)`` float32.
+    """
+    d, n = features.shape
+    size = d + 1
+    scaled = features * _scales(d, features.device)[:, None]
+    elevated = features.new_empty(size, n)
+    running = torch.zeros_like(scaled[0])
+    for j in range(d, 0, -1):  # onto the plane where the d + 1 coordinates add up to 0
+        elevated[j] = running - j * scaled[j - 1]
+        running = running + scaled[j - 1]
+    elevated[0] = running
+
+    inverse = torch.tensor(1 / size, dtype=torch.float32, device=features.device)
+    rounded = (elevated * inverse).round_()
+    residual = elevated - rounded * size
+    excess = rounded.sum(0).to(torch.int8)  # rounding left the plane by so many steps
+    rank = excess.expand(size, n).clone()
+    for i in range(size):
+        for j in range(i + 1, size):
+            less = residual[i] < residual[j]
+            rank[i] += less
+            rank[j] += ~less
+    wrapped = (rank < 0).to(torch.int8) - (rank >= size).to(torch.int8)
+    rank += wrapped * size
+    rounded += wrapped
+
+    u = (elevated - rounded * size) * inverse
+    by_rank = torch.empty_like(u).scatter_(0, (d - rank).long(), u)
+    barycentric = by_rank.clone()
+    barycentric[1:] -= by_rank[:-1]
+    barycentric[0] += 1 - by_rank[-1]
+    return rounded.int(), rank, barycentric
+
+
+def _corners(nearest: Tensor, rank: Tensor) -> Tensor:
+    """Return the first d coordinates of the d + 1 corners of every simplex, ``(d + 1, d, S)`` int32."""
+    size = len(nearest)
+    base, rank = nearest[:-1] * size, rank[:-1]
+    return torch.stack([base + torch.where(rank < size - k, k, k - size) for k in range(size)])
+
+
+def _widest(coordinates: Tensor) -> int:
+    return int((coordinates.amax(1) - coordinates.amin(1)).argmax())
+
+
+def _pack(digits: Sequence[Tensor], margins: Sequence[int], name: str) -> tuple[Tensor, list[int]]:
+    """Pack integers into one, so that equal keys mean equal integers; also return the place value of each digit."""
+    lowest = [int(x.min()) - margin for x, margin in zip(digits, margins, strict=True)]
+    extents = [int(x.max()) + m - low + 1 for x, m, low in zip(digits, margins, lowest, strict=True)]
+    places, place = [], 1
+    for extent in reversed(extents):
+        places.insert(0, place)
+        place *= extent
+    if place >= 2**_BITS:
+        raise InputError(f"{name} is too small: the lattice gets more cells than can be numbered; make it larger.")
+    key = torch.zeros_like(digits[0], dtype=torch.int64)
+    for x, low, value in zip(digits, lowest, places, strict=True):
+        key.add_((x - low).long(), alpha=value)
+    return key, places

@@ -1,0 +1,123 @@
+"""Spread scores along affinities: a random walk from pixel to pixel.
+
+Ahn and Kwak (CVPR 2018), equations 4-6: with ``A = a^beta`` (element by element) and ``T = D⁻¹ A``, where D holds the row
+sums of A, the refined scores are ``T^t M``. A is sparse, as only nearby pixels are connected, and there are few rows of
+scores; so the scores are multiplied t times by a sparse matrix instead of squaring a dense one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from wsss_lib.errors import InputError
+from wsss_lib.ops.affinity import Border, pair_count, pair_offsets, pair_windows
+from wsss_lib.ops.sparse import SparseRows
+
+
+@lru_cache(maxsize=32)
+def _structure(
+    height: int, width: int, radius: int, border: Border, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the sparse symmetric matrix of a grid: row and column of every entry, and which pair it comes from.
+
+    The entries are in the order of their rows, then of their columns. Those of the diagonal come from "pair" P · n.
+    """
+    index = torch.arange(height * width).view(height, width)
+    offsets = pair_offsets(radius)
+    grid = pair_count(height, width, radius, border)
+    place = torch.arange(len(offsets) * grid[0] * grid[1]).view(len(offsets), *grid)
+    start, end, pair = [], [], []
+    for k, offset in enumerate(offsets):
+        one, other, where = pair_windows(offset, height, width, radius, border)
+        start.append(index[*one].flatten())
+        end.append(index[*other].flatten())
+        pair.append(place[k, *where].flatten())
+    i, j, p = torch.cat(start), torch.cat(end), torch.cat(pair)
+    diagonal = index.flatten()
+    rows, columns = torch.cat([i, j, diagonal]), torch.cat([j, i, diagonal])
+    pairs = torch.cat([p, p, torch.full_like(diagonal, place.numel())])
+    order = (rows * index.numel() + columns).argsort()
+    return rows[order].to(device), columns[order].to(device), pairs[order].to(device)
+
+
+def transition_matrix(
+    affinities: Sequence[Tensor],
+    sizes: Sequence[tuple[int, int]],
+    beta: float = 8.0,
+    radius: int = 5,
+    border: Border = "official",
+) -> SparseRows:
+    """Return ``T = D⁻¹ a^beta`` for one or more images, as the blocks of one sparse matrix.
+
+    Args:
+        affinities: For each image ``(P, n)`` float in [0, 1], see :func:`wsss_lib.ops.affinity.pair_affinities`.
+        sizes: For each image the ``(h, w)`` of its grid.
+        beta: The greater, the less do doubtful pairs count.
+        radius: As for the affinities.
+        border: As for the affinities.
+
+    Raises:
+        InputError: Affinities and sizes do not fit, or an affinity is negative or not finite.
+    """
+    columns, weights, lengths = [], [], []
+    first = 0
+    for values, (height, width) in zip(affinities, sizes, strict=True):
+        grid = pair_count(height, width, radius, border)
+        wanted = (len(pair_offsets(radius)), grid[0] * grid[1])
+        if values.shape != wanted:
+            raise InputError(f"affinities of a {height} × {width} grid must be {wanted}, not {tuple(values.shape)}.")
+        if not (torch.isfinite(values).all() and (values >= 0).all()):
+            raise InputError("affinities hold negative or non-finite values; they must lie in [0, 1].")
+        rows, others, pairs = _structure(height, width, radius, border, values.device)
+        entries = torch.cat([values.float().flatten(), values.new_ones(1, dtype=torch.float32)])[pairs] ** beta
+        sums = entries.new_zeros(height * width).scatter_add_(0, rows, entries)
+        weights.append(entries / sums[rows])
+        columns.append(others + first)
+        lengths.append(torch.bincount(rows, minlength=height * width))
+        first += height * width
+    ends = torch.cat([lengths[0].new_zeros(1), torch.cat(lengths).cumsum(0)])
+    return SparseRows(torch.cat(columns).int(), torch.cat(weights), ends.int())
+
+
+@torch.no_grad()
+def random_walk(
+    scores: Sequence[Tensor],
+    affinities: Sequence[Tensor],
+    beta: float = 8.0,
+    steps: int = 256,
+    radius: int = 5,
+    border: Border = "official",
+) -> list[Tensor]:
+    """Let the scores of images walk.
+
+    Args:
+        scores: For each image ``(C, h, w)`` float; C and the sizes may differ. Absent classes need no row.
+        affinities: For each image ``(P, n)``.
+        beta: See :func:`transition_matrix`.
+        steps: t, any number; 0 returns the scores.
+        radius: As for the affinities.
+        border: As for the affinities.
+
+    Returns:
+        For each image ``(C, h, w)`` float32: every pixel a weighted mean of the scores around it.
+
+    Raises:
+        InputError: Shapes do not fit, or an affinity is negative or not finite.
+    """
+    if steps < 0:
+        raise InputError(f"steps is {steps}; a walk needs at least 0.")
+    if not scores:
+        return []
+    sizes = [(int(x.shape[1]), int(x.shape[2])) for x in scores]
+    transition = transition_matrix(affinities, sizes, beta, radius, border)
+    counts = [h * w for h, w in sizes]
+    x = scores[0].new_zeros(sum(counts), max(len(m) for m in scores), dtype=torch.float32)
+    for part, maps in zip(x.split(counts), scores, strict=True):
+        part[:, : len(maps)] = maps.flatten(1).t()
+    for _ in range(steps):
+        x = transition @ x
+    return [part[:, : len(m)].t().reshape(m.shape) for part, m in zip(x.split(counts), scores, strict=True)]

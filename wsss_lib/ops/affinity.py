@@ -1,12 +1,12 @@
 """Pairs of nearby pixels on a feature grid, their affinities, and what a label map says about them.
 
-Ahn and Kwak, "Learning Pixel-level Semantic Affinity with Image-level Supervision" (CVPR 2018), section 3.2. A pair has a
-"from" pixel and a "to" pixel at one of P offsets in a half-disc, so that every unordered pair occurs once. Pair arrays
-are ``(..., P, n)``: offset after offset, "from" pixels row by row.
+Ahn and Kwak, "Learning Pixel-level Semantic Affinity with Image-level Supervision" (CVPR 2018), section 3.2. A pair has
+a "from" pixel and a "to" pixel at one of P offsets in a half-disc, so that every unordered pair occurs once. Arrays of
+pairs are ``(..., P, n)``: offset after offset, "from" pixels row by row.
 
-In the authors' code a "from" pixel keeps so far from the left, right and lower border that every offset stays inside the
-grid (``border="official"``). Pairs nearer to a border are thereby missing. ``border="full"`` has them all; a pair that
-leaves the grid then has the affinity 0.
+In the authors' code a "from" pixel keeps so far from the left, right and lower border that every offset stays inside
+the grid (``border="official"``). Pairs nearer to a border are thereby missing. ``border="full"`` has them all; a pair
+that leaves the grid then has the affinity 0.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ def pair_count(height: int, width: int, radius: int = 5, border: Border = "offic
     rows, columns = (height - reach, width - 2 * reach) if border == "official" else (height, width)
     if rows < 1 or columns < 1:
         raise InputError(
-            f"a grid of {height} × {width} features is too small for pairs of radius {radius}: it needs {radius} rows and "
-            f"{2 * reach + 1} columns; use larger images, or border 'full'."
+            f"a grid of {height} × {width} features is too small for pairs of radius {radius}: it needs {radius} rows "
+            f"and {2 * reach + 1} columns; use larger images, or border 'full'."
         )
     return rows, columns
 
@@ -53,9 +53,10 @@ def pair_count(height: int, width: int, radius: int = 5, border: Border = "offic
 def pair_windows(
     offset: tuple[int, int], height: int, width: int, radius: int = 5, border: Border = "official"
 ) -> tuple[Window, Window, Window]:
-    """Return where the pairs of one offset lie: their "from" and "to" pixels in the grid, and their place in ``(P, n)``.
+    """Return where the pairs of one offset lie: "from" pixels, "to" pixels, and their place in ``(P, n)``.
 
-    The last window is one of the grid of "from" pixels, see :func:`pair_count`; for ``official`` it is all of it.
+    The first two are windows of the feature grid. The last is one of the grid of "from" pixels, see
+    :func:`pair_count`; for ``official`` it is all of it.
     """
     dy, dx = offset
     rows, columns = pair_count(height, width, radius, border)

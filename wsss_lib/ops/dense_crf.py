@@ -367,7 +367,7 @@ def _solve_pydensecrf(image: Tensor, unary: Tensor, field: Settings) -> Tensor:
         raise InputError(
             'pydensecrf is not installed; use the backend "torch", which computes the same, or pip install pydensecrf2.'
         )
-    from pydensecrf import densecrf  # noqa: PLC0415
+    from pydensecrf import densecrf
 
     normalisations = {
         "symmetric": densecrf.NORMALIZE_SYMMETRIC,
@@ -382,8 +382,11 @@ def _solve_pydensecrf(image: Tensor, unary: Tensor, field: Settings) -> Tensor:
         crf = densecrf.DenseCRF2D(width, height, labels)
         crf.setUnaryEnergy(np.ascontiguousarray(energies.reshape(labels, -1)))
         for kernel in field.kernels:
-            weight: Any = kernel.weight if isinstance(kernel.weight, float | int) else np.float32(kernel.weight)
-            mode = {"compat": weight, "normalization": normalisations[kernel.normalisation]}
+            weight = np.asarray(kernel.weight, np.float32)
+            mode = {
+                "compat": weight if weight.ndim else float(weight),
+                "normalization": normalisations[kernel.normalisation],
+            }
             if kernel.srgb is None:
                 crf.addPairwiseGaussian(sxy=kernel.sxy, **mode)
             else:

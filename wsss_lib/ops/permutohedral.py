@@ -1,9 +1,9 @@
 """Gaussian filtering of any number of points in any number of dimensions, on the permutohedral lattice.
 
 Adams, Baek, Davis, "Fast High-Dimensional Filtering Using the Permutohedral Lattice" (Eurographics 2010). The lattice
-divides feature space into simplices, triangles in two dimensions. A point gives its value to the corners of its simplex
-(*splat*), every corner exchanges values with its neighbours along each axis (*blur*), and a point reads from the corners
-of its simplex what it gets (*slice*). The cost is linear in the number of points.
+divides feature space into simplices, triangles in two dimensions. A point gives its value to the corners of its
+simplex (*splat*), every corner exchanges values with its neighbours along each axis (*blur*), and a point reads from the
+corners of its simplex what it gets (*slice*). The cost is linear in the number of points.
 
 The numbers are those of the C++ filter behind ``pydensecrf``. Corners are indexed by sorting integer keys instead of by
 a hash table, which works on any device, cannot collide, and makes every sum deterministic.
@@ -197,7 +197,8 @@ def _pack(digits: Sequence[Tensor], margins: Sequence[int], name: str) -> tuple[
     """Pack integers into one, so that equal keys mean equal integers; also return the place value of each digit."""
     lowest = [int(x.min()) - margin for x, margin in zip(digits, margins, strict=True)]
     extents = [int(x.max()) + m - low + 1 for x, m, low in zip(digits, margins, lowest, strict=True)]
-    places, place = [], 1
+    places: list[int] = []
+    place = 1
     for extent in reversed(extents):
         places.insert(0, place)
         place *= extent

@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import sys
 from pathlib import Path
 
 from wsss_lib.errors import InputError
-from wsss_lib.pipeline.run import Run
+from wsss_lib.pipeline.kinds import reopen
 
 
 def main() -> int:
     """Run one stage of the run in a folder; a notebook has made the folder and its ``config.json``."""
     parser = argparse.ArgumentParser(prog="python -m wsss_lib", description=__doc__)
     parser.add_argument("folder", type=Path, help="folder of a run, with its config.json")
-    parser.add_argument("stage", choices=["train", "infer"])
-    parser.add_argument("split", nargs="?", default="train", help="for infer: which split")
-    arguments = parser.parse_args()
+    parser.add_argument("stage", help="train, infer and, for AffinityNet, label and refine")
+    parser.add_argument("arguments", nargs="*", help="of the stage: for infer the split")
+    options = parser.parse_args()
     try:
-        run = Run.reopen(arguments.folder)
-        if arguments.stage == "train":
-            run.train()
-        else:
-            run.infer(arguments.split)
+        run = reopen(options.folder)
+        if options.stage not in run.stages:
+            raise InputError(f"stage {options.stage!r} is unknown; choose one of {', '.join(run.stages)}.")
+        stage = getattr(run, options.stage)
+        try:
+            inspect.signature(stage).bind(*options.arguments)
+        except TypeError as error:
+            raise InputError(f"the arguments of stage {options.stage} do not fit ({error}).") from None
+        stage(*options.arguments)
     except InputError as error:
         sys.stdout.write(f"\nInputError: {error}\n")  # in one piece: other processes write to the same pipe
         sys.stdout.flush()

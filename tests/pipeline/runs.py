@@ -14,9 +14,10 @@ from tests import recipe
 from wsss_lib.data import toy
 from wsss_lib.data.dataset import Dataset
 from wsss_lib.methods.cam import Config
-from wsss_lib.methods.method import Method
+from wsss_lib.methods.method import CamMethod
 from wsss_lib.models.backbone import Normalisation
-from wsss_lib.pipeline.run import Run, Settings
+from wsss_lib.pipeline.run import Settings
+from wsss_lib.pipeline.seeds import SeedRun
 from wsss_lib.pipeline.train import train
 
 TOY_COUNTS = {"train": 16, "val": 8}
@@ -41,17 +42,17 @@ def settings(folder: Path, config: Config | None = None, **changes) -> Settings:
     return Settings("00_cam", "cam", fields.pop("preset", "toy"), config or tiny_config(), folder, **fields)
 
 
-def open_run(folder: Path, config: Config | None = None, **changes) -> Run:
+def open_run(folder: Path, config: Config | None = None, **changes) -> SeedRun:
     """Open a run on a toy world of 16 training and 8 validation images."""
     with mock.patch.dict(toy.COUNTS, TOY_COUNTS):
-        return Run(settings(folder, config, **changes))
+        return SeedRun(settings(folder, config, **changes))
 
 
 def silent(_row) -> None:
     """Report nothing."""
 
 
-def train_run(run: Run, report=silent):
+def train_run(run: SeedRun, report=silent):
     """Train without printing."""
     return train(run.method, run.training_batches(), run.fabric, run.settings.seed, run.folder, report)
 
@@ -101,7 +102,7 @@ class Pictures(Dataset):
         return self.pixels[index].shape[:2]
 
 
-class ColourProjection(Method):
+class ColourProjection(CamMethod):
     """Maps that are a projection of the colours: ``relu(proj · avg_pool(x, 8) + bias)``."""
 
     normalise = Normalisation()

@@ -14,8 +14,11 @@ from wsss_lib import __main__ as command
 from wsss_lib.errors import InputError
 from wsss_lib.methods.cam import Config
 from wsss_lib.pipeline import run as run_module
+from wsss_lib.pipeline import seeds as seeds_module
 from wsss_lib.pipeline.engine import launch_processes
-from wsss_lib.pipeline.run import Run, Settings
+from wsss_lib.pipeline.kinds import reopen
+from wsss_lib.pipeline.run import Settings
+from wsss_lib.pipeline.seeds import SeedRun
 from wsss_lib.pipeline.store import read_json, write_json
 
 SHORT = tiny_config(epochs=1)
@@ -34,7 +37,7 @@ def photographs(root):
 def photo_run(folder, data, devices=1, **changes):
     small = {"epochs": 2, "batch_size": 4, "crop_size": 32, "min_long_side": 32, "max_long_side": 48} | changes
     config = Config.preset("photos", "vgg16").replace(pretrained=False, backbone_options={"width": 0.125}, **small)
-    return Run(settings(folder, config, preset="photos", data_root=data, devices=devices))
+    return SeedRun(settings(folder, config, preset="photos", data_root=data, devices=devices))
 
 
 # --------------------------------------------------------------------------------------------------------- settings
@@ -51,7 +54,7 @@ def test_reopened_elsewhere(tmp_path):
     before = open_run(tmp_path / "run", SHORT, limit=8)
     before.train(silent)
     (tmp_path / "run").rename(tmp_path / "moved")
-    after = Run.reopen(tmp_path / "moved")  # the images of the world are drawn anew
+    after = reopen(tmp_path / "moved")  # the images of the world are drawn anew
     assert after.folder == tmp_path / "moved"
     assert after.settings.config == before.settings.config
     assert_same_state(after.method.network.state_dict(), before.method.network.state_dict())
@@ -59,16 +62,16 @@ def test_reopened_elsewhere(tmp_path):
 
 def test_reopening_what_is_none(tmp_path):
     with pytest.raises(InputError, match=r"config\.json is missing"):
-        Run.reopen(tmp_path)
+        reopen(tmp_path)
     for content in ("{}", "[1]", '{"identity": {}, "settings": 3}'):
         (tmp_path / "config.json").write_text(content)
         with pytest.raises(InputError, match=r"config\.json is not the configuration of a run; remove it"):
-            Run.reopen(tmp_path)
+            reopen(tmp_path)
         with pytest.raises(InputError, match=r"config\.json is not|holds another run"):
             open_run(tmp_path)
     (tmp_path / "config.json").write_text('{"settings": {"method": "cam"}}')
     with pytest.raises(InputError, match=r"config\.json is of another version"):
-        Run.reopen(tmp_path)
+        reopen(tmp_path)
 
 
 # ------------------------------------------------------------------------------------------------------- the folder
@@ -208,7 +211,7 @@ def test_seconds_add_up_over_starts(tmp_path, monkeypatch):
     clock = iter(range(0, 1000, 5))
     monkeypatch.setattr(run_module.time, "perf_counter", lambda: next(clock))
     monkeypatch.setattr(run_module, "train", lambda *_: [])
-    monkeypatch.setattr(run_module, "infer", lambda *_: None)
+    monkeypatch.setattr(seeds_module, "infer", lambda *_: None)
     open_run(tmp_path).train(silent)
     run = open_run(tmp_path)
     run.train(silent)

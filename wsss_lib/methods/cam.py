@@ -19,11 +19,9 @@ from typing import Literal, Self
 
 import torch.nn.functional as F
 from torch import Tensor
-from torch.optim import SGD, AdamW, Optimizer
 
-from wsss_lib.methods import method
-from wsss_lib.methods.method import Batch, Engine, Method, backbone_options
-from wsss_lib.methods.optimisers import parameter_groups, polynomial_schedule
+from wsss_lib.methods.method import Batch, CamConfig, CamMethod, Engine, backbone_options
+from wsss_lib.methods.optimisers import create_optimizer, parameter_groups, polynomial_schedule
 from wsss_lib.models import create_backbone
 from wsss_lib.models.backbone import Backbone
 from wsss_lib.models.classifier import Classifier
@@ -42,7 +40,7 @@ def classification_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Config(method.Config):
+class Config(CamConfig):
     """Settings of the CAM baseline; the defaults are those of AffinityNet's classifier with ResNet-38.
 
     Attributes:
@@ -94,7 +92,7 @@ class Config(method.Config):
         return cls(backbone=backbone or "resnet38d", learning_rate=0.1 if backbone == "vgg16" else 0.01)
 
 
-class CAM(Method):
+class CAM(CamMethod):
     """A classifier with global average pooling, and the maps that it makes on the way.
 
     Args:
@@ -123,11 +121,7 @@ class CAM(Method):
         groups = parameter_groups(
             self.network.backbone, self.network.head, config.learning_rate, config.weight_decay, config.head_factor
         )
-        optimizer: Optimizer
-        if config.optimizer == "sgd":
-            optimizer = SGD(groups, lr=config.learning_rate, momentum=config.momentum)
-        else:
-            optimizer = AdamW(groups, lr=config.learning_rate)
+        optimizer = create_optimizer(config.optimizer, groups, config.learning_rate, config.momentum)
         self.schedules["network"] = polynomial_schedule(optimizer, total_steps)
         self.engine = engine
         self.forward, self.optimizers["network"] = engine.setup(self.network, optimizer)

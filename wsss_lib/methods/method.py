@@ -22,7 +22,8 @@ class Batch:
 
     Attributes:
         images: ``(B, 3, H, W)`` float32, normalised for the network.
-        labels: ``(B, K)`` float32, 1 where the image shows the class, else 0.
+        labels: What is learned from: ``(B, K)`` float32, 1 where the image shows the class, else 0; or, for a method
+            that learns from pixels, ``(B, h, w)`` uint8 label maps.
         indices: ``(B,)`` int64, positions in the data set.
     """
 
@@ -48,7 +49,7 @@ def backbone_options(preset: str, backbone: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Config:
-    """The settings that every method has; each adds its own. The defaults are those of AffinityNet's classifier.
+    """The settings that every method has; each adds its own.
 
     Attributes:
         backbone: Name of the network, see `wsss_lib.models.BACKBONES`.
@@ -58,14 +59,10 @@ class Config:
         epochs: How many times every training image is seen.
         batch_size: Images per step, over all devices together.
         crop_size: Side of the square training images, in pixels.
-        min_long_side: Least length of the longer side after random resizing, in pixels.
-        max_long_side: Greatest length of it.
         colour_jitter: Strength of the random change of brightness, contrast and saturation; see `Augmentation`.
         hue_jitter: Strength of the random change of hue.
         learning_rate: Initial learning rate of pre-trained weights.
         weight_decay: Decay of the weights, not of the biases.
-        scales: Factors of the image size at which the CAMs are computed and summed, each also mirrored.
-        view_multiple: If not 0, views are resized to this multiple plus one, see `wsss_lib.data.transforms.view_size`.
     """
 
     backbone: str = "resnet38d"
@@ -74,14 +71,10 @@ class Config:
     epochs: int = 15
     batch_size: int = 16
     crop_size: int = 448
-    min_long_side: int = 256
-    max_long_side: int = 512
     colour_jitter: float = 0.3
     hue_jitter: float = 0.1
     learning_rate: float = 0.01
     weight_decay: float = 5e-4
-    scales: tuple[float, ...] = (1.0, 0.5, 1.5, 2.0)
-    view_multiple: int = 0
 
     @classmethod
     def preset(cls, name: str, backbone: str = "") -> Self:
@@ -104,6 +97,9 @@ class Config:
     @abstractmethod
     def for_preset(cls, name: str, backbone: str) -> Self:
         """Return the settings of a preset; :meth:`preset` has checked the names."""
+
+    def check(self) -> None:
+        """Raise InputError if settings contradict each other."""
 
     def replace(self, **changes: Any) -> Self:
         """Return a copy with some fields changed."""
@@ -128,6 +124,29 @@ class Config:
         return cls(**fields)
 
 
+@dataclass(frozen=True)
+class CamConfig(Config):
+    """The settings of a method that makes class activation maps. The defaults are those of AffinityNet's classifier.
+
+    Attributes:
+        min_long_side: Least length of the longer side of a training image after random resizing, in pixels.
+        max_long_side: Greatest length of it.
+        scales: Factors of the image size at which the CAMs are computed and summed, each also mirrored.
+        view_multiple: If not 0, views are resized to this multiple plus one, see `wsss_lib.data.transforms.view_size`.
+    """
+
+    min_long_side: int = 256
+    max_long_side: int = 512
+    scales: tuple[float, ...] = (1.0, 0.5, 1.5, 2.0)
+    view_multiple: int = 0
+
+    def check(self) -> None:
+        """Raise InputError if settings contradict each other."""
+        least, most = self.min_long_side, self.max_long_side
+        if least > most:
+            raise InputError(f"min_long_side is {least}, more than max_long_side {most}; make it smaller.")
+
+
 class Engine(Protocol):
     """The part of Lightning Fabric that a method uses."""
 
@@ -143,7 +162,7 @@ class Method(ABC):
 
     Attributes:
         config: Its settings.
-        networks: What is trained, by name. The one called ``network`` makes the CAMs.
+        networks: What is trained, by name.
         optimizers: The optimisers, by name; filled by :meth:`setup`.
         schedules: The learning rate schedules, by name; filled by :meth:`setup`.
     """
@@ -174,14 +193,6 @@ class Method(ABC):
             Scalar losses by name, detached. The first is the one that is minimised.
         """
 
-    @abstractmethod
-    def logits(self, images: Tensor) -> Tensor:
-        """Return the class logits ``(B, K)`` of normalised ``(B, 3, H, W)`` images."""
-
-    @abstractmethod
-    def cam(self, images: Tensor) -> Tensor:
-        """Return the class activation maps ``(B, K, h, w)`` of ``(B, 3, H, W)`` images, not normalised."""
-
     def train(self, mode: bool = True) -> None:
         """Put all networks into training or evaluation mode."""
         for network in self.networks.values():
@@ -204,3 +215,17 @@ class Method(ABC):
             optimizer.load_state_dict(state["optimizers"][name])
         for name, schedule in self.schedules.items():
             schedule.load_state_dict(state["schedules"][name])
+
+
+class CamMethod(Method):
+    """A method that recognises classes, and makes class activation maps on the way."""
+
+    config: CamConfig
+
+    @abstractmethod
+    def logits(self, images: Tensor) -> Tensor:
+        """Return the class logits ``(B, K)`` of normalised ``(B, 3, H, W)`` images."""
+
+    @abstractmethod
+    def cam(self, images: Tensor) -> Tensor:
+        """Return the class activation maps ``(B, K, h, w)`` of ``(B, 3, H, W)`` images, not normalised."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
-from torch.optim import Optimizer
+from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 
@@ -33,6 +33,15 @@ def parameter_groups(
         groups.append({"params": weights, "lr": factor * learning_rate, "weight_decay": weight_decay})
         groups.append({"params": biases, "lr": 2 * factor * learning_rate, "weight_decay": 0.0})
     return [group for group in groups if group["params"]]
+
+
+def create_optimizer(
+    name: Literal["sgd", "adamw"], groups: list[dict[str, Any]], learning_rate: float, momentum: float
+) -> Optimizer:
+    """Return stochastic gradient descent as in the papers, or AdamW, which knows no ``momentum``."""
+    if name == "sgd":
+        return SGD(groups, lr=learning_rate, momentum=momentum)
+    return AdamW(groups, lr=learning_rate)
 
 
 def polynomial_schedule(optimizer: Optimizer, total_steps: int, power: float = 0.9) -> LambdaLR:

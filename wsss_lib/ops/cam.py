@@ -52,6 +52,21 @@ def seed(scores: Tensor, classes: Tensor, threshold: float) -> Tensor:
     return torch.where(best > best.new_tensor(threshold), labels, labels.new_zeros(()))
 
 
+def background_power(cams: Tensor, alpha: float) -> Tensor:
+    """Put a background score ``(1 - max_k A_k)^alpha`` before the maps (AffinityNet, equation 2).
+
+    Args:
+        cams: ``(n, H, W)`` float in [0, 1]; n may be 0.
+        alpha: The higher, the lower the background.
+
+    Returns:
+        ``(1 + n, H, W)``.
+    """
+    if cams.shape[0] == 0:
+        return cams.new_ones(1, *cams.shape[1:])
+    return torch.cat([(1 - cams.amax(0, keepdim=True)) ** alpha, cams])
+
+
 def activation_share(maps: Tensor, region: Tensor) -> Tensor:
     """Return which share of the activation falls into a region.
 

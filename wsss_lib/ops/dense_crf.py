@@ -284,9 +284,7 @@ def dense_crf(
     Raises:
         InputError: Sizes do not fit, an energy is NaN, a setting is unusable, or ``pydensecrf`` is not installed.
     """
-    field = _settings(preset)
-    if backend not in ("auto", "torch", "pydensecrf"):
-        raise InputError(f"CRF backend {backend!r} is unknown; choose auto, torch or pydensecrf.")
+    field = check(preset, backend)
     if len(images) != len(unaries):
         raise InputError(f"there are {len(images)} images but {len(unaries)} unaries; give one for each image.")
     for i, (image, unary) in enumerate(zip(images, unaries, strict=True)):
@@ -299,7 +297,14 @@ def dense_crf(
     return [q.view_as(unary) for q, unary in zip(results, unaries, strict=True)]
 
 
-def _settings(preset: str | Settings) -> Settings:
+def check(preset: str | Settings, backend: Backend = "auto") -> Settings:
+    """Return the settings of a preset; raise InputError if they, or the backend, cannot be used."""
+    if backend not in ("auto", "torch", "pydensecrf"):
+        raise InputError(f"CRF backend {backend!r} is unknown; choose auto, torch or pydensecrf.")
+    if backend == "pydensecrf" and importlib.util.find_spec("pydensecrf") is None:
+        raise InputError(
+            'pydensecrf is not installed; use the backend "torch", which computes the same, or pip install pydensecrf2.'
+        )
     if isinstance(preset, str):
         if preset not in PRESETS:
             raise InputError(f"CRF preset {preset!r} is unknown; choose one of {', '.join(PRESETS)}.")
@@ -363,10 +368,6 @@ def _solve_together(images: Sequence[Tensor], unaries: Sequence[Tensor], field: 
 
 
 def _solve_pydensecrf(image: Tensor, unary: Tensor, field: Settings) -> Tensor:
-    if importlib.util.find_spec("pydensecrf") is None:
-        raise InputError(
-            'pydensecrf is not installed; use the backend "torch", which computes the same, or pip install pydensecrf2.'
-        )
     from pydensecrf import densecrf
 
     normalisations = {

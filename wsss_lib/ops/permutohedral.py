@@ -2,8 +2,8 @@
 
 Adams, Baek, Davis, "Fast High-Dimensional Filtering Using the Permutohedral Lattice" (Eurographics 2010). The lattice
 divides feature space into simplices, triangles in two dimensions. A point gives its value to the corners of its
-simplex (*splat*), every corner exchanges values with its neighbours along each axis (*blur*), and a point reads from the
-corners of its simplex what it gets (*slice*). The cost is linear in the number of points.
+simplex (*splat*), every corner exchanges values with its neighbours along each axis (*blur*), and a point reads what it
+gets from the corners of its simplex (*slice*). The cost is linear in the number of points.
 
 The numbers are those of the C++ filter behind ``pydensecrf``. Corners are indexed by sorting integer keys instead of by
 a hash table, which works on any device, cannot collide, and makes every sum deterministic.

@@ -1,8 +1,8 @@
 """Spread scores along affinities: a random walk from pixel to pixel.
 
 Ahn and Kwak (CVPR 2018), equations 4-6: with ``A = a^beta`` (element by element) and ``T = D⁻¹ A``, where D holds the
-row sums of A, the refined scores are ``T^t M``. A is sparse, as only nearby pixels are connected, and there are few rows
-of scores; so the scores are multiplied t times by a sparse matrix instead of squaring a dense one.
+row sums of A, the refined scores are ``T^t M``. A is sparse, as only nearby pixels are connected, and there are few
+rows of scores; so the scores are multiplied t times by a sparse matrix instead of squaring a dense one.
 """
 
 from __future__ import annotations

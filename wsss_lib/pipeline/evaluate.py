@@ -15,13 +15,14 @@ from wsss_lib.data.dataset import Dataset
 from wsss_lib.errors import InputError
 from wsss_lib.ops.metrics import (
     class_mean,
+    confusion_matrix,
     intersection_over_union,
     precision,
     recall,
     sweep_confusions,
     sweep_histogram,
 )
-from wsss_lib.pipeline.store import CamStore
+from wsss_lib.pipeline.store import CamStore, MaskStore, read_cams
 from wsss_lib.show.progress import bar
 
 THRESHOLDS = tuple(i / 100 for i in range(100))
@@ -76,40 +77,41 @@ class SeedScores:
             position: Of the threshold.
             chosen: How it was chosen, in words.
         """
-        confusion = self.confusions[position]
-        columns = {"iou": self.iou[position], "precision": precision(confusion), "recall": recall(confusion)}
         return {
             "threshold": self.thresholds[position],
             "threshold_chosen": chosen,
-            "mean_iou": float(self.mean_iou[position]),
-            "mean_precision": float(class_mean(columns["precision"])),
-            "mean_recall": float(class_mean(columns["recall"])),
-            "classes": {
-                name: {column: float(values[i]) for column, values in columns.items()}
-                for i, name in enumerate(self.classes)
-            },
+            **confusion_summary(self.confusions[position], self.classes),
         }
+
+
+def confusion_summary(confusion: Tensor, classes: Sequence[str]) -> dict[str, Any]:
+    """Return the scores that follow from a confusion matrix as plain values.
+
+    Args:
+        confusion: ``(C, C)`` int64, true class × predicted class.
+        classes: The C class names, ``background`` first.
+    """
+    columns = {
+        "iou": intersection_over_union(confusion),
+        "precision": precision(confusion),
+        "recall": recall(confusion),
+    }
+    return {
+        **{f"mean_{column}": float(class_mean(values)) for column, values in columns.items()},
+        "classes": {
+            name: {column: float(values[i]) for column, values in columns.items()} for i, name in enumerate(classes)
+        },
+    }
 
 
 def read_with_mask(store: CamStore, data: Dataset, index: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return ``classes`` ``(n,)`` and ``cams`` ``(n, H, W)`` of an image, and its mask ``(H, W)`` uint8.
 
     Raises:
-        InputError: Mask or maps are missing, damaged, of different size, or the maps are of classes of other data.
+        InputError: Mask or maps are missing, damaged, or the maps do not fit the image.
     """
     truth = torch.from_numpy(data.mask(index))
-    path = store.path(data.ids[index])
-    classes, cams = store.read(data.ids[index])
-    if cams.shape[1:] != truth.shape:
-        raise InputError(
-            f"{path} is {tuple(cams.shape[1:])} pixels but the mask is {tuple(truth.shape)}; remove it and run the "
-            "inference again."
-        )
-    if not ((classes >= 0) & (classes < len(data.classes))).all():
-        raise InputError(
-            f"{path} has maps of the classes {classes.tolist()} but {data.name} has {len(data.classes)} classes; "
-            "remove it and run the inference again."
-        )
+    classes, cams = read_cams(store, data, index)
     return classes, cams, truth
 
 
@@ -136,6 +138,30 @@ def score_seeds(store: CamStore, data: Dataset, thresholds: Sequence[float] = TH
         for counts in bar(pool.map(count, range(len(data))), f"scores of {data.name}", len(data)):
             histogram += counts
     return SeedScores(("background", *data.classes), thresholds, sweep_confusions(histogram))
+
+
+def score_masks(store: MaskStore, data: Dataset) -> Tensor:
+    """Return the confusion matrix ``(C, C)`` int64, true class × predicted class, of the masks of a store.
+
+    Raises:
+        InputError: A mask is missing, damaged or of another size, or does not decide about every pixel.
+    """
+    num_classes = len(data.classes) + 1
+
+    def count(index: int) -> Tensor:
+        truth = torch.from_numpy(data.mask(index))
+        mask = store.read(data.ids[index], len(data.classes), data.size(index))
+        if (mask == 255).any():
+            raise InputError(
+                f"{store.path(data.ids[index])} has ignored pixels, which cannot be scored; make it again."
+            )
+        return confusion_matrix(truth, mask, num_classes)
+
+    confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64)
+    with ThreadPoolExecutor(4) as pool:
+        for counts in bar(pool.map(count, range(len(data))), f"scores of {data.name}", len(data)):
+            confusion += counts
+    return confusion
 
 
 def score_images(store: CamStore, data: Dataset, threshold: float) -> Tensor:

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from wsss_lib.data.dataset import Dataset
 from wsss_lib.data.transforms import Normalise, view
-from wsss_lib.methods.method import Method
+from wsss_lib.methods.method import CamMethod
 from wsss_lib.ops.cam import merge_mirrored, normalise_maximum, upsample
 from wsss_lib.pipeline.engine import loaded
 from wsss_lib.pipeline.store import CamStore
@@ -62,12 +62,13 @@ class Views(TorchDataset[tuple[int, list[Tensor]]]):
         return batches
 
 
-def _pixels_per_batch(fabric: Fabric) -> int:
+def pixels_per_batch(fabric: Fabric) -> int:
+    """Return how many pixels the largest views of a batch may have together on the device in use."""
     return PIXELS_PER_BATCH.get(fabric.device.type, PIXELS_PER_BATCH["cuda"])
 
 
 def multi_scale_cam(
-    method: Method, views: Iterable[Tensor], labels: Tensor, size: tuple[int, int]
+    method: CamMethod, views: Iterable[Tensor], labels: Tensor, size: tuple[int, int]
 ) -> list[tuple[Tensor, Tensor]]:
     """Return the normalised maps of the classes that images show, summed over views and their mirror images.
 
@@ -95,7 +96,7 @@ def multi_scale_cam(
 
 @torch.inference_mode()
 def infer(
-    method: Method, data: Dataset, store: CamStore, fabric: Fabric, normalise: Normalise, workers: int = 0
+    method: CamMethod, data: Dataset, store: CamStore, fabric: Fabric, normalise: Normalise, workers: int = 0
 ) -> None:
     """Write the maps of every image of a data set that the store does not have yet.
 
@@ -109,7 +110,7 @@ def infer(
     """
     method.train(False)
     views = Views(data, method.config.scales, normalise, method.config.view_multiple or None)
-    batches = views.batches(_pixels_per_batch(fabric))
+    batches = views.batches(pixels_per_batch(fabric))
     mine = batches[fabric.global_rank :: fabric.world_size]
     todo = [batch for batch in mine if not all(data.ids[i] in store for i in batch)]
     loader = DataLoader(views, batch_sampler=todo, num_workers=workers)
@@ -124,11 +125,11 @@ def infer(
 
 
 @torch.inference_mode()
-def classify(method: Method, data: Dataset, fabric: Fabric, normalise: Normalise, workers: int = 0) -> Tensor:
+def classify(method: CamMethod, data: Dataset, fabric: Fabric, normalise: Normalise, workers: int = 0) -> Tensor:
     """Return the logits ``(n, K)`` of the whole images of a data set at their own size, on the CPU."""
     method.train(False)
     views = Views(data, (1.0,), normalise, method.config.view_multiple or None)
-    batches = views.batches(_pixels_per_batch(fabric))
+    batches = views.batches(pixels_per_batch(fabric))
     logits = torch.zeros(len(data), len(data.classes))
     loader = DataLoader(views, batch_sampler=batches, num_workers=workers)
     for indices, (images,) in bar(loaded(loader), f"logits of {data.name}", len(batches)):

@@ -20,6 +20,7 @@ _TYPES: dict[str, type] = {
     "data_root": str,
     "labels": str,
     "weights": str,
+    "seeds": str,
     "out": str,
     "backbone": str,
     "seed": int,
@@ -32,9 +33,9 @@ _TYPES: dict[str, type] = {
 }
 """Parameters of every notebook. The others set the field of the same name in the method's `Config`."""
 
-_LEAST = {"devices": 1, "workers": -1, "crop_size": 32, "batch_size": 1, "epochs": 1}
+_LEAST = {"devices": 1, "workers": -1, "crop_size": 32, "batch_size": 1, "epochs": 1, "radius": 2}
 _MOST = {"seed": 2**31 - 1, "dropout": 1, "colour_jitter": 1, "hue_jitter": 0.5}
-_MOST_SCALE = 4.0
+_MOST_IN_LIST = {"scales": 4.0, "alphas": 1000.0}
 
 _PASSED_ON = ("seed", "limit", "accelerator", "devices", "precision", "workers", "resume")
 _NAMED_IN_FOLDER = ("backbone", "seed", "limit", "precision")
@@ -63,28 +64,32 @@ def read_parameters(notebook: str, method: str, namespace: Mapping[str, Any]) ->
     changes = {k: v for k, v in values.items() if k not in _TYPES and v}
     _refuse_other_choices(config_class, changes)
     config = config_class.preset(preset, backbone).replace(**changes)
-    if config.min_long_side > config.max_long_side:
-        raise InputError(
-            f"min_long_side is {config.min_long_side}, more than max_long_side {config.max_long_side}; make it smaller."
-        )
-
+    config.check()
     _refuse_ignored(preset, values)
     return Settings(
         notebook=notebook,
         method=method,
         preset=preset,
         config=config,
-        folder=_path("out", values["out"]) if values.get("out") else _default_folder(notebook, preset, values, changes),
+        folder=_path("out", values["out"]) if values.get("out") else default_folder(notebook, preset, values, changes),
         data_root=_existing("data_root", values.get("data_root", "")),
         labels=_existing("labels", values.get("labels", "")),
         weights=_existing("weights", values.get("weights", "")),
+        seeds=_existing("seeds", values.get("seeds", "")),
         pretrained_folder=project_root() / "pretrained",
         **{name: values[name] for name in _PASSED_ON if name in values},
     )
 
 
-def _default_folder(notebook: str, preset: str, values: Mapping[str, Any], changes: Mapping[str, Any]) -> Path:
-    """Return ``runs/<notebook>/<preset>``, with everything in its name that leads to other numbers."""
+def default_folder(notebook: str, preset: str, values: Mapping[str, Any], changes: Mapping[str, Any]) -> Path:
+    """Return ``runs/<notebook>/<preset>``, with everything in its name that leads to other numbers.
+
+    Args:
+        notebook: Name of the notebook.
+        preset: Name of the preset.
+        values: Parameters that every notebook has.
+        changes: Parameters of the method that differ from the preset.
+    """
     named = {k: values[k] for k in _NAMED_IN_FOLDER if values.get(k) not in (None, "", 0, "32-true")} | {**changes}
     parts = [preset, *(f"{name}={_short(value)}" for name, value in sorted(named.items()))]
     return project_root() / "runs" / notebook / "-".join(parts)
@@ -140,7 +145,7 @@ def _annotated_names(cell: str) -> list[str]:
 def _convert(name: str, value: Any, kind: type) -> Any:
     """Check type and range of one parameter."""
     if kind is tuple:
-        return _scales(name, value)
+        return _numbers(name, value)
     if kind is str and type(value) in (int, float):
         value = str(value)  # papermill turns a folder called 2012 into a number
     if kind is float and type(value) is int:
@@ -159,14 +164,15 @@ def _convert(name: str, value: Any, kind: type) -> Any:
     return value
 
 
-def _scales(name: str, value: Any) -> tuple[float, ...]:
+def _numbers(name: str, value: Any) -> tuple[float, ...]:
     """Read a list of numbers such as ``"0.5,1.0"``; "" is the empty list."""
     try:
         numbers = tuple(float(part) for part in str(value).split(",")) if value != "" else ()
     except ValueError:
         raise InputError(f'parameter {name} must be numbers with commas such as "0.5,1.0", not {value!r}.') from None
-    if not all(0 < number <= _MOST_SCALE for number in numbers):
-        raise InputError(f"parameter {name} must hold numbers above 0 and up to {_MOST_SCALE:g}, not {value!r}.")
+    most = _MOST_IN_LIST[name]
+    if not all(0 < number <= most for number in numbers):
+        raise InputError(f"parameter {name} must hold numbers above 0 and up to {most:g}, not {value!r}.")
     return numbers
 
 

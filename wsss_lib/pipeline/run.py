@@ -1,6 +1,7 @@
 """A run: one method on one data set with one configuration, and the folder in which it lives.
 
 A run can be made anew from the ``config.json`` in its folder, so that several processes, or a later day, continue it.
+What kinds of runs there are, `wsss_lib.pipeline.kinds` says.
 """
 
 from __future__ import annotations
@@ -10,19 +11,18 @@ import os
 import shutil
 import time
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
-from torch import Tensor
 
 from wsss_lib.data.dataset import Dataset
 from wsss_lib.data.splits import open_splits
-from wsss_lib.data.transforms import Augmentation
 from wsss_lib.errors import InputError
 from wsss_lib.methods import load_method
 from wsss_lib.methods.method import Config, Method
@@ -30,11 +30,11 @@ from wsss_lib.models.backbone import Normalisation
 from wsss_lib.models.pretrained import find_weights, load_backbone
 from wsss_lib.models.weights import LoadReport
 from wsss_lib.pipeline.engine import check_devices, inside_torchrun, launch_processes, make_fabric
-from wsss_lib.pipeline.evaluate import SeedScores, score_seeds
-from wsss_lib.pipeline.infer import classify, infer
-from wsss_lib.pipeline.store import CamStore, read_json, write_json
-from wsss_lib.pipeline.train import History, TrainingBatches, TrainingImages, resume, train
+from wsss_lib.pipeline.store import read_json, write_json
+from wsss_lib.pipeline.train import Example, History, TrainingBatches, TrainingImages, resume, train
 from wsss_lib.show.progress import epoch_line
+
+M = TypeVar("M", bound=Method)
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,7 @@ class Settings:
         data_root: The folder of the data; None for the toy world.
         labels: Where the image-level labels of a folder in VOC's layout come from; None for the usual places.
         weights: File of the pre-trained weights; None for the usual one.
+        seeds: Folder of the run whose class activation maps this one refines; None for the usual one.
         pretrained_folder: Where usual weight files lie.
         seed: Of all random draws.
         limit: If positive, only the first images of every split are used.
@@ -68,6 +69,7 @@ class Settings:
     data_root: Path | None = None
     labels: Path | None = None
     weights: Path | None = None
+    seeds: Path | None = None
     pretrained_folder: Path = Path("pretrained")
     seed: int = 0
     limit: int = 0
@@ -87,13 +89,13 @@ class Settings:
     def from_dict(cls, values: dict[str, Any]) -> Settings:
         """Undo :meth:`to_dict`."""
         config = load_method(values["method"]).Config.from_dict(values["config"])
-        names = ("folder", "data_root", "labels", "weights", "pretrained_folder")
+        names = ("folder", "data_root", "labels", "weights", "seeds", "pretrained_folder")
         paths = {name: None if values[name] is None else Path(values[name]) for name in names}
         return cls(**{**values, **paths, "config": config})
 
 
-class Run:
-    """A run and its folder.
+class Run(ABC, Generic[M]):
+    """A run and its folder. What it makes besides a trained network is the business of the subclasses.
 
     Opening it reads the data's lists and labels, checks that what lies in the folder belongs to the same run, and
     writes ``config.json``. Nothing is trained yet.
@@ -101,9 +103,14 @@ class Run:
     Args:
         settings: What to run.
 
+    Attributes:
+        stages: Names of the methods that several processes can share.
+
     Raises:
         InputError: The data or the folder cannot be used, or the folder holds another run.
     """
+
+    stages: ClassVar[tuple[str, ...]] = ("train",)
 
     def __init__(self, settings: Settings) -> None:
         check_devices(settings.accelerator, settings.devices, settings.precision)
@@ -112,18 +119,13 @@ class Run:
         self.splits = open_splits(settings.preset, settings.data_root, settings.labels, settings.limit)
         self.weights = self._find_weights()
         self.weights_report: LoadReport | None = None
+        if not settings.resume and (self.folder / "config.json").is_file():
+            self._remove()
+        self.prepare()
         self._claim_folder()
 
-    @classmethod
-    def reopen(cls, folder: Path) -> Run:
-        """Open the run that lives in a folder."""
-        path = folder / "config.json"
-        content = _content(path, "settings")
-        try:
-            settings = Settings.from_dict(content)
-        except (KeyError, TypeError):
-            raise InputError(f"{path} is of another version; remove it and start the run again.") from None
-        return cls(replace(settings, folder=folder, resume=True))
+    def prepare(self) -> None:
+        """Open what else the run needs, before it claims its folder; by default nothing."""
 
     def _find_weights(self) -> Path | None:
         settings = self.settings
@@ -138,12 +140,10 @@ class Run:
         if self.folder.exists() and not self.folder.is_dir():
             raise InputError(f"out {self.folder} is a file; give a folder.")
         path = self.folder / "config.json"
-        if not self.settings.resume and path.is_file():
-            self._remove()
         if not inside_torchrun():
             for unfinished in self.folder.glob("**/.tmp-*"):  # of a process that was killed while it wrote
                 unfinished.unlink(missing_ok=True)
-        identity = self._identity()
+        identity = self.identity()
         if path.is_file():
             found = _content(path, "identity")
             if found != identity:
@@ -155,12 +155,12 @@ class Run:
         write_json(path, {"identity": identity, "settings": self.settings.to_dict()})
 
     def _remove(self) -> None:
-        for name in ("cams", "masks"):
+        for name in ("cams", "scores", "masks", "seeds"):
             shutil.rmtree(self.folder / name, ignore_errors=True)
         for name in ("config.json", "log.jsonl", "checkpoint.pt", "metrics.json", "seconds.json"):
             (self.folder / name).unlink(missing_ok=True)
 
-    def _identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, Any]:
         """Return what decides the numbers of a run, as plain values; files by content, not by place."""
         settings = self.settings
         data = {"training": self.splits.training, **self.splits.scored}
@@ -178,12 +178,12 @@ class Run:
     # --------------------------------------------------------------------------------------------------- the parts
 
     @cached_property
-    def method(self) -> Method:
+    def method(self) -> M:
         """The method: trained as far as the folder's checkpoint, else with its pre-trained or random weights."""
         settings = self.settings
         torch.manual_seed(settings.seed)
         module = load_method(settings.method)
-        method: Method = module.METHOD(settings.config, len(self.splits.classes))
+        method: M = module.METHOD(settings.config, len(self.splits.classes))
         if self.weights is not None:
             self.weights_report = load_backbone(method.backbone, self.weights)
         resume(method, self.folder)
@@ -206,58 +206,51 @@ class Run:
         """Lightning Fabric, for this process."""
         return make_fabric(self.settings.accelerator, 1, self.settings.precision)
 
-    def cams(self, split: str) -> CamStore:
-        """Return the store of the class activation maps of a split."""
-        return CamStore(self.folder / "cams" / split)
+    @abstractmethod
+    def example(self) -> Example:
+        """Return what makes training examples of the images that are trained on."""
 
     def training_batches(self) -> TrainingBatches:
         """Return the shuffled and augmented training data."""
-        config = self.settings.config
-        augmentation = Augmentation(
-            config.min_long_side, config.max_long_side, config.crop_size, config.colour_jitter, config.hue_jitter
-        )
-        images = TrainingImages(self.splits.training, augmentation, self.normalise, self.settings.seed)
-        return TrainingBatches(images, config.batch_size, self.fabric, self.settings.seed, self.workers)
+        images = TrainingImages(self.splits.training, self.example(), self.settings.seed)
+        batch_size = self.settings.config.batch_size
+        return TrainingBatches(images, batch_size, self.fabric, self.settings.seed, self.workers)
+
+    def data(self, split: str) -> Dataset:
+        """Return a split: ``train`` or ``val``, which are scored, or ``training``, which is trained on.
+
+        Raises:
+            InputError: There is no such split.
+        """
+        splits = {**self.splits.scored, "training": self.splits.training}
+        if split not in splits:
+            raise InputError(f"split {split!r} is unknown; choose one of {', '.join(splits)}.")
+        return splits[split]
+
+    def split_folder(self, split: str) -> str:
+        """Return the name of the folder for a split; ``training`` may be the same images as ``train``."""
+        training = self.splits.training
+        if split == "training":
+            for name, data in self.splits.scored.items():
+                if data.ids == training.ids and torch.equal(data.labels, training.labels):
+                    return name
+        return split
 
     # -------------------------------------------------------------------------------------------------- the stages
 
     def train(self, report: Callable[[dict[str, Any]], None] = epoch_line) -> History:
         """Train to the end, continuing what an earlier call began; see :func:`wsss_lib.pipeline.train.train`."""
-        with self._timed("training"):
-            if self._delegate("train"):
+        with self.timed("training"):
+            if self.delegate("train"):
                 return resume(self.method, self.folder)
             return train(self.method, self.training_batches(), self.fabric, self.settings.seed, self.folder, report)
 
-    def infer(self, split: str) -> CamStore:
-        """Write the class activation maps of a split, those that are not there yet, and return their store."""
-        data, store = self._scored(split), self.cams(split)
-        with self._timed(f"inference {split}"):
-            if not self._delegate("infer", split):
-                self._to_device()
-                infer(self.method, data, store, self.fabric, self.normalise, self.workers)
-        return store
-
-    def score(self, split: str) -> SeedScores:
-        """Score the maps of a split at all thresholds."""
-        data = self._scored(split)
-        with self._timed(f"scoring {split}"):
-            return score_seeds(self.cams(split), data)
-
-    def classify(self, data: Dataset) -> Tensor:
-        """Return the logits ``(n, K)`` of the network for whole images."""
-        self._to_device()
-        return classify(self.method, data, self.fabric, self.normalise, self.workers)
-
-    def _scored(self, split: str) -> Dataset:
-        if split not in self.splits.scored:
-            raise InputError(f"split {split!r} is unknown; choose one of {', '.join(self.splits.scored)}.")
-        return self.splits.scored[split]
-
-    def _to_device(self) -> None:
+    def to_device(self) -> None:
+        """Move the networks to where they compute."""
         for network in self.method.networks.values():
             network.to(self.fabric.device)
 
-    def _delegate(self, stage: str, *arguments: str) -> bool:
+    def delegate(self, stage: str, *arguments: str) -> bool:
         """Have several processes do a stage, if that is asked for and this is not one of them."""
         if self.settings.devices == 1 or inside_torchrun():
             return False
@@ -265,7 +258,7 @@ class Run:
         return True
 
     @contextmanager
-    def _timed(self, stage: str) -> Iterator[None]:
+    def timed(self, stage: str) -> Iterator[None]:
         """Add the time that a stage takes to what it took in earlier, interrupted calls."""
         start = time.perf_counter()
         try:
@@ -290,6 +283,21 @@ def project_root() -> Path:
         if (folder / "notebooks").is_dir() and (folder / "wsss_lib").is_dir():
             return folder
     return here
+
+
+def read_settings(folder: Path) -> Settings:
+    """Return the settings of the run that lives in a folder.
+
+    Raises:
+        InputError: There is none, or it is of another version.
+    """
+    path = folder / "config.json"
+    content = _content(path, "settings")
+    try:
+        settings = Settings.from_dict(content)
+    except (KeyError, TypeError):
+        raise InputError(f"{path} is of another version; remove it and start the run again.") from None
+    return replace(settings, folder=folder, resume=True)
 
 
 def _content(path: Path, name: str) -> dict[str, Any]:

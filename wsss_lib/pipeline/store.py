@@ -2,12 +2,13 @@
 
 In a run's folder::
 
-    config.json            every setting of the run
-    log.jsonl              one line per epoch
-    checkpoint.pt          tensors and plain values
-    cams/<split>/<id>.npz  `classes` int64 (n,) from 0, `cams` float16 (n, H, W) in [0, 1]
-    masks/<split>/<id>.png VOC palette, 255 ignored
-    metrics.json           settings, versions, times, scores
+    config.json                    every setting of the run
+    log.jsonl                      one line per epoch
+    checkpoint.pt                  tensors and plain values
+    cams/<split>/<id>.npz          `classes` int64 (n,) from 0, `cams` float16 (n, H, W) in [0, 1]
+    scores/<what>/<split>/<id>.npz `classes` int64 (n,), `scores` (1 + n, h, w), background first
+    masks/<what>/<split>/<id>.png  VOC palette, 255 ignored
+    metrics.json                   settings, versions, times, scores
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from wsss_lib.data.dataset import Dataset
 from wsss_lib.data.files import read_mask, read_pickled_array_dict, write_atomically, write_mask
 from wsss_lib.errors import InputError
 
@@ -81,22 +83,34 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise InputError(f"checkpoint {path} cannot be read ({reason}); remove it to train again.") from None
 
 
-class CamStore:
-    """The class activation maps of a data set, one file per image.
+class _Store:
+    """Files of a folder, one per image.
 
     Args:
         folder: Where the files lie; need not exist yet.
     """
 
+    suffix = ".npz"
+
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def path(self, image_id: str) -> Path:
-        """Return where the maps of an image lie."""
-        return self.folder / f"{image_id}.npz"
+        """Return where the file of an image lies."""
+        return self.folder / f"{image_id}{self.suffix}"
 
     def __contains__(self, image_id: str) -> bool:
         return self.path(image_id).is_file()
+
+    def take_over(self, image_id: str, other: _Store) -> None:
+        """Have the same file as another store, if that has one and this one has none yet."""
+        if image_id in other and image_id not in self:
+            content = other.path(image_id).read_bytes()
+            write_atomically(self.path(image_id), lambda file: file.write(content))
+
+
+class CamStore(_Store):
+    """The class activation maps of a data set."""
 
     def write(self, image_id: str, classes: Tensor, cams: Tensor) -> None:
         """Save the maps of one image.
@@ -115,44 +129,100 @@ class CamStore:
         Raises:
             InputError: The file is missing or damaged.
         """
-        path = self.path(image_id)
-        try:
-            with path.open("rb") as stream:
-                file = np.load(stream, allow_pickle=False)
-                classes, cams = file["classes"], file["cams"].astype(np.float32)
-        except FileNotFoundError:
-            raise InputError(f"{path} is missing; run the inference first.") from None
-        except Exception as error:  # NumPy and zipfile report damage in many ways
-            raise InputError(f"{path} is damaged; remove it and run the inference again.") from error
-        if classes.dtype != np.int64 or cams.ndim != 3 or classes.shape != cams.shape[:1]:
-            raise InputError(f"{path} does not hold one map per class; remove it and run the inference again.")
-        return torch.from_numpy(classes), torch.from_numpy(cams)
+        return _read_maps(self.path(image_id), "cams", background=0)
 
 
-class MaskStore:
-    """Label maps, one palette PNG per image.
+def read_cams(store: CamStore, data: Dataset, index: int) -> tuple[Tensor, Tensor]:
+    """Return ``classes`` ``(n,)`` and ``cams`` ``(n, H, W)`` of an image.
+
+    Raises:
+        InputError: They are missing, damaged, or do not fit the image: another size, or classes it has no label for.
+    """
+    path = store.path(data.ids[index])
+    classes, cams = store.read(data.ids[index])
+    size = data.size(index)
+    if tuple(cams.shape[1:]) != size:
+        raise InputError(
+            f"{path} is {tuple(cams.shape[1:])} pixels but the image is {size}; remove it and run the inference again."
+        )
+    labels = data.labels[index].nonzero().flatten()
+    if not classes.equal(labels):
+        raise InputError(
+            f"{path} has maps of the classes {classes.tolist()} but the labels of the image are {labels.tolist()}; "
+            "remove it and run the inference again."
+        )
+    return classes, cams
+
+
+class ScoreStore(_Store):
+    """Scores of the background and of the classes that an image shows, at any resolution.
 
     Args:
         folder: Where the files lie; need not exist yet.
+        half: Whether scores are stored as float16, which suits probabilities.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, half: bool = True) -> None:
+        super().__init__(folder)
+        self.half = half
 
-    def path(self, image_id: str) -> Path:
-        """Return where the mask of an image lies."""
-        return self.folder / f"{image_id}.png"
+    def write(self, image_id: str, classes: Tensor, scores: Tensor) -> None:
+        """Save the scores of one image.
 
-    def __contains__(self, image_id: str) -> bool:
-        return self.path(image_id).is_file()
+        Args:
+            image_id: Its id.
+            classes: ``(n,)`` int64, the classes it shows, from 0.
+            scores: ``(1 + n, h, w)`` float, background first.
+        """
+        which = classes.cpu().numpy().astype(np.int64)
+        values = scores.cpu().numpy().astype(np.float16 if self.half else np.float32)
+        # after a CRF most probabilities are 0 or 1, and a tenth of the bytes is left
+        write_atomically(self.path(image_id), lambda file: np.savez_compressed(file, classes=which, scores=values))
+
+    def read(self, image_id: str) -> tuple[Tensor, Tensor]:
+        """Return ``classes`` ``(n,)`` int64 and ``scores`` ``(1 + n, h, w)`` float32 of one image.
+
+        Raises:
+            InputError: The file is missing or damaged.
+        """
+        return _read_maps(self.path(image_id), "scores", background=1)
+
+
+def _read_maps(path: Path, name: str, background: int) -> tuple[Tensor, Tensor]:
+    try:
+        with path.open("rb") as stream:
+            file = np.load(stream, allow_pickle=False)
+            classes, maps = file["classes"], file[name].astype(np.float32)
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing; run the inference first.") from None
+    except Exception as error:  # NumPy and zipfile report damage in many ways
+        raise InputError(f"{path} is damaged; remove it and run the stage that makes it again.") from error
+    if classes.dtype != np.int64 or maps.ndim != 3 or classes.shape != (maps.shape[0] - background,):
+        raise InputError(f"{path} does not hold one map per class; remove it and run the stage that makes it again.")
+    return torch.from_numpy(classes), torch.from_numpy(maps)
+
+
+class MaskStore(_Store):
+    """Label maps, one palette PNG per image."""
+
+    suffix = ".png"
 
     def write(self, image_id: str, mask: Tensor) -> None:
         """Save an ``(H, W)`` uint8 label map: 0 background, k + 1 class k, 255 ignored."""
         write_mask(self.path(image_id), mask.cpu().numpy())
 
-    def read(self, image_id: str, num_classes: int) -> Tensor:
-        """Return the ``(H, W)`` uint8 label map of an image; ``num_classes`` is K, without background."""
-        return torch.from_numpy(read_mask(self.path(image_id), num_classes))
+    def read(self, image_id: str, num_classes: int, size: tuple[int, int] | None = None) -> Tensor:
+        """Return the ``(H, W)`` uint8 label map of an image.
+
+        Args:
+            image_id: Its id.
+            num_classes: K, without background.
+            size: The ``(H, W)`` that it must have.
+
+        Raises:
+            InputError: The file is missing, damaged, of another size, or holds a value that is no class.
+        """
+        return torch.from_numpy(read_mask(self.path(image_id), num_classes, size))
 
 
 def read_authors_cams(path: Path) -> tuple[Tensor, Tensor]:

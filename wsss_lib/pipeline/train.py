@@ -6,6 +6,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,20 +28,41 @@ from wsss_lib.show.progress import bar
 History = list[dict[str, Any]]
 
 
-class TrainingImages(TorchDataset[tuple[Tensor, Tensor, int]]):
-    """Augmented images. What an image looks like depends on seed, epoch and its position, and on nothing else.
+Example = Callable[[int, random.Random], tuple[Tensor, Tensor]]
+"""Makes the training example of an image, augmented with draws from the generator: network input, and what to learn."""
 
-    Args:
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """The examples that a classifier learns from: augmented images and their image-level labels.
+
+    Attributes:
         data: The images and labels.
         augmentation: What is done to an image.
         normalise: From pixels to the network's input.
+    """
+
+    data: Dataset
+    augmentation: Augmentation
+    normalise: Normalise
+
+    def __call__(self, index: int, rng: random.Random) -> tuple[Tensor, Tensor]:
+        """Return ``(3, crop, crop)`` float32 and ``(K,)`` float32."""
+        return self.augmentation(self.data.image(index), self.normalise, rng), self.data.labels[index]
+
+
+class TrainingImages(TorchDataset[tuple[Tensor, Tensor, int]]):
+    """Training examples. What one looks like depends on seed, epoch and its position, and on nothing else.
+
+    Args:
+        data: The images.
+        example: Makes an example.
         seed: Of the run.
     """
 
-    def __init__(self, data: Dataset, augmentation: Augmentation, normalise: Normalise, seed: int) -> None:
+    def __init__(self, data: Dataset, example: Example, seed: int) -> None:
         self.data = data
-        self.augmentation = augmentation
-        self.normalise = normalise
+        self.example = example
         self.seed = seed
         self.epoch = 0
 
@@ -49,8 +71,8 @@ class TrainingImages(TorchDataset[tuple[Tensor, Tensor, int]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor, int]:
         rng = random.Random(f"{self.seed}/{self.epoch}/{index}")
-        image = self.augmentation(self.data.image(index), self.normalise, rng)
-        return image, self.data.labels[index], index
+        image, target = self.example(index, rng)
+        return image, target, index
 
 
 class TrainingBatches:

@@ -1,0 +1,75 @@
+"""AffinityNet: a backbone that is asked not what a pixel shows, but which pixels belong together.
+
+Ahn and Kwak, "Learning Pixel-level Semantic Affinity with Image-level Supervision" (CVPR 2018), figure 3. Features of
+three depths are brought to a common scale, joined and mixed; pixels with similar mixed features have a high affinity.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from wsss_lib.models.backbone import Backbone
+
+_CHANNELS = {"f8_3": 64, "f8_4": 128, "f8_5": 256}
+"""What the three taps are reduced to; the names are the official ones."""
+
+
+class AffinityNet(nn.Module):
+    """Features whose distances are affinities, 448 channels at the backbone's stride.
+
+    Args:
+        backbone: The network in front; its last three taps must have the same stride.
+        group_norm: Whether the reduced taps are normalised, as behind VGG-16, or not, as behind ResNet-38.
+    """
+
+    def __init__(self, backbone: Backbone, group_norm: bool) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.taps = list(backbone.taps)[-3:]
+        strides = {backbone.taps[name].stride for name in self.taps}
+        if len(strides) > 1:
+            raise ValueError(f"the taps {', '.join(self.taps)} have different strides; choose a smaller output stride")
+        for tap, (name, channels) in zip(self.taps, _CHANNELS.items(), strict=True):
+            reduce = nn.Conv2d(backbone.taps[tap].channels, channels, 1, bias=False)
+            nn.init.kaiming_normal_(reduce.weight, nonlinearity="relu")
+            self.add_module(name, reduce)
+            if group_norm:
+                self.add_module(f"gn{name[1:]}", nn.GroupNorm(channels // 8, channels))
+        total = sum(_CHANNELS.values())
+        self.f9 = nn.Conv2d(total, total, 1, bias=False)
+        nn.init.xavier_uniform_(self.f9.weight, gain=4)
+
+    @staticmethod
+    def official_key(key: str) -> str:
+        """Return our name of a tensor that the authors' checkpoints call ``key``."""
+        return key if key.startswith(("f8_", "gn8_", "f9.")) else f"backbone.{key}"
+
+    @property
+    def stride(self) -> int:
+        """Input pixels per feature along an axis."""
+        return self.backbone.taps[self.taps[-1]].stride
+
+    @property
+    def new_layers(self) -> nn.ModuleList:
+        """The convolutions that start from random weights and learn faster than the rest."""
+        return nn.ModuleList([*(self.get_submodule(name) for name in _CHANNELS), self.f9])
+
+    @property
+    def group_norms(self) -> nn.ModuleList:
+        """The group normalisations, if there are any; in the authors' code they learn like pre-trained layers."""
+        return nn.ModuleList([m for m in self.children() if isinstance(m, nn.GroupNorm)])
+
+    def join(self, taps: dict[str, Tensor]) -> Tensor:
+        """Reduce and join the taps: the input of ``f9``, ``(B, 448, h, w)``."""
+        reduced = []
+        for tap, name in zip(self.taps, _CHANNELS, strict=True):
+            x = self.get_submodule(name)(taps[tap])
+            norm = getattr(self, f"gn{name[1:]}", None)
+            reduced.append(F.elu(x if norm is None else norm(x)))
+        return torch.cat(reduced, dim=1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map ``(B, 3, H, W)`` normalised images to the features ``(B, 448, h, w)``."""
+        return F.elu(self.f9(self.join(self.backbone(images))))

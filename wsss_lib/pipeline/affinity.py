@@ -1,0 +1,283 @@
+"""A run of AffinityNet: labels from CRF-refined CAMs, training, the random walk, and the CRF after it.
+
+It refines the class activation maps of another run, its *seeds*. The stages, each of which continues where it was
+stopped: :meth:`AffinityRun.label`, :meth:`~wsss_lib.pipeline.run.Run.train`, :meth:`AffinityRun.infer`,
+:meth:`AffinityRun.refine`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from lightning_fabric import Fabric
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from wsss_lib.data.dataset import Dataset
+from wsss_lib.data.transforms import Normalise, crop_to_canvas, jitter_colour, random_crop_box, to_tensor
+from wsss_lib.errors import InputError
+from wsss_lib.methods import load_method
+from wsss_lib.methods.affinitynet import AffinityNet, semi_labels
+from wsss_lib.methods.method import CamConfig
+from wsss_lib.pipeline.engine import loaded
+from wsss_lib.pipeline.evaluate import confusion_summary, score_masks
+from wsss_lib.pipeline.infer import Views, pixels_per_batch
+from wsss_lib.pipeline.parameters import default_folder
+from wsss_lib.pipeline.refine import Powers, Read, refine
+from wsss_lib.pipeline.run import Run, read_settings
+from wsss_lib.pipeline.seeds import SeedRun
+from wsss_lib.pipeline.store import CamStore, MaskStore, ScoreStore, read_cams
+from wsss_lib.pipeline.train import Example
+from wsss_lib.show.progress import bar
+
+
+@dataclass(frozen=True)
+class LabelledCells:
+    """The examples that AffinityNet learns from: crops at the original resolution and what is known of their cells.
+
+    Attributes:
+        data: The images.
+        low: Their CRF probabilities with the low alpha.
+        high: Their CRF probabilities with the high alpha.
+        crop: Side of the crops in pixels.
+        stride: Side of a cell in pixels.
+        colour: Strength of the brightness, contrast and saturation jitter.
+        hue: Strength of the hue jitter.
+        normalise: From pixels to the network's input.
+    """
+
+    data: Dataset
+    low: ScoreStore
+    high: ScoreStore
+    crop: int
+    stride: int
+    colour: float
+    hue: float
+    normalise: Normalise
+
+    def __call__(self, index: int, rng: random.Random) -> tuple[Tensor, Tensor]:
+        """Return ``(3, crop, crop)`` float32 and ``(crop / stride, crop / stride)`` uint8, rounded up."""
+        image = self.data.image(index)
+        pixels = to_tensor(jitter_colour(image, self.colour, self.hue, rng))
+        low, high = (self._scores(store, index) for store in (self.low, self.high))
+        box = random_crop_box(image.height, image.width, self.crop, rng)
+        pixels = self.normalise(crop_to_canvas(pixels, box, self.crop))  # outside it is black, as in the authors' code
+        scores = crop_to_canvas(torch.cat([low, high]), box, self.crop)
+        if rng.getrandbits(1):
+            pixels, scores = pixels.flip(-1), scores.flip(-1)
+        margin = -self.crop % self.stride
+        cells = F.avg_pool2d(F.pad(scores, (0, margin, 0, margin)), self.stride)
+        return pixels, semi_labels(cells[: len(low)], cells[len(low) :])
+
+    def _scores(self, store: ScoreStore, index: int) -> Tensor:
+        path = store.path(self.data.ids[index])
+        _, scores = store.read(self.data.ids[index])
+        size = self.data.size(index)
+        if tuple(scores.shape[1:]) != size:
+            raise InputError(
+                f"{path} is {tuple(scores.shape[1:])} pixels but the image is {size}; remove it and start again."
+            )
+        return scores
+
+
+@dataclass(frozen=True)
+class Walked:
+    """Scores after the random walk, enlarged to the image.
+
+    Attributes:
+        store: The scores at the network's stride.
+        method: Whose walk it was.
+    """
+
+    store: ScoreStore
+    method: AffinityNet
+
+    def __call__(self, data: Dataset, index: int) -> tuple[Tensor, Tensor]:
+        """Return classes and scores ``(1, 1 + n, H, W)`` of an image, normalised over the labels."""
+        classes, scores = self.store.read(data.ids[index])
+        enlarged = self.method.enlarge(scores, data.size(index))
+        return classes, (enlarged / enlarged.sum(0).clamp(min=1e-5))[None]
+
+
+@torch.inference_mode()
+def walk(
+    method: AffinityNet,
+    data: Dataset,
+    cams: CamStore,
+    store: ScoreStore,
+    fabric: Fabric,
+    normalise: Normalise,
+    workers: int = 0,
+) -> None:
+    """Write the walked scores of every image of a data set that the store does not have yet.
+
+    Args:
+        method: Makes the affinities; put into evaluation mode.
+        data: The images.
+        cams: Their class activation maps.
+        store: Where the scores go, at the network's stride.
+        fabric: The engine; with several processes each does its share.
+        normalise: From pixels to the network's input.
+        workers: Processes that decode; 0 for none.
+    """
+    method.train(False)
+    views = Views(data, (1.0,), normalise, None)
+    batches = views.batches(pixels_per_batch(fabric))
+    mine = batches[fabric.global_rank :: fabric.world_size]
+    todo = [batch for batch in mine if not all(data.ids[i] in store for i in batch)]
+    loader = DataLoader(views, batch_sampler=todo, num_workers=workers)
+    for indices, (images,) in bar(loaded(loader), f"walks of {data.name}", len(todo)):
+        read = [read_cams(cams, data, int(i)) for i in indices]
+        with fabric.autocast():
+            walked = method.walk(fabric.to_device(images.contiguous()), [fabric.to_device(maps) for _, maps in read])
+        for index, (classes, _), scores in zip(indices.tolist(), read, walked, strict=True):
+            store.write(data.ids[index], classes, scores)
+    fabric.barrier()
+
+
+class AffinityRun(Run[AffinityNet]):
+    """A run of AffinityNet.
+
+    Attributes:
+        seeds: The run whose class activation maps are refined.
+    """
+
+    stages = ("label", "train", "infer", "refine")
+
+    def prepare(self) -> None:
+        """Find the seeds: the run that the settings name, else that of 00_cam, else a short one of this run's own."""
+        settings = self.settings
+        own = self.folder / "seeds"
+        common = {"seed": settings.seed, "limit": settings.limit, "precision": settings.precision}
+        usual = default_folder("00_cam", settings.preset, common, {})
+        folder = settings.seeds or (own if _holds_run(own) or not _holds_run(usual) else usual)
+        here = {name: getattr(settings, name) for name in _SAME_FOR_SEEDS}
+        if _holds_run(folder) or folder != own:
+            seeds = replace(read_settings(folder), **here)
+        else:
+            seeds = replace(settings, notebook="00_cam", method="cam", config=self._short(), folder=own, seeds=None)
+        self.settings = replace(settings, seeds=folder)
+        self.seeds = SeedRun(seeds)
+        mine, theirs = _data(super().identity()), _data(self.seeds.identity())
+        if mine != theirs:
+            raise InputError(
+                f"seeds {folder} are a run on other data ({theirs}, not {mine}); give one on the same data."
+            )
+
+    def _short(self) -> CamConfig:
+        """Return the configuration of 00_cam with half its epochs."""
+        config: CamConfig = load_method("cam").Config.preset(self.settings.preset)
+        batch_size = min(config.batch_size, self.settings.config.batch_size)
+        return config.replace(epochs=max(1, config.epochs // 2), batch_size=batch_size)
+
+    @property
+    def has_short_seeds(self) -> bool:
+        """Whether there was no run of 00_cam, so that the seeds are a short one in this run's own folder."""
+        return self.seeds.folder == self.folder / "seeds"
+
+    def identity(self) -> dict[str, Any]:
+        """Return what decides the numbers of the run; the seeds are part of it."""
+        seeds = json.dumps(self.seeds.identity(), sort_keys=True).encode()
+        return {**super().identity(), "seeds": f"{zlib.crc32(seeds):08x}"}
+
+    def scores(self, what: str, split: str) -> ScoreStore:
+        """Return a store of scores: ``walk``, or ``crf-4`` for the CRF with the alpha 4."""
+        return ScoreStore(self.folder / "scores" / what / self.split_folder(split), half=what != "walk")
+
+    def masks(self, what: str, split: str) -> MaskStore:
+        """Return a store of masks: ``walk``, ``walk-crf``, or ``crf-4`` for the CRF with the alpha 4."""
+        return MaskStore(self.folder / "masks" / what / self.split_folder(split))
+
+    def label(self) -> None:
+        """Refine the maps of the training images with the low and the high alpha, for :meth:`train` to learn from."""
+        config, data = self.method.config, self.data("training")
+        alphas = (config.low_alpha, config.high_alpha)
+        stores = [self.scores(f"crf-{alpha:g}", "training") for alpha in alphas]
+        with self.timed("labels"):
+            if not self.delegate("label"):
+                refine(
+                    data, Powers(self.seeds.cams("training"), alphas), stores, self.fabric, workers=self.refine_workers
+                )
+
+    @property
+    def refine_workers(self) -> int:
+        """How many processes refine: on a CPU one for each core, as each works best alone."""
+        if self.settings.workers >= 0 or self.fabric.device.type != "cpu":
+            return self.workers
+        return os.cpu_count() or 1
+
+    def example(self) -> Example:
+        """Return what makes training examples: crops with labels from the two stores of :meth:`label`."""
+        config = self.method.config
+        low, high = (self.scores(f"crf-{alpha:g}", "training") for alpha in (config.low_alpha, config.high_alpha))
+        return LabelledCells(
+            self.data("training"),
+            low,
+            high,
+            config.crop_size,
+            self.method.network.stride,
+            config.colour_jitter,
+            config.hue_jitter,
+            self.normalise,
+        )
+
+    def infer(self, split: str) -> ScoreStore:
+        """Write the walked scores of a split, those that are not there yet, and return their store."""
+        data, store = self.data(split), self.scores("walk", split)
+        with self.timed(f"walk {split}"):
+            if not self.delegate("infer", split):
+                self.to_device()
+                walk(self.method, data, self.seeds.cams(split), store, self.fabric, self.normalise, self.workers)
+        return store
+
+    def refine(self, what: str, split: str) -> dict[str, MaskStore]:
+        """Write masks of a split, those that are not there yet.
+
+        Args:
+            what: ``crf``: the CAMs after a CRF, once for each of the configuration's alphas; ``walk``: the walked
+                scores as they are; ``walk-crf``: the walked scores after a CRF.
+            split: Name of the split.
+
+        Returns:
+            The stores by name.
+        """
+        config = self.method.config
+        reads: dict[str, tuple[Read, list[str], str | None]] = {
+            "crf": (Powers(self.seeds.cams(split), config.alphas), [f"crf-{a:g}" for a in config.alphas], "psa"),
+            "walk": (Walked(self.scores("walk", split), self.method), ["walk"], None),
+            "walk-crf": (Walked(self.scores("walk", split), self.method), ["walk-crf"], config.walk_crf),
+        }
+        if what not in reads:
+            raise InputError(f"refinement {what!r} is unknown; choose one of {', '.join(reads)}.")
+        read, names, preset = reads[what]
+        stores = {name: self.masks(name, split) for name in names}
+        with self.timed(f"{what} {split}"):
+            if not self.delegate("refine", what, split):
+                refine(self.data(split), read, list(stores.values()), self.fabric, preset, workers=self.refine_workers)
+        return stores
+
+    def score(self, stores: Mapping[str, MaskStore], split: str) -> dict[str, dict[str, Any]]:
+        """Return the scores of masks as plain values, by name."""
+        data = self.data(split)
+        classes = ("background", *data.classes)
+        return {name: confusion_summary(score_masks(store, data), classes) for name, store in stores.items()}
+
+
+_SAME_FOR_SEEDS = ("data_root", "labels", "pretrained_folder", "accelerator", "devices", "workers")
+
+
+def _holds_run(folder: Path) -> bool:
+    return (folder / "config.json").is_file()
+
+
+def _data(identity: Mapping[str, Any]) -> str:
+    return "; ".join(f"{name}: {value}" for name, value in identity.items() if name.startswith("data "))

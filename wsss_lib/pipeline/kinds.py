@@ -1,0 +1,22 @@
+"""Which kind of run a method has, and opening the run that lives in a folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from wsss_lib.pipeline.affinity import AffinityRun
+from wsss_lib.pipeline.run import Run, read_settings
+from wsss_lib.pipeline.seeds import SeedRun
+
+_KINDS: dict[str, type[Run]] = {"affinitynet": AffinityRun}
+"""By method; all others make seeds."""
+
+
+def reopen(folder: Path) -> Run:
+    """Open the run that lives in a folder.
+
+    Raises:
+        InputError: There is none, or it is of another version.
+    """
+    settings = read_settings(folder)
+    return _KINDS.get(settings.method, SeedRun)(settings)

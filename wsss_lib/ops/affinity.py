@@ -25,6 +25,8 @@ Border = Literal["official", "full"]
 Window = tuple[slice, slice]
 """Rows and columns of a grid."""
 
+_NOTHING: Window = (slice(0, 0), slice(0, 0))
+
 
 def pair_offsets(radius: int = 5) -> list[tuple[int, int]]:
     """Return the P offsets (dy, dx) shorter than ``radius``: to the right in the same row, and all below; 34 for 5."""
@@ -65,6 +67,8 @@ def pair_windows(
         start = (slice(0, rows), slice(left, left + columns))
         end = (slice(dy, dy + rows), slice(left + dx, left + dx + columns))
         return start, end, (slice(0, rows), slice(0, columns))
+    if dy >= height or abs(dx) >= width:
+        return _NOTHING, _NOTHING, _NOTHING
     start = (slice(0, height - dy), slice(max(0, -dx), width - max(0, dx)))
     end = (slice(dy, height), slice(max(0, dx), width - max(0, -dx)))
     return start, end, start

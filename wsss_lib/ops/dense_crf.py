@@ -126,8 +126,10 @@ def unary_from_labels(labels: Tensor, num_labels: int, confidence: float, unknow
     if not 0 < confidence < 1:
         raise InputError(f"confidence is {confidence}; it must lie between 0 and 1.")
     rows = labels.long() - int(unknown)
-    if labels.numel() and not (-unknown <= int(rows.min()) and int(rows.max()) < num_labels):
-        raise InputError(f"labels go up to {int(labels.max())}, but there are {num_labels} labels; correct the number.")
+    if num_labels < 1 or (labels.numel() and not (int(rows.min()) >= -int(unknown) and int(rows.max()) < num_labels)):
+        raise InputError(
+            f"labels of {int(labels.min())} to {int(labels.max())} do not fit {num_labels} labels; correct the number."
+        )
     others = (1 - confidence) / max(1, num_labels - 1)
     chosen = torch.nn.functional.one_hot(rows.clamp(min=0), num_labels).movedim(-1, -3)
     probability = torch.where(chosen.bool(), confidence if num_labels > 1 else 1.0, others)
@@ -177,6 +179,8 @@ class Kernel:
         message = self.slicing @ self.lattice.blur(self.splatting @ q)
         if self.compatibility is None:
             return message
+        if len(self.compatibility) != labels:
+            raise InputError(f"the weight of a kernel is for {len(self.compatibility)} labels, but there are {labels}.")
         return (message.view(len(q), -1, labels) @ self.compatibility).flatten(1)
 
 
@@ -210,7 +214,7 @@ def free_energy(q: Tensor, unary: Tensor, kernels: Sequence[Kernel]) -> float:
     """
     groups, labels, points = q.shape
     columns = q.view(groups * labels, points).t().contiguous()
-    energy = (q * q.clamp(min=1e-20).log()).sum() + (unary * q).sum()
+    energy = (q * q.clamp(min=1e-20).log()).sum() + torch.where(q > 0, unary * q, 0.0).sum()
     for kernel in kernels:
         energy = energy - (columns * kernel(columns, labels)).sum()
     return float(energy)
@@ -252,8 +256,9 @@ def make_kernel(images: Sequence[Tensor], pairwise: Pairwise) -> Kernel:
 @lru_cache(maxsize=8)
 def _position_kernel(sizes: tuple[tuple[int, int], ...], pairwise: Pairwise, device: torch.device) -> Kernel:
     names = [f"sxy {s:g}" for s in pairwise.sxy]
-    lattice = Lattice(position_features(sizes, pairwise.sxy, device), _batch(sizes, device), names)
-    return Kernel(lattice, pairwise.weight, pairwise.normalisation)
+    with torch.inference_mode(False), torch.no_grad():  # what is kept must be usable everywhere
+        lattice = Lattice(position_features(sizes, pairwise.sxy, device), _batch(sizes, device), names)
+        return Kernel(lattice, pairwise.weight, pairwise.normalisation)
 
 
 def _batch(sizes: Sequence[tuple[int, int]], device: torch.device) -> Tensor | None:
@@ -325,17 +330,20 @@ def _check_pair(image: Tensor, unary: Tensor, index: int) -> None:
             f"the unary of image {index} has the shape {tuple(unary.shape)}, which does not fit {tuple(image.shape)}; "
             "give (L, H, W) or (G, L, H, W) with at least one label."
         )
-    if torch.isnan(unary).any():
-        raise InputError(f"the unary of image {index} holds NaN; give finite energies.")
+    if not torch.isfinite(unary.amin(-3)).all():  # a label may have an infinite energy, but not all of them
+        raise InputError(
+            f"the unary of image {index} holds NaN or rules out all labels of a pixel; give finite energies."
+        )
 
 
 @torch.no_grad()
 def _solve_torch(images: Sequence[Tensor], unaries: Sequence[Tensor], field: Settings) -> list[Tensor]:
     results: list[Tensor] = []
     start = 0
+    alike = all(isinstance(kernel.weight, float | int) for kernel in field.kernels)  # whatever the number of labels
     with torch.autocast(images[0].device.type if images else "cpu", enabled=False):
         while start < len(images):
-            stop = start + _how_many(images[start:])
+            stop = start + (_how_many(images[start:]) if alike else 1)
             results += _solve_together(images[start:stop], unaries[start:stop], field)
             start = stop
     return results

@@ -51,13 +51,14 @@ class Lattice:
         self.dimensions = d
         names = names or [f"the standard deviation of feature {i}" for i in range(d)]
         _check(features, names)
+        widest = names[int((features.amax(1) - features.amin(1)).argmax())] if features.numel() else ""
         nearest, rank, barycentric = _enclosing_simplices(features.float())
 
         # Neighbouring points mostly share a simplex, so corners are made once for every simplex, not for every point.
         digits = [*nearest[:d], *rank[:d].to(nearest.dtype)]
         if batch is not None:
             digits.insert(0, batch.to(nearest.dtype))
-        packed, _ = _pack(digits, [0] * len(digits), names[_widest(nearest[:d])])
+        packed, _ = _pack(digits, [0] * len(digits), widest)
         _, which = torch.unique(packed, return_inverse=True)
         member = torch.empty(int(which.max()) + 1, dtype=torch.int64, device=which.device)
         member[which] = torch.arange(len(which), device=which.device)  # any point of the simplex will do
@@ -67,7 +68,7 @@ class Lattice:
         if batch is not None:
             coordinates.insert(0, batch[member].repeat_interleave(d + 1).to(corners.dtype))
         margins = [0] * (len(coordinates) - d) + [d + 1] * d  # neighbours must not run into the next digit
-        keys, places = _pack(coordinates, margins, names[_widest(nearest[:d])])
+        keys, places = _pack(coordinates, margins, widest)
         self.keys, vertex = torch.unique(keys, return_inverse=True)
         self.size = len(self.keys)
         self._any = torch.empty(self.size, dtype=torch.int64, device=vertex.device)
@@ -187,10 +188,6 @@ def _corners(nearest: Tensor, rank: Tensor) -> Tensor:
     size = len(nearest)
     base, rank = nearest[:-1] * size, rank[:-1]
     return torch.stack([base + torch.where(rank < size - k, k, k - size) for k in range(size)])
-
-
-def _widest(coordinates: Tensor) -> int:
-    return int((coordinates.amax(1) - coordinates.amin(1)).argmax())
 
 
 def _pack(digits: Sequence[Tensor], margins: Sequence[int], name: str) -> tuple[Tensor, list[int]]:

@@ -73,14 +73,15 @@ def transition_matrix(
         if not (torch.isfinite(values).all() and (values >= 0).all()):
             raise InputError("affinities hold negative or non-finite values; they must lie in [0, 1].")
         rows, others, pairs = _structure(height, width, radius, border, values.device)
-        entries = torch.cat([values.float().flatten(), values.new_ones(1, dtype=torch.float32)])[pairs] ** beta
-        sums = entries.new_zeros(height * width).scatter_add_(0, rows, entries)
-        weights.append(entries / sums[rows])
+        weights.append(torch.cat([values.float().flatten(), values.new_ones(1, dtype=torch.float32)])[pairs] ** beta)
         columns.append(others + first)
         lengths.append(torch.bincount(rows, minlength=height * width))
         first += height * width
-    ends = torch.cat([lengths[0].new_zeros(1), torch.cat(lengths).cumsum(0)])
-    return SparseRows(torch.cat(columns).int(), torch.cat(weights), ends.int())
+    counts = torch.cat(lengths)
+    ends = torch.cat([counts.new_zeros(1), counts.cumsum(0)]).int()
+    powers = SparseRows(torch.cat(columns).int(), torch.cat(weights), ends)  # A
+    sums = (powers @ powers.weights.new_ones(first, 1))[:, 0]  # D
+    return SparseRows(powers.columns, powers.weights / sums.repeat_interleave(counts), ends)
 
 
 @torch.no_grad()
@@ -110,8 +111,13 @@ def random_walk(
     """
     if steps < 0:
         raise InputError(f"steps is {steps}; a walk needs at least 0.")
+    if len(scores) != len(affinities):
+        raise InputError(f"there are scores of {len(scores)} images but affinities of {len(affinities)}.")
     if not scores:
         return []
+    for maps in scores:
+        if maps.ndim != 3:
+            raise InputError(f"scores of shape {tuple(maps.shape)} cannot walk; give (C, h, w).")
     sizes = [(int(x.shape[1]), int(x.shape[2])) for x in scores]
     transition = transition_matrix(affinities, sizes, beta, radius, border)
     counts = [h * w for h, w in sizes]

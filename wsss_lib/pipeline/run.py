@@ -90,7 +90,7 @@ class Settings:
         """Undo :meth:`to_dict`."""
         config = load_method(values["method"]).Config.from_dict(values["config"])
         names = ("folder", "data_root", "labels", "weights", "seeds", "pretrained_folder")
-        paths = {name: None if values[name] is None else Path(values[name]) for name in names}
+        paths = {name: None if values.get(name) is None else Path(values[name]) for name in names}
         return cls(**{**values, **paths, "config": config})
 
 

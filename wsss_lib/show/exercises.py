@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from wsss_lib.methods.affinitynet import semi_labels
 from wsss_lib.ops.cam import normalise_maximum, seed
 from wsss_lib.ops.metrics import intersection_over_union
 
@@ -42,6 +43,34 @@ def check_mean_iou(answer: Callable[[Tensor], float | None]) -> bool:
     return _compare(
         torch.tensor(given) if isinstance(given, float | int) else given, wanted, f"the matrix {confusion.tolist()}"
     )
+
+
+def check_affinity(answer: Callable[[Tensor, int, int], Tensor | None]) -> bool:
+    """Check a function from features ``(C, h, w)`` and an offset ``dy, dx`` (both at least 0) to affinities.
+
+    The result is ``(h - dy, w - dx)``: of every pixel with the one ``dy`` below and ``dx`` to the right.
+    """
+    random = torch.Generator().manual_seed(2)
+    features = torch.randn(6, 5, 7, generator=random)
+    wanted = torch.exp(-(features[:, 2:, 1:] - features[:, :-2, :-1]).abs().mean(0))
+    return _compare(answer(features, 2, 1), wanted, "random features (6, 5, 7) and the offset dy 2, dx 1")
+
+
+def check_transition(answer: Callable[[Tensor, float], Tensor | None]) -> bool:
+    """Check a function from symmetric affinities ``(N, N)`` and beta to the transition matrix ``(N, N)``."""
+    random = torch.Generator().manual_seed(3)
+    a = torch.rand(5, 5, generator=random)
+    a = (a + a.t()) / 2
+    powered = a**8
+    wanted = powered / powered.sum(1, keepdim=True)
+    return _compare(answer(a, 8.0), wanted, "a random symmetric matrix (5, 5) and beta 8")
+
+
+def check_semi_labels(answer: Callable[[Tensor, Tensor], Tensor | None]) -> bool:
+    """Check a function from low- and high-alpha scores ``(1 + n, h, w)`` to the three-way label map ``(h, w)``."""
+    random = torch.Generator().manual_seed(4)
+    low, high = (torch.rand(3, 6, 6, generator=random).softmax(0) for _ in range(2))
+    return _compare(answer(low, high), semi_labels(low, high), "random scores of background and two classes")
 
 
 def check_choice(given: str, right: str, why: Mapping[str, str]) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import ipywidgets
 import numpy as np
@@ -13,6 +13,9 @@ from wsss_lib.data.dataset import Dataset
 from wsss_lib.ops.cam import seed
 from wsss_lib.show import figures
 from wsss_lib.show.progress import somebody_watches
+
+Slider = tuple[float, float, float, float]
+"""Start, least and greatest value, and step."""
 
 ReadMaps = Callable[[str], tuple[Tensor, Tensor]]
 """Returns ``classes`` ``(n,)`` and ``cams`` ``(n, H, W)`` in [0, 1] of an image id."""
@@ -63,6 +66,40 @@ def explore(data: Dataset, read: ReadMaps, threshold: float = 0.2, images: int =
         display(_sliders(data, read, threshold))
     else:
         display(_still(data, read, threshold, images))
+
+
+def explore_settings(
+    data: Dataset, draw: Callable[..., dict[str, figures.Picture]], sliders: Mapping[str, Slider], images: int = 3
+) -> None:
+    """Let an image and some numbers be chosen, and show what follows.
+
+    Args:
+        data: The images.
+        draw: Called with the position of an image and the numbers by name; returns pictures by title.
+        sliders: For each number where its slider starts, its least and greatest value, and its step.
+        images: How many images are shown where no slider can be moved.
+    """
+    start = {name: slider[0] for name, slider in sliders.items()}
+    if not somebody_watches():
+        rows = {data.ids[i]: draw(i, **start) for i in range(min(images, len(data)))}
+        titles = list(next(iter(rows.values())))
+        display(figures.table_of_pictures({name: list(row.values()) for name, row in rows.items()}, titles))
+        return
+    image = ipywidgets.IntSlider(0, 0, len(data) - 1, description="image", continuous_update=False)
+    controls = {
+        name: ipywidgets.FloatSlider(value, min=least, max=most, step=step, description=name, continuous_update=False)
+        for name, (value, least, most, step) in sliders.items()
+    }
+    screen = ipywidgets.Image(format="png")
+
+    def show(_: object) -> None:
+        pictures = draw(image.value, **{name: control.value for name, control in controls.items()})
+        screen.value = figures.grid(list(pictures.values()), list(pictures), inches=2.4).png()
+
+    for control in (image, *controls.values()):
+        control.observe(show, "value")
+    show(None)
+    display(ipywidgets.VBox([image, *controls.values(), screen]))
 
 
 def _still(data: Dataset, read: ReadMaps, threshold: float, images: int) -> figures.Plot:

@@ -1,0 +1,175 @@
+"""The random walk: the authors' numbers, and the dense matrix power."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from tests import recipe
+from tests.ops import oracles
+from wsss_lib.errors import InputError
+from wsss_lib.ops.affinity import pair_count, pair_offsets
+from wsss_lib.ops.random_walk import random_walk, transition_matrix
+
+GRIDS = [
+    (5, 9, 5, "official"),
+    (7, 12, 5, "official"),
+    (6, 9, 3, "official"),
+    (7, 12, 5, "full"),
+    (4, 5, 5, "full"),
+    (3, 4, 5, "full"),
+    (2, 9, 5, "full"),
+    (1, 9, 5, "full"),
+    (6, 5, 3, "full"),
+]
+ISOLATED = [(0, 0), (0, 1), (0, 2), (0, 3), (45, 0), (45, 62), (46, 0), (46, 1), (46, 61), (46, 62)]
+
+
+def affinities(height, width, radius=5, border="official", device="cpu", low=0.5):
+    count = len(pair_offsets(radius)), math.prod(pair_count(height, width, radius, border))
+    return (low + (1 - low) * torch.rand(count)).to(device)
+
+
+@pytest.mark.parametrize("name", ["infer_aff", "infer_aff_r38"])
+def test_golden_walk(name, device):
+    golden = recipe.golden(f"psa/{name}")
+    cam = torch.from_numpy(golden["cam"])
+    scores = torch.cat([(1 - cam.amax(0, keepdim=True)) ** 16, cam])
+    height, width = golden["padded"][-2:]
+    padded = F.pad(scores, (0, int(width) - cam.shape[2], 0, int(height) - cam.shape[1]))
+    small = F.avg_pool2d(padded, 8).to(device)
+    (result,) = random_walk([small], [torch.from_numpy(golden["aff"][0]).to(device)])
+    rows = [0, *(golden["cls"] + 1)]
+    np.testing.assert_allclose(result.cpu().numpy(), golden["rw"][0, rows], rtol=0, atol=1e-5)
+    assert not np.delete(golden["rw"][0], rows, axis=0).any()
+    assert np.abs(golden["rw"][0, rows] - small.cpu().numpy()).max() > 0.1
+
+
+@pytest.mark.parametrize("steps", [0, 1, 5, 100, 256])
+@pytest.mark.parametrize(("height", "width", "radius", "border"), GRIDS)
+def test_against_the_dense_matrix(height, width, radius, border, steps, device):
+    scores = torch.rand(3, height, width, device=device)
+    given = affinities(height, width, radius, border, device)
+    (result,) = random_walk([scores], [given], steps=steps, radius=radius, border=border)
+    assert result.dtype == torch.float32
+    assert result.shape == scores.shape
+    expected = oracles.random_walk(scores, given, 8.0, steps, radius, border)
+    torch.testing.assert_close(result.cpu().double(), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.5, 2.5, 10])
+def test_any_exponent(beta, device):
+    scores, given = torch.rand(2, 6, 10, device=device), affinities(6, 10, device=device, low=0.0)
+    (result,) = random_walk([scores], [given], beta=beta, steps=3)
+    torch.testing.assert_close(result.cpu().double(), oracles.random_walk(scores, given, beta, 3), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("border", ["official", "full"])
+def test_every_row_of_the_matrix_adds_up_to_one(border, device):
+    sizes = [(6, 10), (9, 13)]
+    given = [affinities(*size, border=border, device=device) for size in sizes]
+    matrix = transition_matrix(given, sizes, border=border)
+    count = sum(height * width for height, width in sizes)
+    assert len(matrix.offsets) == count + 1
+    assert matrix.weights.min() > 0
+    ones = torch.ones(count, 1, device=device)
+    torch.testing.assert_close(matrix @ ones, ones)
+    constant = torch.full((1, 6, 10), 0.7, device=device)
+    torch.testing.assert_close(random_walk([constant], given[:1], border=border)[0], constant)
+
+
+def test_the_entries_of_a_row_are_in_order(device):
+    matrix = transition_matrix([affinities(6, 10, device=device)], [(6, 10)])
+    for columns in matrix.columns.cpu().tensor_split(matrix.offsets[1:-1].cpu().long()):
+        assert (columns.diff() > 0).all()
+
+
+@pytest.mark.parametrize("border", ["official", "full"])
+def test_many_images_equal_one_at_a_time(border, device):
+    """Different sizes, different numbers of rows."""
+    shapes = [(1, 9, 10), (3, 7, 12), (2, 5, 9), (3, 7, 12)]
+    scores = [torch.rand(shape, device=device) for shape in shapes]
+    given = [affinities(*shape[1:], border=border, device=device) for shape in shapes]
+    together = random_walk(scores, given, steps=20, border=border)
+    assert [x.shape for x in together] == shapes
+    for result, score, affinity in zip(together, scores, given, strict=True):
+        torch.testing.assert_close(result, random_walk([score], [affinity], steps=20, border=border)[0])
+    assert (together[1] - together[3]).abs().max() > 0.01
+
+
+def test_a_row_of_zeros_stays_zero(device):
+    scores = torch.rand(3, 7, 12, device=device)
+    scores[1] = 0
+    (result,) = random_walk([scores], [affinities(7, 12, device=device)])
+    assert not result[1].any()
+    assert result[[0, 2]].all()
+
+
+def test_ten_pixels_are_alone_unless_the_border_is_full(device):
+    scores = torch.rand(2, 47, 63, device=device)
+    unchanged = {}
+    for border in ("official", "full"):
+        (result,) = random_walk([scores], [affinities(47, 63, border=border, device=device)], steps=7, border=border)
+        unchanged[border] = list(map(tuple, (result == scores).all(0).nonzero().tolist()))
+    assert unchanged == {"official": ISOLATED, "full": []}
+
+
+def test_without_affinity_nothing_walks(device):
+    scores = torch.rand(2, 6, 10, device=device)
+    assert torch.equal(random_walk([scores], [torch.zeros_like(affinities(6, 10, device=device))])[0], scores)
+
+
+def test_equal_from_run_to_run(device):
+    scores, given = torch.rand(3, 20, 30, device=device), affinities(20, 30, device=device)
+    assert torch.equal(random_walk([scores], [given])[0], random_walk([scores], [given])[0])
+
+
+def test_no_image():
+    assert random_walk([], []) == []
+
+
+# ------------------------------------------------------------------------------------------------------------ errors
+
+
+def attempt(affinity=(34, 8), change=None, **options):
+    """Two images, of which the second is the odd one."""
+    given = torch.rand(affinity)
+    if change is not None:
+        given[-1, -1] = change
+    return random_walk([torch.rand(2, 6, 12)] * 2, [torch.rand(34, 8), given], **options)
+
+
+def test_the_attempt_is_fine_as_such():
+    assert [x.shape for x in attempt()] == [(2, 6, 12)] * 2
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"affinity": (34, 9)}, r"6 × 12 grid must be \(34, 8\), not \(34, 9\)"),
+        ({"affinity": (33, 8)}, r"6 × 12 grid must be \(34, 8\), not \(33, 8\)"),
+        ({"affinity": (1, 34, 8)}, r"6 × 12 grid must be \(34, 8\), not \(1, 34, 8\)"),
+        ({"radius": 3}, r"6 × 12 grid must be \(12, 32\), not \(34, 8\)"),
+        ({"border": "full"}, r"6 × 12 grid must be \(34, 72\), not \(34, 8\)"),
+        ({"change": -0.1}, "affinities hold negative or non-finite"),
+        ({"change": float("nan")}, "affinities hold negative or non-finite"),
+        ({"change": float("inf")}, "affinities hold negative or non-finite"),
+        ({"steps": -1}, "steps is -1"),
+    ],
+)
+def test_errors_name_the_culprit(wrong, message):
+    with pytest.raises(InputError, match=message):
+        attempt(**wrong)
+
+
+def test_a_grid_that_is_too_small():
+    with pytest.raises(InputError, match="4 × 12 features is too small"):
+        random_walk([torch.rand(1, 4, 12)], [torch.rand(34, 8)])
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_numbers_of_scores_and_affinities_must_agree(count):
+    with pytest.raises(InputError):
+        random_walk([torch.rand(1, 6, 12)] * 2, [torch.rand(34, 8)] * count)

@@ -1,0 +1,169 @@
+"""Pictures of pairs, of what is known about them, and of the affinities of one pixel."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from matplotlib.axes import Axes
+from torch import Tensor
+
+from wsss_lib.data.files import IGNORE
+from wsss_lib.ops.affinity import Border, affinity_of_pixel, pair_count, pair_labels, pair_offsets, pair_windows
+from wsss_lib.show import figures
+
+
+def enlarge_cells(cells: np.ndarray, stride: int, size: tuple[int, int]) -> np.ndarray:
+    """Show every cell of an ``(h, w)`` map as a square of ``stride`` pixels, cut to ``size``."""
+    return cells.repeat(stride, 0).repeat(stride, 1)[: size[0], : size[1]]
+
+
+def known_cells(image: figures.Picture, labels: Tensor, classes: Tensor, stride: int) -> np.ndarray:
+    """Lay a label map of cells over an image: classes in their colours, background dark, unknown cells white.
+
+    Args:
+        image: RGB picture, ``(H, W)`` pixels.
+        labels: ``(h, w)`` uint8: 0 background, i the i-th of the classes, 255 unknown.
+        classes: ``(n,)`` int64, from 0.
+        stride: Side of a cell in pixels.
+
+    Returns:
+        ``(H, W, 3)`` uint8.
+    """
+    pixels = np.asarray(image)
+    values = np.full(256, IGNORE, np.uint8)
+    values[: 1 + len(classes)] = [0, *(classes + 1).tolist()]
+    mask = enlarge_cells(values[labels.numpy()], stride, pixels.shape[:2])
+    shaded = figures.overlay_mask(pixels, mask)
+    return np.where((mask == 0)[..., None], pixels // 3, shaded)
+
+
+def offsets_of_pixel(radius: int) -> figures.Plot:
+    """Show the "to" pixels of one "from" pixel, and the pixels whose "to" pixel it is."""
+    figure = figures.Plot(figsize=(3, 3), layout="constrained")
+    axis = figure.subplots()
+    offsets = np.array(pair_offsets(radius))
+    axis.scatter(offsets[:, 1], offsets[:, 0], s=120, marker="s", label="to")
+    axis.scatter(-offsets[:, 1], -offsets[:, 0], s=120, marker="s", facecolors="none", edgecolors="0.6", label="from")
+    axis.scatter([0], [0], s=120, marker="s", color="black")
+    axis.set(xlabel="dx", ylabel="dy", aspect="equal")
+    axis.invert_yaxis()
+    axis.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
+    return figure
+
+
+def pairs_of_pixel(
+    image: figures.Picture, labels: Tensor, pixel: tuple[int, int], stride: int, radius: int
+) -> figures.Plot:
+    """Draw the pairs of one cell: to cells of its kind green, to others red, to unknown ones grey.
+
+    Args:
+        image: RGB picture.
+        labels: ``(h, w)`` uint8, see `wsss_lib.methods.affinitynet.semi_labels`.
+        pixel: The (row, column) of the cell.
+        stride: Side of a cell in pixels.
+        radius: Of the pairs.
+    """
+    size = (labels.shape[0], labels.shape[1])
+    same, other = (_pairs_with(labels, pixel, size, radius, kind) for kind in ("same", "different"))
+    unknown = _pairs_with(labels, pixel, size, radius, "all") & ~same & ~other
+    figure = figures.Plot(figsize=(4, 3.4), dpi=80, layout="constrained")
+    figure.photographic = True
+    axis = figure.subplots()
+    axis.imshow(np.asarray(image))
+    axis.axis("off")
+    for cells, colour, name in ((unknown, "0.7", "not known"), (same, "lime", "alike"), (other, "red", "different")):
+        _lines(axis, pixel, cells, stride, colour, name)
+    axis.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+    return figure
+
+
+def _pairs_with(labels: Tensor, pixel: tuple[int, int], size: tuple[int, int], radius: int, kind: str) -> np.ndarray:
+    """Return ``(h, w)`` bool: which cells form a pair of a kind with one cell."""
+    background, object_, different = pair_labels(labels[None], radius, "full")
+    chosen = {"same": background | object_, "different": different, "all": torch.ones_like(different)}[kind][0].float()
+    picture = affinity_of_pixel(chosen, pixel, size, radius, "full")
+    picture[pixel] = 0
+    return (picture == 1).numpy()
+
+
+def _lines(axis: Axes, pixel: tuple[int, int], cells: np.ndarray, stride: int, colour: str, name: str) -> None:
+    centre = (np.array(pixel) + 0.5) * stride
+    for i, cell in enumerate(np.argwhere(cells)):
+        end = (cell + 0.5) * stride
+        axis.plot([centre[1], end[1]], [centre[0], end[0]], color=colour, linewidth=1.1, label=name if i == 0 else None)
+
+
+def affinity_picture(
+    image: figures.Picture, affinities: Tensor, pixel: tuple[int, int], stride: int, radius: int, border: Border
+) -> np.ndarray:
+    """Lay the affinities of one cell over the image as heat; the rest of the image is dimmed.
+
+    Args:
+        image: RGB picture, ``(H, W)`` pixels.
+        affinities: ``(P, n)`` of the image.
+        pixel: The (row, column) of the cell.
+        stride: Side of a cell in pixels.
+        radius: Of the pairs.
+        border: Of the pairs.
+
+    Returns:
+        ``(H, W, 3)`` uint8.
+    """
+    pixels = np.asarray(image)
+    size = (-(-pixels.shape[0] // stride), -(-pixels.shape[1] // stride))
+    cells = affinity_of_pixel(affinities, pixel, size, radius, border).numpy()
+    heat = enlarge_cells(cells, stride, pixels.shape[:2])
+    return np.where(np.isnan(heat)[..., None], pixels // 3, figures.overlay(pixels, np.nan_to_num(heat), 0.75))
+
+
+def neighbour_counts(height: int, width: int, radius: int, border: Border) -> np.ndarray:
+    """Return with how many others each cell of a grid forms a pair, ``(h, w)`` int64."""
+    counts = torch.zeros(height, width, dtype=torch.int64)
+    for offset in pair_offsets(radius):
+        start, end, _ = pair_windows(offset, height, width, radius, border)
+        counts[*start] += 1
+        counts[*end] += 1
+    return counts.numpy()
+
+
+def border_figure(height: int, width: int, radius: int) -> figures.Plot:
+    """Show with how many others each cell forms a pair, in the authors' code and with all pairs."""
+    figure = figures.Plot(figsize=(8, 2.8), dpi=80, layout="constrained")
+    axes = figure.subplots(1, 2)
+    most = 2 * len(pair_offsets(radius))
+    pair_count(height, width, radius)
+    for axis, border in zip(axes, ("official", "full"), strict=True):
+        counts = neighbour_counts(height, width, radius, border)
+        picture = axis.imshow(counts, vmin=0, vmax=most, cmap="viridis")
+        alone = int((counts == 0).sum())
+        axis.set_title(f"border {border!r}: {alone} cells without any pair", fontsize=9)
+    figure.colorbar(picture, ax=axes, label="pairs of a cell", shrink=0.8)
+    return figure
+
+
+def affinity_histogram(affinities: Tensor, same: Tensor, different: Tensor) -> figures.Plot:
+    """Show how affinities are distributed over pairs within and across true borders.
+
+    Args:
+        affinities: ``(P, n)``.
+        same: ``(P, n)`` bool, pairs of one true class.
+        different: ``(P, n)`` bool, pairs of two.
+    """
+    figure = figures.Plot(figsize=(5, 2.6), layout="constrained")
+    axis = figure.subplots()
+    levels = np.linspace(0, 1, 41)
+    for name, where in (("same class", same), ("different classes", different)):
+        axis.hist(affinities[where].numpy(), levels, density=True, histtype="step", label=name)
+    axis.set(xlabel="affinity", ylabel="density", xlim=(0, 1))
+    axis.legend(frameon=False, fontsize=8)
+    axis.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def true_cells(mask: np.ndarray, stride: int) -> Tensor:
+    """Return the label of each cell of a mask, ``(h, w)`` uint8; 255 where it is not of one label alone."""
+    height, width = mask.shape
+    padded = F.pad(torch.from_numpy(mask)[None].float(), (0, -width % stride, 0, -height % stride), value=float(IGNORE))
+    low, high = -F.max_pool2d(-padded, stride), F.max_pool2d(padded, stride)
+    return torch.where(low == high, high, torch.tensor(float(IGNORE)))[0].to(torch.uint8)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import os
 import re
@@ -11,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -23,16 +24,22 @@ MEASURE = "--measure"
 """Hidden option: measure the peak memory of one variant in this process and print it."""
 
 
-def parser(text: str, repeats: int) -> argparse.ArgumentParser:
+def parser(text: str, repeats: int, threads: int = 0) -> argparse.ArgumentParser:
     """Return a parser with the options that every benchmark has.
 
     Args:
         text: The documentation of the script, shown by ``--help`` as it is.
         repeats: Default of ``--repeats``.
+        threads: Default of ``--threads``.
     """
     result = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
     result.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where to compute (default: cpu)")
-    result.add_argument("--threads", type=int, default=0, help="threads of PyTorch; 0 leaves its choice (default: 0)")
+    result.add_argument(
+        "--threads",
+        type=int,
+        default=threads,
+        help=f"threads of PyTorch; 0 leaves its choice (default: {threads})",
+    )
     result.add_argument(
         "--repeats", type=int, default=repeats, help=f"turns of every variant; the median counts (default: {repeats})"
     )
@@ -144,6 +151,16 @@ def peak_of(function: Callable[[], object], device: torch.device) -> float:
     return _resident_peak() - before
 
 
+def forget_peak() -> None:
+    """Let :func:`peak_of` count from what is in use now, not from the highest mark so far; on Linux only.
+
+    Without it, making the inputs or loading code can leave a mark that hides how much little functions need.
+    """
+    with suppress(AttributeError, OSError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)  # or freed memory is used again, and does not count
+        Path("/proc/self/clear_refs").write_text("5")
+
+
 def print_peak(mebibytes: float) -> None:
     """Answer :func:`peaks` from the measuring process."""
     print(json.dumps({"peak": mebibytes}))
@@ -180,6 +197,25 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
         for row in cells
     ]
     return "\n".join([lines[0], "  ".join("-" * w for w in widths), *lines[1:]])
+
+
+def comparison(
+    times: Mapping[str, Sequence[float]], memory: Mapping[str, float], baseline: str, images: int = 1
+) -> list[tuple[str, str, str, str, str]]:
+    """Return a row per variant: name, milliseconds per image, speed-up, peak in MiB, how many times less memory.
+
+    Args:
+        times: Seconds of every turn, by variant.
+        memory: Peak in MiB, by variant.
+        baseline: The variant to compare with.
+        images: How many are done in one turn.
+    """
+    rows = []
+    for name, turns in times.items():
+        milliseconds = f"{1000 * statistics.median(turns) / images:.1f}"
+        saved = f"{memory[baseline] / max(memory[name], 1e-3):.1f}x"
+        rows.append((name, milliseconds, f"{speed_up(times, baseline, name):.1f}x", f"{memory[name]:.1f}", saved))
+    return rows
 
 
 # ------------------------------------------------------------------------------------------------------------ data

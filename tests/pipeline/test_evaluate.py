@@ -77,9 +77,7 @@ def test_missing_damaged_and_other_maps_are_named(tmp_path, pictures):
     with pytest.raises(InputError, match=r"picture1\.npz is \(18, 19\) pixels but the image is \(18, 18\); remove it"):
         score_seeds(store, pictures)
     store.write(pictures.ids[1], torch.tensor([2]), torch.zeros(1, 18, 18))
-    with pytest.raises(
-        InputError, match=r"picture1\.npz has maps of the classes \[2\] but the labels of the image are"
-    ):
+    with pytest.raises(InputError, match=r"picture1\.npz has maps of the classes \[2\] but the labels are"):
         score_seeds(store, pictures)
 
 

@@ -150,7 +150,7 @@ class Config(method.Config):
                 weight_decay=1e-2,
                 head_factor=1.0,
             )
-        options = {"vgg16": {"fc6_dilation": 4}, "resnet50": {"output_stride": 8}, "mobilenet_v2": {"output_stride": 8}}
+        options = {"vgg16": {"fc6_dilation": 4}}
         if name == "photos":
             backbone = backbone or "mobilenet_v2"
             return cls(
@@ -213,9 +213,12 @@ class AffinityNet(Method):
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
         """Do one update; the labels of the batch are `semi_labels` at the network's stride."""
-        config = self.config
-        affinities = pair_affinities(self.forward(batch.images), config.radius, config.border)
-        losses = affinity_loss(affinities, *pair_labels(batch.labels, config.radius, config.border))
+        return self.update(batch.images, *pair_labels(batch.labels, self.config.radius, self.config.border))
+
+    def update(self, images: Tensor, background: Tensor, object_: Tensor, different: Tensor) -> dict[str, Tensor]:
+        """Do one update with the labels of pairs, see `affinity_loss`."""
+        affinities = pair_affinities(self.forward(images), self.config.radius, self.config.border)
+        losses = affinity_loss(affinities, background, object_, different)
         self.optimizers["network"].zero_grad()
         self.engine.backward(losses["loss"])
         self.optimizers["network"].step()

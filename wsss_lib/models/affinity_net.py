@@ -17,10 +17,13 @@ _CHANNELS = {"f8_3": 64, "f8_4": 128, "f8_5": 256}
 
 
 class AffinityNet(nn.Module):
-    """Features whose distances are affinities, 448 channels at the backbone's stride.
+    """Features whose distances are affinities, 448 channels at the stride of the third last tap of the backbone.
+
+    The papers' networks have the same stride at their last three taps. Where deeper ones are coarser, they are
+    enlarged, which is far cheaper than dilated convolutions.
 
     Args:
-        backbone: The network in front; its last three taps must have the same stride.
+        backbone: The network in front.
         group_norm: Whether the reduced taps are normalised, as behind VGG-16, or not, as behind ResNet-38.
     """
 
@@ -28,9 +31,6 @@ class AffinityNet(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.taps = list(backbone.taps)[-3:]
-        strides = {backbone.taps[name].stride for name in self.taps}
-        if len(strides) > 1:
-            raise ValueError(f"the taps {', '.join(self.taps)} have different strides; choose a smaller output stride")
         for tap, (name, channels) in zip(self.taps, _CHANNELS.items(), strict=True):
             reduce = nn.Conv2d(backbone.taps[tap].channels, channels, 1, bias=False)
             nn.init.kaiming_normal_(reduce.weight, nonlinearity="relu")
@@ -49,7 +49,7 @@ class AffinityNet(nn.Module):
     @property
     def stride(self) -> int:
         """Input pixels per feature along an axis."""
-        return self.backbone.taps[self.taps[-1]].stride
+        return self.backbone.taps[self.taps[0]].stride
 
     @property
     def new_layers(self) -> nn.ModuleList:
@@ -63,11 +63,13 @@ class AffinityNet(nn.Module):
 
     def join(self, taps: dict[str, Tensor]) -> Tensor:
         """Reduce and join the taps: the input of ``f9``, ``(B, 448, h, w)``."""
+        size = taps[self.taps[0]].shape[2:]
         reduced = []
         for tap, name in zip(self.taps, _CHANNELS, strict=True):
             x = self.get_submodule(name)(taps[tap])
             norm = getattr(self, f"gn{name[1:]}", None)
-            reduced.append(F.elu(x if norm is None else norm(x)))
+            x = F.elu(x if norm is None else norm(x))
+            reduced.append(x if x.shape[2:] == size else F.interpolate(x, size, mode="bilinear", align_corners=False))
         return torch.cat(reduced, dim=1)
 
     def forward(self, images: Tensor) -> Tensor:

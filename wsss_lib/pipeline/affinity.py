@@ -164,7 +164,9 @@ class AffinityRun(Run[AffinityNet]):
         if _holds_run(folder) or folder != own:
             seeds = replace(read_settings(folder), **here)
         else:
-            seeds = replace(settings, notebook="00_cam", method="cam", config=self._short(), folder=own, seeds=None)
+            config = self._short()
+            weights = settings.weights if config.backbone == settings.config.backbone else None
+            seeds = replace(settings, notebook="00_cam", method="cam", config=config, weights=weights, folder=own)
         self.settings = replace(settings, seeds=folder)
         self.seeds = SeedRun(seeds)
         mine, theirs = _data(super().identity()), _data(self.seeds.identity())

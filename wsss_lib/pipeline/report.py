@@ -63,6 +63,34 @@ def seed_summaries(scores: Mapping[str, SeedScores]) -> dict[str, dict[str, Any]
     }
 
 
+def refinement_table(
+    results: Mapping[str, Mapping[str, Any]],
+    names: Mapping[str, str],
+    stages: Mapping[str, str],
+    seconds: Mapping[str, float],
+) -> str:
+    """Return the scores of masks and how long they took as a Markdown table.
+
+    Args:
+        results: By split and name, what :func:`wsss_lib.pipeline.evaluate.confusion_summary` returns.
+        names: Which of them to show, and what to call them.
+        stages: By name, the stage that made the masks.
+        seconds: Seconds of every stage, as ``"<stage> <split>"``.
+    """
+    splits = list(results)
+    last = splits[-1]
+    head = ["", *(f"mIoU % {split}" for split in splits), f"precision % {last}", f"recall % {last}"]
+    head += [f"seconds {split}" for split in splits]
+    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    for name, title in names.items():
+        rows = [results[split][name] for split in splits]
+        percent = [f"{100 * row['mean_iou']:.1f}" for row in rows]
+        percent += [f"{100 * rows[-1][f'mean_{column}']:.1f}" for column in ("precision", "recall")]
+        times = [f"{seconds.get(f'{stages[name]} {split}', float('nan')):.0f}" for split in splits]
+        lines.append(f"| {' | '.join([title, *percent, *times])} |")
+    return "\n".join(lines)
+
+
 def ranking_summary(logits: Tensor, data_labels: Tensor, classes: Sequence[str]) -> dict[str, Any]:
     """Return how well image-level labels are recognised: average precision per class, and its mean."""
     precisions = average_precision(logits, data_labels)

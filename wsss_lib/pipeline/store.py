@@ -148,7 +148,7 @@ def read_cams(store: CamStore, data: Dataset, index: int) -> tuple[Tensor, Tenso
     labels = data.labels[index].nonzero().flatten()
     if not classes.equal(labels):
         raise InputError(
-            f"{path} has maps of the classes {classes.tolist()} but the labels of the image are {labels.tolist()}; "
+            f"{path} has maps of the classes {classes.tolist()} but the labels are {labels.tolist()}; "
             "remove it and run the inference again."
         )
     return classes, cams

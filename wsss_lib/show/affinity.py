@@ -133,7 +133,8 @@ def border_figure(height: int, width: int, radius: int) -> figures.Plot:
     axes = figure.subplots(1, 2)
     most = 2 * len(pair_offsets(radius))
     pair_count(height, width, radius)
-    for axis, border in zip(axes, ("official", "full"), strict=True):
+    kinds: tuple[Border, Border] = ("official", "full")
+    for axis, border in zip(axes, kinds, strict=True):
         counts = neighbour_counts(height, width, radius, border)
         picture = axis.imshow(counts, vmin=0, vmax=most, cmap="viridis")
         alone = int((counts == 0).sum())
@@ -152,7 +153,7 @@ def affinity_histogram(affinities: Tensor, same: Tensor, different: Tensor) -> f
     """
     figure = figures.Plot(figsize=(5, 2.6), layout="constrained")
     axis = figure.subplots()
-    levels = np.linspace(0, 1, 41)
+    levels = [i / 40 for i in range(41)]
     for name, where in (("same class", same), ("different classes", different)):
         axis.hist(affinities[where].numpy(), levels, density=True, histtype="step", label=name)
     axis.set(xlabel="affinity", ylabel="density", xlim=(0, 1))

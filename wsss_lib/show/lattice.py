@@ -54,7 +54,15 @@ def _triangles(axis: Axes, lattice: Lattice) -> None:
 def _dots(axis: Axes, places: Tensor, values: Tensor, size: float = 26) -> None:
     shown = values.numpy().clip(1e-9)
     axis.scatter(
-        *places.numpy(), c=shown, s=size, cmap=figures.HEAT, vmin=0, vmax=shown.max(), edgecolors="0.5", linewidths=0.4
+        places[0].numpy(),
+        places[1].numpy(),
+        c=shown,
+        s=size,
+        cmap=figures.HEAT,
+        vmin=0,
+        vmax=shown.max(),
+        edgecolors="0.5",
+        linewidths=0.4,
     )
 
 

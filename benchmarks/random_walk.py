@@ -1,0 +1,155 @@
+"""Random walk along pair affinities: a sparse matrix applied t times against squaring a dense one.
+
+Plain is what AffinityNet's infer_aff.py does, written anew: a sparse matrix of the affinities is made dense, N x N for
+a grid of N pixels, raised to beta element by element, its columns are divided by their sums, it is squared log2(t)
+times, and the scores are multiplied by it; one image after the other. Ours is wsss_lib.ops.random_walk.random_walk:
+all images in one call, as blocks of one sparse matrix, which is applied t times to the few rows of scores. Both are
+given the affinities of the pairs. The scores they return must be equal within 1e-5 (they lie in [0, 1]).
+
+What depends on the size of the grid alone, the indices of the pairs, both make once and keep; the timed calls find it,
+the measured memory includes it. The line above the table says how long the first call of ours took, with all of that.
+
+Columns: milliseconds per image, median of the turns; ratio: how many times as fast as plain in the same turn, median;
+peak MiB: by how much memory grew above the affinities and scores, measured in a process of its own (what PyTorch
+allocated on CUDA, resident memory on a CPU); ratio: of plain's peak to this one.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from functools import lru_cache
+
+import numpy as np
+import torch
+from common import (
+    alternate,
+    begin,
+    comparison,
+    forget_peak,
+    machine,
+    parser,
+    peak_of,
+    peaks,
+    print_peak,
+    seconds,
+    smooth,
+    table,
+)
+from torch import Tensor
+
+from wsss_lib.ops.affinity import pair_affinities
+from wsss_lib.ops.random_walk import random_walk
+
+PLAIN, OURS = "plain", "ours"
+STRIDE = 8
+BETA = 8
+RADIUS = 5
+TOLERANCE = 1e-5
+
+Inputs = tuple[list[Tensor], list[Tensor]]
+"""The scores ``(C, h, w)`` and the affinities ``(P, n)`` of every image."""
+
+
+@lru_cache
+def plain_indices(height: int, width: int, device: torch.device) -> Tensor:
+    """Return row and column of the entries of the matrix ``(2, 2 P n + N)``: pairs, the same turned round, diagonal."""
+    reach = RADIUS - 1
+    offsets = [(0, dx) for dx in range(1, RADIUS)]
+    offsets += [(y, x) for y in range(1, RADIUS) for x in range(-reach, RADIUS) if x * x + y * y < RADIUS * RADIUS]
+    grid = np.arange(height * width).reshape(height, width)
+    start = grid[: height - reach, reach : width - reach].ravel()
+    end = np.concatenate([start + dy * width + dx for dy, dx in offsets])
+    start = np.tile(start, len(offsets))
+    pairs = [np.concatenate([start, end, grid.ravel()]), np.concatenate([end, start, grid.ravel()])]
+    return torch.from_numpy(np.stack(pairs)).to(device)
+
+
+@torch.no_grad()
+def plain_walk(scores: list[Tensor], affinities: list[Tensor], steps: int) -> list[Tensor]:
+    """Return the scores of all images after ``steps`` steps, by squaring dense matrices."""
+    results = []
+    for maps, pairs in zip(scores, affinities, strict=True):
+        height, width = maps.shape[1:]
+        size = height * width
+        values = torch.cat([pairs.flatten(), pairs.flatten(), pairs.new_ones(size)])
+        indices = plain_indices(height, width, maps.device)
+        matrix = torch.sparse_coo_tensor(indices, values, (size, size), check_invariants=False).to_dense()
+        matrix = torch.pow(matrix, BETA)
+        transition = matrix / matrix.sum(dim=0, keepdim=True)
+        for _ in range(steps.bit_length() - 1):
+            transition = torch.matmul(transition, transition)
+        results.append(torch.matmul(maps.flatten(1), transition).view_as(maps))
+    return results
+
+
+def our_walk(scores: list[Tensor], affinities: list[Tensor], steps: int) -> list[Tensor]:
+    """Return the same by the library."""
+    return random_walk(scores, affinities, beta=BETA, steps=steps, radius=RADIUS)
+
+
+RUN: dict[str, Callable[[list[Tensor], list[Tensor], int], list[Tensor]]] = {PLAIN: plain_walk, OURS: our_walk}
+
+
+def make_inputs(count: int, rows: int, height: int, width: int, device: torch.device) -> Inputs:
+    """Make smooth scores, and affinities that follow the borders of patches, for grids of ``height`` x ``width``."""
+    rng = np.random.default_rng(0)
+    scores, affinities = [], []
+    for _ in range(count):
+        scores.append(torch.from_numpy(np.stack([smooth(rng, height, width) for _ in range(rows)])).to(device))
+        patches = np.stack([np.floor(5 * smooth(rng, height, width)) / 5 for _ in range(8)])
+        noise = 0.1 * rng.random(patches.shape)
+        affinities.append(pair_affinities(torch.from_numpy((patches + noise)[None]).to(device), RADIUS)[0])
+    return scores, affinities
+
+
+def arguments() -> argparse.Namespace:
+    """Read the command line and refuse what the plain way cannot do."""
+    options = parser(__doc__, repeats=3, threads=1)
+    options.add_argument("--height", type=int, default=375, help="of the image (default: 375)")
+    options.add_argument(
+        "--width", type=int, default=500, help=f"likewise (default: 500); the grid is {STRIDE} times smaller"
+    )
+    options.add_argument("--steps", type=int, default=256, help="t, a power of two for plain's sake (default: 256)")
+    options.add_argument("--rows", type=int, default=3, help="of scores: classes and background (default: 3)")
+    options.add_argument("--images", type=int, default=1, help="in one call of ours (default: 1)")
+    chosen = options.parse_args()
+    if chosen.steps < 1 or chosen.steps & (chosen.steps - 1):
+        raise SystemExit(f"--steps {chosen.steps} is no power of two, and plain can only square; try 256.")
+    if chosen.rows < 1 or chosen.images < 1:
+        raise SystemExit("--rows and --images must be at least 1.")
+    return chosen
+
+
+def main() -> None:
+    """Compare, then time, then print the table."""
+    options = arguments()
+    device = begin(options)
+    height, width = -(-options.height // STRIDE), -(-options.width // STRIDE)
+    inputs = make_inputs(options.images, options.rows, height, width, device)
+    if options.measure:
+        run = RUN[options.measure]
+        run(*make_inputs(1, options.rows, RADIUS, 2 * RADIUS, device), 2)  # loads the code, which is not its memory
+        forget_peak()
+        print_peak(peak_of(lambda: run(*inputs, options.steps), device))
+        return
+
+    memory = peaks(list(RUN))
+    walked = {}
+    first = seconds(lambda: walked.update(ours=our_walk(*inputs, options.steps)), device)
+    for ours, plain in zip(walked["ours"], plain_walk(*inputs, options.steps), strict=True):
+        torch.testing.assert_close(ours, plain, rtol=0, atol=TOLERANCE)
+    variants = {name: lambda run=run: run(*inputs, options.steps) for name, run in RUN.items()}
+    times = alternate(variants, options.repeats, device, warm_up=0)
+
+    print(
+        f"Random walk: {options.images} images of {options.width}x{options.height}, grid {height}x{width}, "
+        f"{options.steps} steps, {options.rows} rows; the first call of ours took {1000 * first:.0f} ms"
+    )
+    print(f"{machine(device)}; {options.repeats} turns; scores are equal (absolute tolerance {TOLERANCE:g})")
+    rows = comparison(times, memory, PLAIN, options.images)
+    print(table(("variant", "ms/image", "ratio", "peak MiB", "ratio"), rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -20,6 +20,8 @@ import torch
 from PIL import Image
 from torch import nn
 
+from wsss_lib.data.dataset import Dataset
+
 MEASURE = "--measure"
 """Hidden option: measure the peak memory of one variant in this process and print it."""
 
@@ -227,6 +229,43 @@ def smooth(rng: np.random.Generator, height: int, width: int, cells: int = 6) ->
     field = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC))
     field = np.maximum(field - field.min(), 0)
     return field / (field.max() + np.float32(1e-5))
+
+
+class Blobs(Dataset):
+    """Coloured blobs with noise; images lie and stand in turns, and have one to three classes.
+
+    Args:
+        count: How many.
+        height: Of an image that lies.
+        width: Likewise.
+        num_classes: K.
+    """
+
+    def __init__(self, count: int, height: int, width: int, num_classes: int) -> None:
+        rng = np.random.default_rng(0)
+        self.pictures = []
+        labels = torch.zeros(count, num_classes)
+        for i in range(count):
+            size = (width, height) if i % 4 == 3 else (height, width)
+            blobs = np.stack([smooth(rng, *size) for _ in range(3)], axis=-1)
+            pixels = np.clip(220 * blobs + 20 * rng.random(blobs.shape), 0, 255)
+            self.pictures.append(Image.fromarray(pixels.astype(np.uint8)))
+            labels[i, torch.from_numpy(rng.choice(num_classes, rng.integers(1, 4), replace=False))] = 1
+        names = [f"class {k}" for k in range(num_classes)]
+        super().__init__("blobs", names, [f"image_{i:04d}" for i in range(count)], labels, has_masks=False)
+
+    def image(self, index: int) -> Image.Image:
+        """Return image ``index``."""
+        return self.pictures[index]
+
+    def mask(self, index: int) -> np.ndarray:
+        """Raise: there are no masks."""
+        raise NotImplementedError(index)
+
+    def size(self, index: int) -> tuple[int, int]:
+        """Return ``(height, width)`` of image ``index``."""
+        picture = self.pictures[index]
+        return picture.height, picture.width
 
 
 @contextmanager

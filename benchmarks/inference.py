@@ -23,6 +23,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from common import (
+    Blobs,
     alternate,
     begin,
     machine,
@@ -30,13 +31,11 @@ from common import (
     peak_of,
     peaks,
     print_peak,
-    smooth,
     speed_up,
     statistics_of_a_batch,
     table,
 )
 from lightning_fabric import Fabric
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
@@ -53,43 +52,6 @@ PLAIN, OURS = "plain", "ours"
 
 Maps = dict[str, np.ndarray]
 """``(n, H, W)`` float32 maps of the classes that an image shows, by its id."""
-
-
-class Blobs(Dataset):
-    """Coloured blobs with noise; images lie and stand in turns, and have one to three classes.
-
-    Args:
-        count: How many.
-        height: Of an image that lies.
-        width: Likewise.
-        num_classes: K.
-    """
-
-    def __init__(self, count: int, height: int, width: int, num_classes: int) -> None:
-        rng = np.random.default_rng(0)
-        self.pictures = []
-        labels = torch.zeros(count, num_classes)
-        for i in range(count):
-            size = (width, height) if i % 4 == 3 else (height, width)
-            blobs = np.stack([smooth(rng, *size) for _ in range(3)], axis=-1)
-            pixels = np.clip(220 * blobs + 20 * rng.random(blobs.shape), 0, 255)
-            self.pictures.append(Image.fromarray(pixels.astype(np.uint8)))
-            labels[i, torch.from_numpy(rng.choice(num_classes, rng.integers(1, 4), replace=False))] = 1
-        names = [f"class {k}" for k in range(num_classes)]
-        super().__init__("blobs", names, [f"image_{i:04d}" for i in range(count)], labels, has_masks=False)
-
-    def image(self, index: int) -> Image.Image:
-        """Return image ``index``."""
-        return self.pictures[index]
-
-    def mask(self, index: int) -> np.ndarray:
-        """Raise: there are no masks."""
-        raise NotImplementedError(index)
-
-    def size(self, index: int) -> tuple[int, int]:
-        """Return ``(height, width)`` of image ``index``."""
-        picture = self.pictures[index]
-        return picture.height, picture.width
 
 
 class MemoryStore(CamStore):

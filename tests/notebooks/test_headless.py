@@ -64,6 +64,52 @@ def test_00_cam_runs_on_photographs(layout, tmp_path):
 
 
 @pytest.mark.slow
+def test_01_affinitynet_makes_its_own_seeds_or_continues(tmp_path):
+    """First it makes short seeds; another run, given these, makes none, and refuses those of other data."""
+    run = ["notebooks/01_affinitynet.ipynb", tmp_path / "out.ipynb", *SMALL]
+    result = papermill(ROOT, *run, "-p", "out", str(tmp_path / "first"))
+    assert result.returncode == 0, result.stderr[-3000:]
+    metrics = json.loads((tmp_path / "first" / "metrics.json").read_text())
+    scores = metrics["refinements"]["val"]
+    assert {"seed", "walk", "walk-crf", "crf-4"} <= set(scores)
+    assert all(0 < row["mean_iou"] < 1 for row in scores.values())
+    assert len(list((tmp_path / "first" / "masks" / "walk" / "val").glob("*.png"))) == 16
+    assert "widgets" not in nbformat.read(tmp_path / "out.ipynb", as_version=4).metadata
+
+    seeds = ["-p", "seeds", str(tmp_path / "first" / "seeds"), "-p", "out", str(tmp_path / "second")]
+    result = papermill(ROOT, *run, *seeds)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert not (tmp_path / "second" / "seeds").exists()
+    again = json.loads((tmp_path / "second" / "metrics.json").read_text())["refinements"]["val"]
+    assert again["seed"] == scores["seed"]
+
+    result = papermill(ROOT, *run[:2], "-p", "limit", "12", *seeds[:3], "-p", "out", str(tmp_path / "third"))
+    assert result.returncode != 0
+    assert "are a run on other data" in result.stderr
+    assert not (tmp_path / "third").exists()
+
+
+@pytest.mark.slow
+def test_01_affinitynet_runs_on_photographs_without_masks(tmp_path):
+    import torch
+
+    from tests.data import trees
+    from wsss_lib.models import create_backbone
+
+    root = tmp_path / "data"
+    trees.folder_tree(root)
+    shutil.rmtree(root / "masks")
+    torch.save(create_backbone("mobilenet_v2").state_dict(), tmp_path / "net.pth")
+    result = papermill(
+        ROOT, "notebooks/01_affinitynet.ipynb", tmp_path / "out.ipynb",
+        "-p", "preset", "photos", "-p", "data_root", str(root), "-p", "weights", str(tmp_path / "net.pth"),
+        "-p", "epochs", "1", "-p", "batch_size", "1", "-p", "crop_size", "64", "-p", "out", str(tmp_path / "run"),
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert list((tmp_path / "run" / "masks" / "walk-crf" / "val").glob("*.png"))
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("parameters", "sentence"),
     [

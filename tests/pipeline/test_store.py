@@ -14,6 +14,7 @@ from wsss_lib.errors import InputError
 from wsss_lib.pipeline.store import (
     CamStore,
     MaskStore,
+    ScoreStore,
     read_authors_cams,
     read_checkpoint,
     read_json,
@@ -119,6 +120,101 @@ def test_pickled_maps_are_refused_and_not_executed(tmp_path):
     assert not (tmp_path / "trapped").exists()
 
 
+# ---------------------------------------------------------------------------------------------------------- scores
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+@pytest.mark.parametrize("half", [True, False])
+def test_scores_come_back(tmp_path, count, half):
+    store = ScoreStore(tmp_path / "scores" / "walk" / "val", half)
+    scores, classes = torch.rand(1 + count, 5, 7), torch.arange(count) * 4
+    assert "a" not in store
+    store.write("a", classes, scores)
+    assert "a" in store
+    read_classes, read_scores = store.read("a")
+    assert torch.equal(read_classes, classes)
+    assert (read_classes.dtype, read_scores.dtype) == (torch.int64, torch.float32)
+    assert torch.equal(read_scores, scores.half().float() if half else scores)
+    assert nothing_but(tmp_path, "a.npz")
+    with pytest.raises(InputError, match=r"b\.npz is missing"):
+        store.read("b")
+
+
+def test_probabilities_that_are_certain_take_little_room(tmp_path):
+    certain = torch.zeros(3, 100, 100)
+    certain[0] = 1
+    ScoreStore(tmp_path / "scores").write("a", torch.tensor([1, 2]), certain)
+    assert ScoreStore(tmp_path / "scores").path("a").stat().st_size < certain.numel()
+
+
+@pytest.mark.parametrize("kept", [0, 30, -30, -1])
+def test_cut_off_scores_are_named(tmp_path, kept):
+    store = ScoreStore(tmp_path)
+    store.write("a", torch.tensor([1]), torch.rand(2, 8, 8))
+    store.path("a").write_bytes(store.path("a").read_bytes()[:kept])
+    with pytest.raises(InputError, match=r"a\.npz is damaged; remove it"):
+        store.read("a")
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        {"classes": np.array([1]), "cams": np.zeros((1, 4, 4))},
+        {"classes": np.array([1]), "scores": np.zeros((1, 4, 4))},
+        {"classes": np.array([1, 2]), "scores": np.zeros((2, 4, 4))},
+        {"classes": np.array([], np.int64), "scores": np.zeros((0, 4, 4))},
+        {"classes": np.array([1]), "scores": np.zeros((2, 16))},
+        {"classes": np.array([0.5]), "scores": np.zeros((2, 4, 4))},
+    ],
+)
+def test_a_file_of_other_arrays_holds_no_scores(tmp_path, arrays):
+    (tmp_path / "a.npz").write_bytes(saved(tmp_path, **arrays))
+    with pytest.raises(InputError, match=r"a\.npz (is damaged|does not hold one map per class); remove it"):
+        ScoreStore(tmp_path).read("a")
+
+
+# ------------------------------------------------------------------------------------------------------- taking over
+
+
+STORES = {
+    CamStore: lambda store, value: store.write("a", torch.tensor([3]), torch.full((1, 4, 5), value)),
+    ScoreStore: lambda store, value: store.write("a", torch.tensor([3]), torch.full((2, 4, 5), value)),
+    MaskStore: lambda store, value: store.write("a", torch.full((4, 5), int(4 * value), dtype=torch.uint8)),
+}
+
+
+@pytest.mark.parametrize("kind", STORES)
+def test_files_are_taken_over(tmp_path, kind):
+    there, here = kind(tmp_path / "there"), kind(tmp_path / "new" / "here")
+    here.take_over("a", there)  # there is none to take
+    assert "a" not in here
+    assert not here.folder.exists()
+    STORES[kind](there, 0.25)
+    here.take_over("a", there)
+    assert here.path("a").read_bytes() == there.path("a").read_bytes()
+    assert nothing_but(tmp_path, here.path("a").name, here.path("a").name)
+    there.path("a").unlink()  # it is a copy
+    assert "a" in here
+
+
+@pytest.mark.parametrize("kind", STORES)
+def test_a_file_that_is_there_is_not_taken_over(tmp_path, kind):
+    there, here = kind(tmp_path / "there"), kind(tmp_path / "here")
+    STORES[kind](there, 0.25)
+    STORES[kind](here, 0.75)
+    before = here.path("a").read_bytes()
+    here.take_over("a", there)
+    assert here.path("a").read_bytes() == before != there.path("a").read_bytes()
+
+
+def test_a_file_cannot_be_taken_over_into_a_file(tmp_path):
+    there = CamStore(tmp_path / "there")
+    STORES[CamStore](there, 0.25)
+    (tmp_path / "here").write_text("")
+    with pytest.raises(InputError, match=r"a\.npz cannot be written .*choose a folder that you may write to"):
+        CamStore(tmp_path / "here").take_over("a", there)
+
+
 # ----------------------------------------------------------------------------------------------------------- masks
 
 
@@ -134,6 +230,19 @@ def test_masks_come_back(tmp_path):
         store.read("a", 2)
     with pytest.raises(InputError, match=r"b\.png does not exist"):
         store.read("b", 2)
+
+
+def test_masks_of_another_size_or_no_masks_are_named(tmp_path):
+    store = MaskStore(tmp_path)
+    store.write("a", torch.zeros(6, 9, dtype=torch.uint8))
+    assert store.read("a", 3, (6, 9)).shape == (6, 9)
+    with pytest.raises(InputError, match=r"a\.png is 6 x 9 pixels .* its image is 9 x 6"):
+        store.read("a", 3, (9, 6))
+    content = store.path("a").read_bytes()
+    for damaged in (content[:-30], content[:20], b"", b"no picture"):
+        store.path("a").write_bytes(damaged)
+        with pytest.raises(InputError, match=r"a\.png"):
+            store.read("a", 3)
 
 
 # ----------------------------------------------------------------------------------------------- the authors' files

@@ -3,7 +3,15 @@
 import pytest
 import torch
 
-from wsss_lib.show.exercises import check_cam, check_choice, check_mean_iou, check_seed
+from wsss_lib.show.exercises import (
+    check_affinity,
+    check_cam,
+    check_choice,
+    check_mean_iou,
+    check_seed,
+    check_semi_labels,
+    check_transition,
+)
 
 
 def cam(features, weights):
@@ -25,12 +33,37 @@ def mean_iou(confusion):
     return (hits / (confusion.sum(0) + confusion.sum(1) - hits)).mean()
 
 
+def affinities(features, dy, dx):
+    _, h, w = features.shape
+    pairs = [(features[:, y, x], features[:, y + dy, x + dx]) for y in range(h - dy) for x in range(w - dx)]
+    return torch.stack([torch.exp(-(a - b).abs().mean()) for a, b in pairs]).view(h - dy, w - dx)
+
+
+def distances(features, dy, dx):
+    return -affinities(features, dy, dx).log()
+
+
+def transition(affinity, beta):
+    powers = affinity.pow(beta)
+    return torch.diag(1 / powers.sum(1)) @ powers
+
+
+def semi_labels(low, high, unknown=255):
+    object_, background = low.argmax(0), high.argmax(0) == 0
+    result = torch.where(object_ > 0, object_, torch.full_like(object_, unknown))
+    return torch.where(background, 0, result)
+
+
 RIGHT = [
     (check_cam, cam),
     (check_seed, seed),
     (check_seed, lambda *a: seed(*a).to(torch.uint8)),
     (check_mean_iou, mean_iou),
     (check_mean_iou, lambda c: float(mean_iou(c))),
+    (check_affinity, affinities),
+    (check_transition, transition),
+    (check_semi_labels, semi_labels),
+    (check_semi_labels, lambda *a: semi_labels(*a).to(torch.uint8)),
 ]
 
 WRONG = [
@@ -51,6 +84,24 @@ WRONG = [
     (check_mean_iou, lambda c: (c.diag() / (c.sum(0) + c.sum(1))).mean(), "differs"),
     (check_mean_iou, lambda c: mean_iou(c[1:, 1:]), "differs"),
     (check_mean_iou, lambda c: c.diag() / c.sum(), "shape"),
+    (check_affinity, distances, "differs"),
+    (check_affinity, lambda f, dy, dx: affinities(f.flip(2), dy, dx).flip(1), "differs"),
+    (check_affinity, lambda f, dy, dx: affinities(f, dx, dy), "shape"),
+    (check_affinity, lambda f, dy, dx: torch.exp(-distances(f, dy, dx) * len(f)), "differs"),
+    (check_affinity, lambda f, dy, dx: torch.exp(-(f - f.roll((-dy, -dx), (1, 2))).abs().mean(0)), "shape"),
+    (check_affinity, lambda f, dy, dx: (-(f[:, dy:, dx:] - f[:, :-dy, :-dx]).mean(0)).exp(), "differs"),
+    (check_transition, lambda a, _: a / a.sum(1, keepdim=True), "differs"),
+    (check_transition, lambda a, beta: transition(a, beta).t(), "differs"),
+    (check_transition, lambda a, beta: a**beta, "differs"),
+    (check_transition, lambda a, beta: (a / a.sum(1, keepdim=True)) ** beta, "differs"),
+    (check_transition, lambda a, beta: transition(a, beta)[0], "shape"),
+    (check_transition, lambda a, beta: transition(a, beta).tolist(), "tensor was expected, not list"),
+    (check_semi_labels, lambda low, _: low.argmax(0), "differs"),
+    (check_semi_labels, lambda low, high: semi_labels(high, low), "differs"),
+    (check_semi_labels, lambda low, high: semi_labels(low, high, unknown=0), "differs"),
+    (check_semi_labels, lambda low, high: semi_labels(low, high) > 0, "differs"),
+    (check_semi_labels, lambda low, high: semi_labels(low[1:], high[1:]), "differs"),
+    (check_semi_labels, lambda low, high: torch.stack([low, high]).argmax(1), "shape"),
 ]
 
 
@@ -69,7 +120,9 @@ def test_wrong(check, answer, remark, capsys):
     assert said.count("\n") == 1
 
 
-@pytest.mark.parametrize("check", [check_cam, check_seed, check_mean_iou])
+@pytest.mark.parametrize(
+    "check", [check_cam, check_seed, check_mean_iou, check_affinity, check_transition, check_semi_labels]
+)
 def test_not_solved(check, capsys):
     assert check(lambda *_: None) is False
     assert capsys.readouterr().out == "Not solved yet.\n"

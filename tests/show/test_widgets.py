@@ -99,3 +99,62 @@ def test_the_classes_are_those_of_the_image(data, live):
     assert sliders["class"].options == (("no class", -1),)
     assert bytes(screen.value).startswith(b"\x89PNG")
     assert sliders["image"].max == 2
+
+
+# ------------------------------------------------------------------------------------------------- explore_settings
+
+SLIDERS = {"bright": (0.5, 0.0, 1.0, 0.25), "rows": (3.0, 1.0, 8.0, 1.0)}
+
+
+def draw(data, asked=None):
+    """Two pictures that show which image and which numbers they were made of."""
+
+    def pictures(index, bright, rows):
+        if asked is not None:
+            asked.append((index, bright, rows))
+        shade = np.zeros((12, 16))
+        shade[: int(rows)] = bright
+        return {"image": data.image(index), "shade": shade}
+
+    return pictures
+
+
+def test_settings_without_a_watcher_are_a_table(data, shown, monkeypatch):
+    for name in ("IntSlider", "FloatSlider", "Image", "VBox"):
+        monkeypatch.setattr(ipywidgets, name, None)
+    asked = []
+    widgets.explore_settings(data, draw(data, asked), SLIDERS)
+    widgets.explore_settings(data, draw(data), SLIDERS, images=2)
+    widgets.explore_settings(data, draw(data), SLIDERS, images=9)
+    assert all(isinstance(plot, figures.Plot) for plot in shown)
+    assert [len(plot.axes) for plot in shown] == [3 * 2, 2 * 2, 3 * 2]
+    assert asked == [(0, 0.5, 3.0), (1, 0.5, 3.0), (2, 0.5, 3.0)]
+    assert [axis.get_title() for axis in shown[0].axes[:2]] == ["image", "shade"]
+    assert [axis.get_ylabel() for axis in shown[0].axes[::2]] == list(data.ids)
+    np.testing.assert_array_equal(shown[0].axes[2].images[0].get_array(), data.pixels[1])
+
+
+def test_settings_headless_wins(data, live, monkeypatch):
+    monkeypatch.setenv("WSSS_HEADLESS", "1")
+    widgets.explore_settings(data, draw(data), SLIDERS)
+    assert isinstance(live[0], figures.Plot)
+
+
+def test_settings_have_sliders_that_change_the_picture(data, live):
+    asked = []
+    widgets.explore_settings(data, draw(data, asked), SLIDERS)
+    [box] = live
+    assert isinstance(box, ipywidgets.VBox)
+    sliders, screen = controls(box)
+    assert list(sliders) == ["image", "bright", "rows"]
+    assert (sliders["image"].min, sliders["image"].max) == (0, 2)
+    for name, bounds in SLIDERS.items():
+        slider = sliders[name]
+        assert (slider.value, slider.min, slider.max, slider.step) == bounds
+    seen = [bytes(screen.value)]
+    for name, value in [("bright", 1.0), ("rows", 7.0), ("image", 1)]:
+        sliders[name].value = value
+        assert bytes(screen.value) not in seen, name
+        seen.append(bytes(screen.value))
+    assert all(content.startswith(b"\x89PNG") for content in seen)
+    assert asked == [(0, 0.5, 3.0), (0, 1.0, 3.0), (0, 1.0, 7.0), (1, 1.0, 7.0)]

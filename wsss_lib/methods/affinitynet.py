@@ -18,8 +18,8 @@ Differences from the authors' release (jiwoon-ahn/psa):
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, Self
+from dataclasses import dataclass, field
+from typing import Any, Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -88,12 +88,18 @@ def affinity_loss(affinities: Tensor, background: Tensor, object_: Tensor, diffe
     return {"loss": loss, **parts}
 
 
+def enlarge(scores: Tensor, stride: int, size: tuple[int, int]) -> Tensor:
+    """Enlarge ``(1 + n, h, w)`` walked scores ``stride`` times, cut to ``(1 + n, *size)``: the rest is padding."""
+    height, width = scores.shape[1] * stride, scores.shape[2] * stride
+    return upsample(scores[None], (height, width))[0, :, : size[0], : size[1]]
+
+
 @dataclass(frozen=True)
 class Config(method.Config):
     """Settings of AffinityNet; the defaults are those of the authors' code with ResNet-38.
 
     Attributes:
-        group_norm: Whether the network normalises its reduced features.
+        network_options: Arguments of the network's class besides its backbone.
         low_alpha: The power of the background in the labels of confident objects.
         high_alpha: The power of the background in the labels of confident background.
         radius: Pairs are nearer to each other than this, in features.
@@ -110,7 +116,7 @@ class Config(method.Config):
 
     epochs: int = 8
     batch_size: int = 8
-    group_norm: bool = False
+    network_options: dict[str, Any] = field(default_factory=lambda: {"group_norm": False})
     low_alpha: float = 4.0
     high_alpha: float = 32.0
     radius: int = 5
@@ -136,15 +142,23 @@ class Config(method.Config):
         """Return the settings of a preset."""
         if name == "toy":
             backbone = backbone or "resnet50"
+            fine = {  # an object of the toy world is only a few cells large at stride 8
+                "resnet50": {"taps": ["layer1", "layer2", "layer4"]},
+                "mobilenet_v2": {"taps": ["features.3", "features.6", "features.18"]},
+            }
             return cls(
                 backbone=backbone,
                 backbone_options=backbone_options(name, backbone),
-                group_norm=True,
+                network_options={"group_norm": True, "width": 0.25, **fine.get(backbone, {})},
                 pretrained=False,
-                epochs=8,
+                epochs=4,
                 crop_size=96,
                 hue_jitter=0.0,
+                low_alpha=2.0,
+                high_alpha=16.0,
                 border="full",
+                walk_alpha=8.0,
+                beta=16.0,
                 optimizer="adamw",
                 learning_rate=1e-3,
                 weight_decay=1e-2,
@@ -156,18 +170,22 @@ class Config(method.Config):
             return cls(
                 backbone=backbone,
                 backbone_options=options.get(backbone, {}),
-                group_norm=backbone != "resnet38d",
-                epochs=4,
+                network_options={"group_norm": backbone != "resnet38d"},
+                epochs=6,
                 crop_size=256,
+                low_alpha=2.0,
+                high_alpha=16.0,
                 border="full",
+                walk_alpha=4.0,
+                walk_steps=16,
                 optimizer="adamw",
-                learning_rate=1e-4,
+                learning_rate=3e-4,
             )
         backbone = backbone or "resnet38d"
         return cls(
             backbone=backbone,
             backbone_options=options.get(backbone, {}),
-            group_norm=backbone != "resnet38d",
+            network_options={"group_norm": backbone != "resnet38d"},
             learning_rate=0.1 if backbone == "vgg16" else 0.01,
         )
 
@@ -187,7 +205,7 @@ class AffinityNet(Method):
         backbone = create_backbone(config.backbone, **config.backbone_options)
         if config.pretrained:
             backbone.freeze()
-        self.network = Network(backbone, config.group_norm)
+        self.network = Network(backbone, **config.network_options)
         self.networks = {"network": self.network}
 
     @property
@@ -254,12 +272,6 @@ class AffinityNet(Method):
             self.config.radius,
             self.config.border,
         )
-
-    def enlarge(self, scores: Tensor, size: tuple[int, int]) -> Tensor:
-        """Enlarge ``(1 + n, h, w)`` scores of the network's stride to ``(1 + n, *size)``, cutting the padding off."""
-        stride = self.network.stride
-        height, width = scores.shape[1] * stride, scores.shape[2] * stride
-        return upsample(scores[None], (height, width))[0, :, : size[0], : size[1]]
 
 
 METHOD = AffinityNet

@@ -6,18 +6,20 @@ three depths are brought to a common scale, joined and mixed; pixels with simila
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wsss_lib.models.backbone import Backbone
+from wsss_lib.models.backbone import Backbone, scaled
 
 _CHANNELS = {"f8_3": 64, "f8_4": 128, "f8_5": 256}
 """What the three taps are reduced to; the names are the official ones."""
 
 
 class AffinityNet(nn.Module):
-    """Features whose distances are affinities, 448 channels at the stride of the third last tap of the backbone.
+    """Features whose distances are affinities, 448 channels at the stride of the first of three taps.
 
     The papers' networks have the same stride at their last three taps. Where deeper ones are coarser, they are
     enlarged, which is far cheaper than dilated convolutions.
@@ -25,19 +27,22 @@ class AffinityNet(nn.Module):
     Args:
         backbone: The network in front.
         group_norm: Whether the reduced taps are normalised, as behind VGG-16, or not, as behind ResNet-38.
+        taps: Names of the three taps, shallow to deep; empty for the last three.
+        width: Factor of the channels of the new layers; 1 is the paper's network.
     """
 
-    def __init__(self, backbone: Backbone, group_norm: bool) -> None:
+    def __init__(self, backbone: Backbone, group_norm: bool, taps: Sequence[str] = (), width: float = 1.0) -> None:
         super().__init__()
         self.backbone = backbone
-        self.taps = list(backbone.taps)[-3:]
-        for tap, (name, channels) in zip(self.taps, _CHANNELS.items(), strict=True):
+        self.taps = list(taps) or list(backbone.taps)[-3:]
+        channels_of = {name: scaled(channels, width) for name, channels in _CHANNELS.items()}
+        for tap, (name, channels) in zip(self.taps, channels_of.items(), strict=True):
             reduce = nn.Conv2d(backbone.taps[tap].channels, channels, 1, bias=False)
             nn.init.kaiming_normal_(reduce.weight, nonlinearity="relu")
             self.add_module(name, reduce)
             if group_norm:
                 self.add_module(f"gn{name[1:]}", nn.GroupNorm(channels // 8, channels))
-        total = sum(_CHANNELS.values())
+        total = sum(channels_of.values())
         self.f9 = nn.Conv2d(total, total, 1, bias=False)
         nn.init.xavier_uniform_(self.f9.weight, gain=4)
 
@@ -62,7 +67,7 @@ class AffinityNet(nn.Module):
         return nn.ModuleList([m for m in self.children() if isinstance(m, nn.GroupNorm)])
 
     def join(self, taps: dict[str, Tensor]) -> Tensor:
-        """Reduce and join the taps: the input of ``f9``, ``(B, 448, h, w)``."""
+        """Reduce and join the taps: the input of ``f9``, ``(B, 448, h, w)`` at width 1."""
         size = taps[self.taps[0]].shape[2:]
         reduced = []
         for tap, name in zip(self.taps, _CHANNELS, strict=True):
@@ -73,5 +78,5 @@ class AffinityNet(nn.Module):
         return torch.cat(reduced, dim=1)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Map ``(B, 3, H, W)`` normalised images to the features ``(B, 448, h, w)``."""
+        """Map ``(B, 3, H, W)`` normalised images to the features ``(B, 448, h, w)``, at width 1."""
         return F.elu(self.f9(self.join(self.backbone(images))))

@@ -26,7 +26,7 @@ from wsss_lib.data.dataset import Dataset
 from wsss_lib.data.transforms import Normalise, crop_to_canvas, jitter_colour, random_crop_box, to_tensor
 from wsss_lib.errors import InputError
 from wsss_lib.methods import load_method
-from wsss_lib.methods.affinitynet import AffinityNet, semi_labels
+from wsss_lib.methods.affinitynet import AffinityNet, enlarge, semi_labels
 from wsss_lib.methods.method import CamConfig
 from wsss_lib.pipeline.engine import loaded
 from wsss_lib.pipeline.evaluate import confusion_summary, score_masks
@@ -95,16 +95,16 @@ class Walked:
 
     Attributes:
         store: The scores at the network's stride.
-        method: Whose walk it was.
+        stride: The network's stride.
     """
 
     store: ScoreStore
-    method: AffinityNet
+    stride: int
 
     def __call__(self, data: Dataset, index: int) -> tuple[Tensor, Tensor]:
         """Return classes and scores ``(1, 1 + n, H, W)`` of an image, normalised over the labels."""
         classes, scores = self.store.read(data.ids[index])
-        enlarged = self.method.enlarge(scores, data.size(index))
+        enlarged = enlarge(scores, self.stride, data.size(index))
         return classes, (enlarged / enlarged.sum(0).clamp(min=1e-5))[None]
 
 
@@ -253,10 +253,11 @@ class AffinityRun(Run[AffinityNet]):
             The stores by name.
         """
         config = self.method.config
+        walked = Walked(self.scores("walk", split), self.method.network.stride)
         reads: dict[str, tuple[Read, list[str], str | None]] = {
             "crf": (Powers(self.seeds.cams(split), config.alphas), [f"crf-{a:g}" for a in config.alphas], "psa"),
-            "walk": (Walked(self.scores("walk", split), self.method), ["walk"], None),
-            "walk-crf": (Walked(self.scores("walk", split), self.method), ["walk-crf"], config.walk_crf),
+            "walk": (walked, ["walk"], None),
+            "walk-crf": (walked, ["walk-crf"], config.walk_crf),
         }
         if what not in reads:
             raise InputError(f"refinement {what!r} is unknown; choose one of {', '.join(reads)}.")

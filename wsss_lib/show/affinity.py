@@ -46,8 +46,9 @@ def offsets_of_pixel(radius: int) -> figures.Plot:
     axis.scatter(offsets[:, 1], offsets[:, 0], s=120, marker="s", label="to")
     axis.scatter(-offsets[:, 1], -offsets[:, 0], s=120, marker="s", facecolors="none", edgecolors="0.6", label="from")
     axis.scatter([0], [0], s=120, marker="s", color="black")
-    axis.set(xlabel="dx", ylabel="dy", aspect="equal")
-    axis.invert_yaxis()
+    ends = (-radius + 0.4, radius - 0.4)
+    ticks = range(1 - radius, radius)
+    axis.set(xlabel="dx", ylabel="dy", aspect="equal", xlim=ends, ylim=ends[::-1], xticks=ticks, yticks=ticks)
     axis.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 

@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from wsss_lib.data.files import voc_palette
@@ -116,6 +117,7 @@ def training_curve(history: Sequence[Mapping[str, Any]]) -> Plot:
     for name in (k for k in history[0] if k not in ("epoch", "learning_rate", "seconds")):
         axis.plot(epochs, [row[name] for row in history], marker="o", markersize=3, label=name)
     axis.set(xlabel="epoch", ylabel="mean loss", ylim=(0, None))
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.legend(frameon=False)
     _plain(axis)
     return figure
@@ -142,7 +144,7 @@ def threshold_curves(
 
 def class_bars(classes: Sequence[str], values: Mapping[str, Sequence[float]], ylabel: str = "IoU") -> Plot:
     """Compare values per class; NaN leaves a gap."""
-    figure = Plot(figsize=(max(4.5, 0.42 * len(classes) + 1), 2.8), layout="constrained")
+    figure = Plot(figsize=(max(4.5, 0.42 * len(classes) + 1, 1.6 * len(values)), 2.8), layout="constrained")
     axis = figure.subplots()
     width = 0.8 / len(values)
     places = np.arange(len(classes))
@@ -150,7 +152,7 @@ def class_bars(classes: Sequence[str], values: Mapping[str, Sequence[float]], yl
         axis.bar(places + (i - (len(values) - 1) / 2) * width, np.asarray(heights, float), width, label=name)
     axis.set_xticks(places, classes, rotation=60 if len(classes) > 8 else 20, ha="right", fontsize=8)
     axis.set(ylabel=ylabel, ylim=(0, 1))
-    axis.legend(frameon=False, fontsize=8, ncols=len(values), loc="lower right", bbox_to_anchor=(1, 1))
+    figure.legend(frameon=False, fontsize=8, ncols=len(values), loc="outside upper right")
     _plain(axis)
     return figure
 

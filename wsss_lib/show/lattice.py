@@ -47,7 +47,7 @@ def _triangles(axis: Axes, lattice: Lattice) -> None:
     corners = {tuple(sorted(row)) for row in lattice.slicing.columns.tolist()}
     edges = {edge for triangle in corners for edge in itertools.combinations(triangle, 2)}
     axis.add_collection(
-        LineCollection([[(x[a], y[a]), (x[b], y[b])] for a, b in sorted(edges)], colors="0.8", linewidths=0.7)
+        LineCollection([[(x[a], y[a]), (x[b], y[b])] for a, b in sorted(edges)], colors="0.8", linewidths=0.7, zorder=0)
     )
 
 

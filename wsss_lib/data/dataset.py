@@ -59,33 +59,35 @@ class Dataset(ABC):
     def head(self, count: int) -> Dataset:
         """Return the first ``count`` images, or all if there are fewer."""
         count = min(count, len(self))
-        return Derived(self, f"{self.name} (first {count})", count)
+        return Derived(self, f"{self.name} (first {count})", range(count))
 
 
 class Derived(Dataset):
-    """Another data set, or its first images, seen in another way: what a subclass does not change is passed on.
+    """Images of another data set, seen in another way: what a subclass does not change is passed on.
 
     Args:
         whole: The other data set.
         name: What to print.
-        count: How many of its images.
+        indices: Which of its images.
     """
 
-    def __init__(self, whole: Dataset, name: str, count: int) -> None:
-        super().__init__(name, whole.classes, whole.ids[:count], whole.labels[:count], whole.has_masks)
+    def __init__(self, whole: Dataset, name: str, indices: Sequence[int]) -> None:
+        ids = [whole.ids[i] for i in indices]
+        super().__init__(name, whole.classes, ids, whole.labels[list(indices)], whole.has_masks)
         self.whole = whole
+        self.indices = indices
 
     def image(self, index: int) -> Image.Image:
         """Return image ``index`` as 8-bit RGB."""
-        return self.whole.image(index)
+        return self.whole.image(self.indices[index])
 
     def mask(self, index: int) -> np.ndarray:
         """Return the ``(H, W)`` uint8 mask of image ``index``."""
-        return self.whole.mask(index)
+        return self.whole.mask(self.indices[index])
 
     def size(self, index: int) -> tuple[int, int]:
         """Return ``(height, width)`` of image ``index``."""
-        return self.whole.size(index)
+        return self.whole.size(self.indices[index])
 
 
 class FileDataset(Dataset):

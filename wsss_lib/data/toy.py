@@ -437,7 +437,7 @@ class ShortcutFree(Derived):
     """
 
     def __init__(self, world: ToyWorld) -> None:
-        super().__init__(world, f"{world.name} without shortcut", len(world))
+        super().__init__(world, f"{world.name} without shortcut", range(len(world)))
         self.world = world
 
     def image(self, index: int) -> Image.Image:

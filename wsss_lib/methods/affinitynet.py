@@ -32,6 +32,7 @@ from wsss_lib.methods.optimisers import create_optimizer, parameter_groups, poly
 from wsss_lib.models import create_backbone
 from wsss_lib.models.affinity_net import AffinityNet as Network
 from wsss_lib.models.backbone import Backbone
+from wsss_lib.ops import dense_crf
 from wsss_lib.ops.affinity import UNKNOWN, Border, pair_affinities, pair_labels
 from wsss_lib.ops.cam import background_power, upsample
 from wsss_lib.ops.random_walk import random_walk
@@ -136,6 +137,7 @@ class Config(method.Config):
             raise InputError(
                 f"low_alpha is {self.low_alpha:g}, more than high_alpha {self.high_alpha:g}; make it smaller."
             )
+        dense_crf.check(self.walk_crf)
 
     @classmethod
     def for_preset(cls, name: str, backbone: str) -> Self:
@@ -171,7 +173,7 @@ class Config(method.Config):
                 backbone=backbone,
                 backbone_options=options.get(backbone, {}),
                 network_options={"group_norm": backbone != "resnet38d"},
-                epochs=6,
+                epochs=4,
                 crop_size=256,
                 low_alpha=2.0,
                 high_alpha=16.0,
@@ -179,7 +181,7 @@ class Config(method.Config):
                 walk_alpha=4.0,
                 walk_steps=16,
                 optimizer="adamw",
-                learning_rate=3e-4,
+                learning_rate=2e-4,
             )
         backbone = backbone or "resnet38d"
         return cls(

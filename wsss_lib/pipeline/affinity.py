@@ -156,6 +156,7 @@ class AffinityRun(Run[AffinityNet]):
     def prepare(self) -> None:
         """Find the seeds: the run that the settings name, else that of 00_cam, else a short one of this run's own."""
         settings = self.settings
+        self.refuse_other(super().identity())
         own = self.folder / "seeds"
         common = {"seed": settings.seed, "limit": settings.limit, "precision": settings.precision}
         usual = default_folder("00_cam", settings.preset, common, {})
@@ -163,17 +164,17 @@ class AffinityRun(Run[AffinityNet]):
         here = {name: getattr(settings, name) for name in _SAME_FOR_SEEDS}
         if _holds_run(folder) or folder != own:
             seeds = replace(read_settings(folder), **here)
+            if not isinstance(seeds.config, CamConfig):
+                raise InputError(f"seeds {folder} is a run of {seeds.method}, which makes no CAMs; give one of 00_cam.")
         else:
             config = self._short()
             weights = settings.weights if config.backbone == settings.config.backbone else None
             seeds = replace(settings, notebook="00_cam", method="cam", config=config, weights=weights, folder=own)
-        self.settings = replace(settings, seeds=folder)
+        self.settings = replace(settings, seeds=None if folder == own else folder)  # its own move with it
         self.seeds = SeedRun(seeds)
         mine, theirs = _data(super().identity()), _data(self.seeds.identity())
         if mine != theirs:
-            raise InputError(
-                f"seeds {folder} are a run on other data ({theirs}, not {mine}); give one on the same data."
-            )
+            raise InputError(f"seeds {folder} are a run on other data ({theirs}; here {mine}); give one on the same.")
 
     def _short(self) -> CamConfig:
         """Return the configuration of 00_cam with half its epochs."""

@@ -160,10 +160,10 @@ def refine(
 
     on_cpu = fabric.device.type == "cpu"
     jobs = _Jobs(data, read, stores, partial(_solve, preset, backend, fabric.device), on_cpu)
-    todo = [i for i, image_id in enumerate(data.ids) if not all(image_id in store for store in stores)]
-    mine = todo[fabric.global_rank :: fabric.world_size]
+    mine = range(len(data))[fabric.global_rank :: fabric.world_size]
+    todo = [i for i in mine if not all(data.ids[i] in store for store in stores)]
     count = IMAGES_PER_BATCH.get(fabric.device.type, IMAGES_PER_BATCH["cuda"])
-    chunks = [mine[i : i + count] for i in range(0, len(mine), count)]
+    chunks = [todo[i : i + count] for i in range(0, len(todo), count)]
     loader = DataLoader(jobs, batch_sampler=chunks, num_workers=workers, collate_fn=list)
     for chunk in bar(loaded(loader), f"refinement of {data.name}", len(chunks)):
         if not on_cpu:

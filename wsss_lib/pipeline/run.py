@@ -144,15 +144,20 @@ class Run(ABC, Generic[M]):
             for unfinished in self.folder.glob("**/.tmp-*"):  # of a process that was killed while it wrote
                 unfinished.unlink(missing_ok=True)
         identity = self.identity()
-        if path.is_file():
-            found = _content(path, "identity")
-            if found != identity:
-                difference = _first_difference(found, identity)
-                raise InputError(
-                    f"{self.folder} holds another run ({difference}); give another folder as out, or resume=False to "
-                    "remove it and start over."
-                )
+        self.refuse_other(identity)
         write_json(path, {"identity": identity, "settings": self.settings.to_dict()})
+
+    def refuse_other(self, identity: dict[str, Any]) -> None:
+        """Raise InputError if the folder holds a run that differs in any of the given parts of the identity."""
+        path = self.folder / "config.json"
+        if not path.is_file():
+            return
+        found = _content(path, "identity")
+        if any(found.get(name) != value for name, value in identity.items()):
+            raise InputError(
+                f"{self.folder} holds another run ({_first_difference(found, identity)}); give another folder as out, "
+                "or resume=False to remove it and start over."
+            )
 
     def _remove(self) -> None:
         for name in ("cams", "scores", "masks", "seeds"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from wsss_lib.data.dataset import Dataset
+from wsss_lib.data.dataset import Dataset, Derived
 from wsss_lib.data.transforms import Augmentation
 from wsss_lib.methods.method import CamMethod
 from wsss_lib.pipeline.evaluate import SeedScores, score_seeds
@@ -36,13 +36,16 @@ class SeedRun(Run[CamMethod]):
         data, store = self.data(split), self.cams(split)
         with self.timed(f"inference {split}"):
             if not self.delegate("infer", split):
-                self._share(data, store)
+                rest = self._share(data, store)
                 self.to_device()
-                infer(self.method, data, store, self.fabric, self.normalise, self.workers)
+                if rest:
+                    missing = Derived(data, data.name, rest)
+                    infer(self.method, missing, store, self.fabric, self.normalise, self.workers)
         return store
 
-    def _share(self, data: Dataset, store: CamStore) -> None:
-        """Take over the maps of images that another split has, too."""
+    def _share(self, data: Dataset, store: CamStore) -> list[int]:
+        """Take over the maps of images that another split has, too; return the positions of all others."""
+        shared = set()
         for name, other in self.splits.scored.items():
             source = self.cams(name)
             if source.folder == store.folder:
@@ -50,8 +53,10 @@ class SeedRun(Run[CamMethod]):
             positions = {image_id: i for i, image_id in enumerate(other.ids)}
             for index, image_id in enumerate(data.ids):
                 i = positions.get(image_id)
-                if i is not None and data.labels[index].equal(other.labels[i]):
+                if i is not None and image_id in source and data.labels[index].equal(other.labels[i]):
                     store.take_over(image_id, source)
+                    shared.add(index)
+        return [index for index in range(len(data)) if index not in shared]
 
     def score(self, split: str) -> SeedScores:
         """Score the maps of a split at all thresholds."""

@@ -20,6 +20,7 @@ from wsss_lib.methods import cam
 from wsss_lib.methods.affinitynet import AffinityNet, Config, enlarge
 from wsss_lib.models.backbone import Normalisation
 from wsss_lib.ops.affinity import pair_labels
+from wsss_lib.pipeline import affinity as affinity_module
 from wsss_lib.pipeline import infer as infer_module
 from wsss_lib.pipeline.affinity import AffinityRun, LabelledCells, Walked, walk
 from wsss_lib.pipeline.kinds import reopen
@@ -403,10 +404,18 @@ def test_seeds_on_other_data_are_refused(tmp_path, seeds):
         open_affinity(tmp_path / "run", seeds=seeds, limit=LIMIT + 1)
     message = str(caught.value)
     assert message.startswith(f"seeds {seeds} are a run on other data (data training: {LIMIT} images, ")
-    assert f"not data training: {LIMIT + 1} images, " in message
+    assert f"here data training: {LIMIT + 1} images, " in message
     assert message.endswith("; give one on the same data.")
     assert "\n" not in message
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("limit", "short"), [(LIMIT, False), (LIMIT + 1, True)])
+def test_the_usual_run_is_continued_if_it_is_on_the_same_data(tmp_path, seeds, monkeypatch, limit, short):
+    monkeypatch.setattr(affinity_module, "default_folder", lambda *_: seeds)
+    run = open_affinity(tmp_path / "run", limit=limit)
+    assert run.has_short_seeds is short
+    assert run.seeds.folder == (tmp_path / "run" / "seeds" if short else seeds)
 
 
 def test_a_folder_without_seeds_is_named(tmp_path):

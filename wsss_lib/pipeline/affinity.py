@@ -33,7 +33,7 @@ from wsss_lib.pipeline.evaluate import confusion_summary, score_masks
 from wsss_lib.pipeline.infer import Views, pixels_per_batch
 from wsss_lib.pipeline.parameters import default_folder
 from wsss_lib.pipeline.refine import Powers, Read, refine
-from wsss_lib.pipeline.run import Run, read_settings
+from wsss_lib.pipeline.run import Run, read_identity, read_settings
 from wsss_lib.pipeline.seeds import SeedRun
 from wsss_lib.pipeline.store import CamStore, MaskStore, ScoreStore, read_cams
 from wsss_lib.pipeline.train import Example
@@ -154,16 +154,27 @@ class AffinityRun(Run[AffinityNet]):
     stages = ("label", "train", "infer", "refine")
 
     def prepare(self) -> None:
-        """Find the seeds: the run that the settings name, else that of 00_cam, else a short one of this run's own."""
+        """Find the seeds.
+
+        They are the run that the settings name, or else that of 00_cam if it is on the same data, or else a short run
+        in this run's own folder.
+        """
         settings = self.settings
         self.refuse_other(super().identity())
         own = self.folder / "seeds"
         common = {"seed": settings.seed, "limit": settings.limit, "precision": settings.precision}
         usual = default_folder("00_cam", settings.preset, common, {})
-        folder = settings.seeds or (own if _holds_run(own) or not _holds_run(usual) else usual)
+        mine = _data(super().identity())
+        fits = _holds_run(usual) and _data(read_identity(usual)) == mine
+        folder = settings.seeds or (usual if fits and not _holds_run(own) else own)
         here = {name: getattr(settings, name) for name in _SAME_FOR_SEEDS}
         if _holds_run(folder) or folder != own:
             seeds = replace(read_settings(folder), **here)
+            theirs = _data(read_identity(folder))
+            if mine != theirs:
+                raise InputError(
+                    f"seeds {folder} are a run on other data ({theirs}; here {mine}); give one on the same data."
+                )
             if not isinstance(seeds.config, CamConfig):
                 raise InputError(f"seeds {folder} is a run of {seeds.method}, which makes no CAMs; give one of 00_cam.")
         else:
@@ -172,9 +183,6 @@ class AffinityRun(Run[AffinityNet]):
             seeds = replace(settings, notebook="00_cam", method="cam", config=config, weights=weights, folder=own)
         self.settings = replace(settings, seeds=None if folder == own else folder)  # its own move with it
         self.seeds = SeedRun(seeds)
-        mine, theirs = _data(super().identity()), _data(self.seeds.identity())
-        if mine != theirs:
-            raise InputError(f"seeds {folder} are a run on other data ({theirs}; here {mine}); give one on the same.")
 
     def _short(self) -> CamConfig:
         """Return the configuration of 00_cam with half its epochs."""

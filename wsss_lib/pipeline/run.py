@@ -305,6 +305,11 @@ def read_settings(folder: Path) -> Settings:
     return replace(settings, folder=folder, resume=True)
 
 
+def read_identity(folder: Path) -> dict[str, Any]:
+    """Return the identity of the run that lives in a folder, see :meth:`Run.identity`."""
+    return _content(folder / "config.json", "identity")
+
+
 def _content(path: Path, name: str) -> dict[str, Any]:
     """Return one of the two dictionaries of a ``config.json``."""
     content = read_json(path)

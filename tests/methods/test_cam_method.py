@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 from lightning_fabric import Fabric
-from torch import nn
 
 from tests import recipe
+from tests.methods import official
 from wsss_lib.errors import InputError
 from wsss_lib.methods.cam import CAM, Config, classification_loss
 from wsss_lib.methods.method import PRESETS, Batch
@@ -29,24 +29,13 @@ def test_three_updates_of_the_official_script():
     golden = recipe.golden(name)
     config = Config(backbone="vgg16", learning_rate=1e-3, dropout=0.0)
     method = CAM(config, 20)
-    rename = method.network.official_key
-    checkpoint = {k: torch.from_numpy(v) for k, v in recipe.fill(recipe.shapes(name), name).items()}
-    method.network.load_state_dict({rename(k): v for k, v in checkpoint.items()})
-    method.backbone.dropout = nn.Identity()
-    method.setup(Fabric(accelerator="cpu", devices=1), total_steps=3)
-    method.train()
+    checkpoint = official.start(method, name)
     for step in range(3):
         images = torch.from_numpy(recipe.array(f"{name}/x{step}", (2, 3, 64, 64)))
         labels = torch.from_numpy(recipe.integers(f"{name}/y{step}", (2, 20), 0, 2)).float()
         loss = method.step(Batch(images, labels, torch.arange(2)))["loss"]
         np.testing.assert_allclose(loss.item(), golden["loss"][step], rtol=1e-4)
-    state = method.network.state_dict()
-    for key, moved in zip(golden["keys"], golden["delta_norm"], strict=True):
-        change = (state[rename(str(key))].double() - checkpoint[str(key)].double()).norm().item()
-        np.testing.assert_allclose(change, moved, rtol=1e-3, atol=1e-9, err_msg=str(key))
-        if f"new/{key}" in golden:
-            new = state[rename(str(key))].flatten()[:200].numpy()
-            np.testing.assert_allclose(new, golden[f"new/{key}"], rtol=1e-4, atol=1e-6)
+    official.assert_moved_alike(method, golden, checkpoint)
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)

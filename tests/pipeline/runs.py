@@ -18,6 +18,7 @@ from wsss_lib.methods.method import CamMethod
 from wsss_lib.models.backbone import Normalisation
 from wsss_lib.pipeline.run import Settings
 from wsss_lib.pipeline.seeds import SeedRun
+from wsss_lib.pipeline.store import CamStore
 from wsss_lib.pipeline.train import train
 
 TOY_COUNTS = {"train": 16, "val": 8}
@@ -100,6 +101,16 @@ class Pictures(Dataset):
 
     def size(self, index):
         return self.pixels[index].shape[:2]
+
+
+def smooth_cams(folder: Path, pictures: Pictures) -> CamStore:
+    """Write smooth maps of the classes that pictures show."""
+    store = CamStore(folder)
+    for index, image_id in enumerate(pictures.ids):
+        classes = pictures.labels[index].nonzero().flatten()
+        maps = recipe.smooth(f"cams/{index}", (len(classes), *pictures.size(index)))
+        store.write(image_id, classes, torch.from_numpy(maps))
+    return store
 
 
 class ColourProjection(CamMethod):

@@ -11,7 +11,7 @@ from lightning_fabric import Fabric
 
 from tests import recipe
 from tests.data.trees import VOC_IDS, voc_tree, write
-from tests.pipeline.runs import Pictures, assert_same_state, open_run, settings, silent, tiny_config
+from tests.pipeline.runs import Pictures, assert_same_state, open_run, settings, silent, smooth_cams, tiny_config
 from wsss_lib import __main__ as command
 from wsss_lib.data.splits import Splits
 from wsss_lib.data.transforms import to_tensor
@@ -28,7 +28,7 @@ from wsss_lib.pipeline.parameters import read_parameters
 from wsss_lib.pipeline.report import refinement_table
 from wsss_lib.pipeline.run import Settings
 from wsss_lib.pipeline.seeds import SeedRun
-from wsss_lib.pipeline.store import CamStore, ScoreStore, read_checkpoint, read_json
+from wsss_lib.pipeline.store import ScoreStore, read_checkpoint, read_json
 
 SIZES = [(40, 56), (33, 41), (40, 56), (56, 40)]
 LABELS = [[1, 0, 0], [0, 1, 1], [0, 0, 0], [1, 1, 1]]
@@ -172,12 +172,7 @@ def pictures():
 
 @pytest.fixture
 def cams(tmp_path, pictures):
-    store = CamStore(tmp_path / "cams")
-    for index, image_id in enumerate(pictures.ids):
-        classes = pictures.labels[index].nonzero().flatten()
-        maps = recipe.smooth(f"walk/{index}", (len(classes), *pictures.size(index)))
-        store.write(image_id, classes, torch.from_numpy(maps))
-    return store
+    return smooth_cams(tmp_path / "cams", pictures)
 
 
 @pytest.fixture

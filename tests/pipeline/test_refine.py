@@ -8,7 +8,7 @@ import torch
 from lightning_fabric import Fabric
 
 from tests import recipe
-from tests.pipeline.runs import Pictures
+from tests.pipeline.runs import Pictures, smooth_cams
 from wsss_lib.errors import InputError
 from wsss_lib.ops import dense_crf as crf
 from wsss_lib.ops.cam import background_power, seed
@@ -27,13 +27,7 @@ def pictures():
 
 @pytest.fixture
 def cams(tmp_path, pictures):
-    """Smooth maps of the classes that the pictures show."""
-    store = CamStore(tmp_path / "cams")
-    for index, image_id in enumerate(pictures.ids):
-        classes = pictures.labels[index].nonzero().flatten()
-        maps = recipe.smooth(f"refine/{index}", (len(classes), *pictures.size(index)))
-        store.write(image_id, classes, torch.from_numpy(maps))
-    return store
+    return smooth_cams(tmp_path / "cams", pictures)
 
 
 @pytest.fixture

@@ -186,6 +186,12 @@ def walked(folder, method, data, cams, fabric, **options):
     return store
 
 
+def test_an_image_too_small_for_any_pair_is_named(tmp_path, pictures, cams, fabric):
+    method = AffinityNet(tiny(border="official"), 3)
+    with pytest.raises(InputError, match=r"image picture\d of pictures: a grid of \d+ × \d+ features is too small"):
+        walked(tmp_path / "walk", method, pictures, cams, fabric)
+
+
 def test_the_walk_of_a_data_set_is_that_of_every_image(tmp_path, pictures, cams, method, fabric):
     store = walked(tmp_path / "walk", method, pictures, cams, fabric)
     assert not method.network.training

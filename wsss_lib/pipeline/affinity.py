@@ -137,8 +137,12 @@ def walk(
     loader = DataLoader(views, batch_sampler=todo, num_workers=workers)
     for indices, (images,) in bar(loaded(loader), f"walks of {data.name}", len(todo)):
         read = [read_cams(cams, data, int(i)) for i in indices]
-        with fabric.autocast():
-            walked = method.walk(fabric.to_device(images.contiguous()), [fabric.to_device(maps) for _, maps in read])
+        maps = [fabric.to_device(cams_of_image) for _, cams_of_image in read]
+        try:
+            with fabric.autocast():
+                walked = method.walk(fabric.to_device(images.contiguous()), maps)
+        except InputError as error:
+            raise InputError(f"image {data.ids[int(indices[0])]} of {data.name}: {error}") from None
         for index, (classes, _), scores in zip(indices.tolist(), read, walked, strict=True):
             store.write(data.ids[index], classes, scores)
     fabric.barrier()

@@ -22,6 +22,21 @@ def papermill(folder, notebook, output, *parameters):
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
 
 
+def run_on_photographs(name, root, folder, *parameters):
+    """Execute a notebook for one epoch on the pictures below ``root``, with made-up weights from a file."""
+    import torch
+
+    from wsss_lib.models import create_backbone
+
+    torch.save(create_backbone("mobilenet_v2").state_dict(), folder / "net.pth")
+    result = papermill(
+        ROOT, f"notebooks/{name}.ipynb", folder / "out.ipynb",
+        "-p", "preset", "photos", "-p", "data_root", str(root), "-p", "weights", str(folder / "net.pth"),
+        "-p", "epochs", "1", "-p", "batch_size", "1", "-p", "out", str(folder / "run"), *parameters,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr[-3000:]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("folder", "notebook"), [(".", "notebooks/00_cam.ipynb"), ("notebooks", "00_cam.ipynb")])
 def test_00_cam_runs_and_leaves_its_results(folder, notebook, tmp_path):
@@ -40,10 +55,7 @@ def test_00_cam_runs_and_leaves_its_results(folder, notebook, tmp_path):
 @pytest.mark.parametrize("layout", ["voc", "folder"])
 def test_00_cam_runs_on_photographs(layout, tmp_path):
     """A folder in VOC's layout, and one's own pictures; the weights come from a file."""
-    import torch
-
     from tests.data import trees
-    from wsss_lib.models import create_backbone
 
     root = tmp_path / "data"
     if layout == "voc":
@@ -51,13 +63,7 @@ def test_00_cam_runs_on_photographs(layout, tmp_path):
     else:
         trees.folder_tree(root)
         shutil.rmtree(root / "masks")  # seeds can be made, but not scored
-    torch.save(create_backbone("mobilenet_v2").state_dict(), tmp_path / "net.pth")
-    result = papermill(
-        ROOT, "notebooks/00_cam.ipynb", tmp_path / "out.ipynb",
-        "-p", "preset", "photos", "-p", "data_root", str(root), "-p", "weights", str(tmp_path / "net.pth"),
-        "-p", "epochs", "1", "-p", "batch_size", "1", "-p", "scales", "1.0", "-p", "out", str(tmp_path / "run"),
-    )  # fmt: skip
-    assert result.returncode == 0, result.stderr[-3000:]
+    run_on_photographs("00_cam", root, tmp_path, "-p", "scales", "1.0")
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert set(metrics["seeds"]) == ({"train", "val"} if layout == "voc" else set())
     assert list((tmp_path / "run" / "cams" / "val").glob("*.npz"))
@@ -91,21 +97,12 @@ def test_01_affinitynet_makes_its_own_seeds_or_continues(tmp_path):
 
 @pytest.mark.slow
 def test_01_affinitynet_runs_on_photographs_without_masks(tmp_path):
-    import torch
-
     from tests.data import trees
-    from wsss_lib.models import create_backbone
 
     root = tmp_path / "data"
     trees.folder_tree(root)
     shutil.rmtree(root / "masks")
-    torch.save(create_backbone("mobilenet_v2").state_dict(), tmp_path / "net.pth")
-    result = papermill(
-        ROOT, "notebooks/01_affinitynet.ipynb", tmp_path / "out.ipynb",
-        "-p", "preset", "photos", "-p", "data_root", str(root), "-p", "weights", str(tmp_path / "net.pth"),
-        "-p", "epochs", "1", "-p", "batch_size", "1", "-p", "crop_size", "64", "-p", "out", str(tmp_path / "run"),
-    )  # fmt: skip
-    assert result.returncode == 0, result.stderr[-3000:]
+    run_on_photographs("01_affinitynet", root, tmp_path, "-p", "crop_size", "64")
     assert list((tmp_path / "run" / "masks" / "walk-crf" / "val").glob("*.png"))
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from unittest import mock
 
 import numpy as np
+import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
@@ -13,6 +14,7 @@ from PIL import Image
 from tests import recipe
 from wsss_lib.data import toy
 from wsss_lib.data.dataset import Dataset
+from wsss_lib.errors import InputError
 from wsss_lib.methods.cam import Config
 from wsss_lib.methods.method import CamMethod
 from wsss_lib.models.backbone import Normalisation
@@ -56,6 +58,16 @@ def silent(_row) -> None:
 def train_run(run: SeedRun, report=silent):
     """Train without printing."""
     return train(run.method, run.training_batches(), run.fabric, run.settings.seed, run.folder, report)
+
+
+def sentence_of(call) -> str:
+    """Return what an InputError says: one line that ends like a sentence."""
+    with pytest.raises(InputError) as caught:
+        call()
+    message = str(caught.value)
+    assert "\n" not in message
+    assert message.endswith(".")
+    return message
 
 
 def without_seconds(history):

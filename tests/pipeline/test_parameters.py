@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.pipeline.runs import sentence_of
 from wsss_lib.errors import InputError
 from wsss_lib.methods.cam import Config
 from wsss_lib.pipeline.parameters import project_root, read_parameters
@@ -36,12 +37,7 @@ def injected(*lines):
 
 def sentence(**values):
     """What is said about wrong values: one line that ends like a sentence."""
-    with pytest.raises(InputError) as caught:
-        read(**values)
-    message = str(caught.value)
-    assert "\n" not in message
-    assert message.endswith(".")
-    return message
+    return sentence_of(lambda: read(**values))
 
 
 # ----------------------------------------------------------------------------------------------------------- what fits

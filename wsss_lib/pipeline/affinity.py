@@ -30,7 +30,7 @@ from wsss_lib.methods.affinitynet import AffinityNet, enlarge, semi_labels
 from wsss_lib.methods.method import CamConfig
 from wsss_lib.pipeline.engine import loaded
 from wsss_lib.pipeline.evaluate import confusion_summary, score_masks
-from wsss_lib.pipeline.infer import Views, pixels_per_batch
+from wsss_lib.pipeline.infer import Views
 from wsss_lib.pipeline.parameters import default_folder
 from wsss_lib.pipeline.refine import Powers, Read, refine
 from wsss_lib.pipeline.run import Run, read_identity, read_settings
@@ -131,9 +131,7 @@ def walk(
     """
     method.train(False)
     views = Views(data, (1.0,), normalise, None)
-    batches = views.batches(pixels_per_batch(fabric))
-    mine = batches[fabric.global_rank :: fabric.world_size]
-    todo = [batch for batch in mine if not all(data.ids[i] in store for i in batch)]
+    todo = views.missing_batches(store, fabric)
     loader = DataLoader(views, batch_sampler=todo, num_workers=workers)
     for indices, (images,) in bar(loaded(loader), f"walks of {data.name}", len(todo)):
         read = [read_cams(cams, data, int(i)) for i in indices]
@@ -164,11 +162,12 @@ class AffinityRun(Run[AffinityNet]):
         in this run's own folder.
         """
         settings = self.settings
-        self.refuse_other(super().identity())
+        identity = super().identity()
+        self.refuse_other(identity)
         own = self.folder / "seeds"
         common = {"seed": settings.seed, "limit": settings.limit, "precision": settings.precision}
         usual = default_folder("00_cam", settings.preset, common, {})
-        mine = _data(super().identity())
+        mine = _data(identity)
         fits = _holds_run(usual) and _data(read_identity(usual)) == mine
         folder = settings.seeds or (usual if fits and not _holds_run(own) else own)
         here = {name: getattr(settings, name) for name in _SAME_FOR_SEEDS}
@@ -215,13 +214,16 @@ class AffinityRun(Run[AffinityNet]):
     def label(self) -> None:
         """Refine the maps of the training images with the low and the high alpha, for :meth:`train` to learn from."""
         config, data = self.method.config, self.data("training")
-        alphas = (config.low_alpha, config.high_alpha)
-        stores = [self.scores(f"crf-{alpha:g}", "training") for alpha in alphas]
+        read = Powers(self.seeds.cams("training"), (config.low_alpha, config.high_alpha))
         with self.timed("labels"):
             if not self.delegate("label"):
-                refine(
-                    data, Powers(self.seeds.cams("training"), alphas), stores, self.fabric, workers=self.refine_workers
-                )
+                refine(data, read, self._label_stores(), self.fabric, workers=self.refine_workers)
+
+    def _label_stores(self) -> tuple[ScoreStore, ScoreStore]:
+        """Return where the probabilities with the low and with the high alpha lie."""
+        config = self.method.config
+        low, high = (self.scores(f"crf-{alpha:g}", "training") for alpha in (config.low_alpha, config.high_alpha))
+        return low, high
 
     @property
     def refine_workers(self) -> int:
@@ -233,11 +235,9 @@ class AffinityRun(Run[AffinityNet]):
     def example(self) -> Example:
         """Return what makes training examples: crops with labels from the two stores of :meth:`label`."""
         config = self.method.config
-        low, high = (self.scores(f"crf-{alpha:g}", "training") for alpha in (config.low_alpha, config.high_alpha))
         return LabelledCells(
             self.data("training"),
-            low,
-            high,
+            *self._label_stores(),
             config.crop_size,
             self.method.network.stride,
             config.colour_jitter,

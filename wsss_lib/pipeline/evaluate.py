@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -133,10 +133,7 @@ def score_seeds(store: CamStore, data: Dataset, thresholds: Sequence[float] = TH
         classes, cams, truth = read_with_mask(store, data, index)
         return sweep_histogram(cams, classes, truth, levels, num_classes)
 
-    histogram = torch.zeros(num_classes, num_classes, len(thresholds) + 1, dtype=torch.int64)
-    with ThreadPoolExecutor(4) as pool:  # decoding waits for files and leaves the interpreter free
-        for counts in bar(pool.map(count, range(len(data))), f"scores of {data.name}", len(data)):
-            histogram += counts
+    histogram = _sum_over_images(count, data)
     return SeedScores(("background", *data.classes), thresholds, sweep_confusions(histogram))
 
 
@@ -157,11 +154,16 @@ def score_masks(store: MaskStore, data: Dataset) -> Tensor:
             )
         return confusion_matrix(truth, mask, num_classes)
 
-    confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64)
-    with ThreadPoolExecutor(4) as pool:
+    return _sum_over_images(count, data)
+
+
+def _sum_over_images(count: Callable[[int], Tensor], data: Dataset) -> Tensor:
+    """Add up what ``count`` returns for the position of every image."""
+    total = torch.zeros((), dtype=torch.int64)
+    with ThreadPoolExecutor(4) as pool:  # decoding waits for files and leaves the interpreter free
         for counts in bar(pool.map(count, range(len(data))), f"scores of {data.name}", len(data)):
-            confusion += counts
-    return confusion
+            total = total + counts
+    return total
 
 
 def score_images(store: CamStore, data: Dataset, threshold: float) -> Tensor:

@@ -15,7 +15,7 @@ from wsss_lib.data.transforms import Normalise, view
 from wsss_lib.methods.method import CamMethod
 from wsss_lib.ops.cam import merge_mirrored, normalise_maximum, upsample
 from wsss_lib.pipeline.engine import loaded
-from wsss_lib.pipeline.store import CamStore
+from wsss_lib.pipeline.store import CamStore, Store
 from wsss_lib.show.progress import bar
 
 PIXELS_PER_BATCH = {"cpu": 2**19, "cuda": 2**24}
@@ -61,9 +61,13 @@ class Views(TorchDataset[tuple[int, list[Tensor]]]):
             batches += [indices[i : i + count] for i in range(0, len(indices), count)]
         return batches
 
+    def missing_batches(self, store: Store, fabric: Fabric) -> list[list[int]]:
+        """Return this process's share of the batches, without those that are in the store already."""
+        mine = self.batches(_pixels_per_batch(fabric))[fabric.global_rank :: fabric.world_size]
+        return [batch for batch in mine if not all(self.data.ids[i] in store for i in batch)]
 
-def pixels_per_batch(fabric: Fabric) -> int:
-    """Return how many pixels the largest views of a batch may have together on the device in use."""
+
+def _pixels_per_batch(fabric: Fabric) -> int:
     return PIXELS_PER_BATCH.get(fabric.device.type, PIXELS_PER_BATCH["cuda"])
 
 
@@ -110,9 +114,7 @@ def infer(
     """
     method.train(False)
     views = Views(data, method.config.scales, normalise, method.config.view_multiple or None)
-    batches = views.batches(pixels_per_batch(fabric))
-    mine = batches[fabric.global_rank :: fabric.world_size]
-    todo = [batch for batch in mine if not all(data.ids[i] in store for i in batch)]
+    todo = views.missing_batches(store, fabric)
     loader = DataLoader(views, batch_sampler=todo, num_workers=workers)
     for indices, images in bar(loaded(loader), f"CAMs of {data.name}", len(todo)):
         images = [fabric.to_device(x.contiguous()) for x in images]
@@ -129,7 +131,7 @@ def classify(method: CamMethod, data: Dataset, fabric: Fabric, normalise: Normal
     """Return the logits ``(n, K)`` of the whole images of a data set at their own size, on the CPU."""
     method.train(False)
     views = Views(data, (1.0,), normalise, method.config.view_multiple or None)
-    batches = views.batches(pixels_per_batch(fabric))
+    batches = views.batches(_pixels_per_batch(fabric))
     logits = torch.zeros(len(data), len(data.classes))
     loader = DataLoader(views, batch_sampler=batches, num_workers=workers)
     for indices, (images,) in bar(loaded(loader), f"logits of {data.name}", len(batches)):

@@ -83,7 +83,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise InputError(f"checkpoint {path} cannot be read ({reason}); remove it to train again.") from None
 
 
-class _Store:
+class Store:
     """Files of a folder, one per image.
 
     Args:
@@ -102,14 +102,14 @@ class _Store:
     def __contains__(self, image_id: str) -> bool:
         return self.path(image_id).is_file()
 
-    def take_over(self, image_id: str, other: _Store) -> None:
+    def take_over(self, image_id: str, other: Store) -> None:
         """Have the same file as another store, if that has one and this one has none yet."""
         if image_id in other and image_id not in self:
             content = other.path(image_id).read_bytes()
             write_atomically(self.path(image_id), lambda file: file.write(content))
 
 
-class CamStore(_Store):
+class CamStore(Store):
     """The class activation maps of a data set."""
 
     def write(self, image_id: str, classes: Tensor, cams: Tensor) -> None:
@@ -154,7 +154,7 @@ def read_cams(store: CamStore, data: Dataset, index: int) -> tuple[Tensor, Tenso
     return classes, cams
 
 
-class ScoreStore(_Store):
+class ScoreStore(Store):
     """Scores of the background and of the classes that an image shows, at any resolution.
 
     Args:
@@ -202,7 +202,7 @@ def _read_maps(path: Path, name: str, background: int) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(classes), torch.from_numpy(maps)
 
 
-class MaskStore(_Store):
+class MaskStore(Store):
     """Label maps, one palette PNG per image."""
 
     suffix = ".png"

@@ -80,3 +80,8 @@ def golden(name):
     """The arrays of ``golden/<name>.npz``."""
     with np.load(GOLDEN / f"{name}.npz") as file:
         return dict(file)
+
+
+def description(name):
+    """What ``golden/<name>.json`` says about the arrays."""
+    return json.loads((GOLDEN / f"{name}.json").read_text())

@@ -7,7 +7,12 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "wsss_lib"
 LAYERS = ["errors", "ops", "data", "models", "methods", "show", "pipeline", "__main__"]
-ALLOWED = {"models": {"errors"}, "ops": {"errors"}, "data": {"errors"}, "methods": {"errors", "ops", "data", "models"}}
+ALLOWED = {
+    "models": {"errors", "ops"},
+    "ops": {"errors"},
+    "data": {"errors"},
+    "methods": {"errors", "ops", "data", "models"},
+}
 
 
 def imported_rooms(path):

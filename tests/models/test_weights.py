@@ -1,11 +1,17 @@
 """Weight files: every byte of the formats is written here by hand, so that the readers are not tested by themselves."""
 
+import argparse
 import hashlib
 import json
 import math
 import os
 import pickle
 import struct
+import subprocess
+import sys
+import types
+import zipfile
+from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
@@ -459,12 +465,14 @@ def test_vgg16_incomplete_or_foreign(tmp_path, caplog):
 # --- PyTorch --------------------------------------------------------------------------------------------------------
 
 
-class Payload:
-    def __init__(self, command):
-        self.command = command
+class Call:
+    """Pickled as a call, which whoever unpickles it makes; what follows the arguments is as `__reduce__` has it."""
+
+    def __init__(self, function, *arguments, more=()):
+        self.reduced = (function, arguments, *more)
 
     def __reduce__(self):
-        return os.system, (self.command,)
+        return self.reduced
 
 
 @pytest.mark.parametrize("legacy", [False, True])
@@ -491,7 +499,7 @@ def test_torch_keeps_a_submodule_called_module(tmp_path):
 @pytest.mark.parametrize("kind", ["zip", "legacy", "pickle"])
 def test_torch_code_is_refused_and_not_run(tmp_path, kind):
     witness = tmp_path / "witness"
-    payload = {"conv1a.weight": torch.zeros(1), "more": Payload(f"touch {witness}")}
+    payload = {"conv1a.weight": torch.zeros(1), "more": Call(os.system, f"touch {witness}")}
     path = tmp_path / "evil.pth"
     if kind == "pickle":
         path.write_bytes(pickle.dumps(payload["more"]))
@@ -532,6 +540,196 @@ def test_torch_every_truncation_is_refused(tmp_path, legacy):
     for length in range(0, len(content), 1 if legacy else 7):
         assert not survives(read_torch, save(tmp_path, content[:length]))
     assert not survives(read_torch, save(tmp_path, content[:-1]))
+
+
+def rebuild_evil(path, tensor):
+    Path(path).touch()
+    return tensor
+
+
+def evil(kind, witness):
+    """Something that makes the file `witness` where it is unpickled."""
+    return {
+        "system": Call(os.system, f"touch {witness}"),
+        "process": Call(subprocess.check_call, ["touch", str(witness)]),
+        "eval": Call(eval, f"open({str(witness)!r}, 'w').close()"),
+        "function": Call(rebuild_evil, str(witness), torch.zeros(1)),
+    }[kind]
+
+
+def network_state():
+    network = nn.ModuleDict({"net_main": nn.Conv2d(1, 2, 1), "net_recon": nn.BatchNorm2d(2)})
+    return network.state_dict()
+
+
+def save_lightning(path, state, **more):
+    """Write what PyTorch-Lightning 1.3 keeps in a file, with classes of a module that is gone afterwards."""
+    module = types.ModuleType("pretend_lightning")
+    for name, body in {"Callback": {}, "Stopping": {}, "Config": {}, "Slotted": {"__slots__": "a"}}.items():
+        setattr(module, name, type(name, (), body | {"__module__": module.__name__}))
+    config, slotted = module.Config(), module.Slotted()
+    config.content, slotted.a = {"again": config, "lr": 0.1}, [1, 2]
+    content = {
+        "epoch": 3,
+        "pytorch-lightning_version": "1.3.7",
+        "hyper_parameters": {"args": argparse.Namespace(lr=0.1, root=path, sizes=[1, (2,)]), "config": config},
+        "callbacks": {
+            module.Callback: {"best_model_score": torch.tensor(0.5), "best_model_path": path},
+            module.Stopping: {
+                "best_score": np.float64(math.inf),
+                "scores": np.arange(3),
+                "waits": frozenset((1, 2)),
+            },
+        },
+        "optimizer_states": [{"state": {0: {"exp_avg": torch.zeros(2)}}, "param_groups": [{"lr": 0.1, "params": [0]}]}],
+        "lr_schedulers": [{"anneal": OrderedDict().update, "slotted": slotted}],
+        "state_dict": state,
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, module.__name__, module)
+        torch.save(content | more, path)
+
+
+@pytest.mark.parametrize("kind", ["process", "eval", "function"])
+def test_lightning(tmp_path, kind):
+    path, witness, wanted = tmp_path / "last.ckpt", tmp_path / "witness", network_state()
+    save_lightning(path, wanted, more=evil(kind, witness))
+    with pytest.raises(ModuleNotFoundError, match="pretend_lightning"):
+        torch.load(path, weights_only=False)
+    for read in (read_torch, read_state):
+        state = read(path)
+        assert list(state) == list(wanted)
+        assert all(type(value) is torch.Tensor for value in state.values())
+        assert all(torch.equal(state[key], value) for key, value in wanted.items())
+    assert not witness.exists()
+    assert str(weights._Inert) not in str(torch.serialization.get_safe_globals())
+    pickle.loads(pickle.dumps(evil(kind, witness)))
+    assert witness.exists()
+
+
+def test_model_beside_arguments(tmp_path):
+    torch.save({"model": {"module.a": torch.ones(1)}, "args": argparse.Namespace(lr=0.1)}, tmp_path / "a.pth")
+    assert read_state(tmp_path / "a.pth") == {"a": torch.ones(1)}
+
+
+def assert_refused_as_code(path):
+    for read in (read_torch, read_state):
+        with pytest.raises(InputError) as caught:
+            read(path)
+        message = str(caught.value)
+        assert message.startswith(f"{path} contains code (")
+        assert message.endswith(
+            "), which was not executed; give a file that was saved with torch.save(network.state_dict(), path)."
+        )
+    assert str(weights._Inert) not in str(torch.serialization.get_safe_globals())
+
+
+@pytest.mark.parametrize("kind", ["system", "process", "eval", "function"])
+@pytest.mark.parametrize("place", ["alone", "flat", "inside", "instead", "key", "model"])
+def test_lightning_code_is_refused_and_not_run(tmp_path, kind, place):
+    path, witness = tmp_path / "evil.ckpt", tmp_path / "witness"
+    code, state = evil(kind, witness), {"a": torch.zeros(1)}
+    if place in ("alone", "flat"):
+        torch.save(code if place == "alone" else state | {"more": code}, path)
+    elif place == "model":
+        save_lightning(path, code, model=state)
+    else:
+        states = {"inside": state | {"more": code}, "instead": code, "key": state | {code: torch.zeros(1)}}
+        save_lightning(path, states[place])
+    assert_refused_as_code(path)
+    assert not witness.exists()
+
+
+def test_lightning_with_names_that_pytorch_blocks_is_refused(tmp_path):
+    save_lightning(tmp_path / "a.ckpt", network_state(), more=evil("system", tmp_path / "witness"))
+    assert_refused_as_code(tmp_path / "a.ckpt")
+    assert not (tmp_path / "witness").exists()
+
+
+class OtherDict(dict):
+    pass
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        argparse.Namespace(),
+        argparse.Namespace,
+        np.zeros(1),
+        Call(rebuild_evil, "", torch.zeros(1)),
+        Call(torch._utils._rebuild_parameter, Call(rebuild_evil, "", torch.zeros(1)), False, OrderedDict()),
+        Call(torch._utils._rebuild_parameter, torch.zeros(1), argparse.Namespace(), OrderedDict()),
+        Call(torch._tensor._rebuild_from_type_v2, rebuild_evil, torch.Tensor, ("", torch.zeros(1)), None),
+        Call(torch._tensor._rebuild_from_type_v2, rebuild_evil, argparse.Namespace, ("", torch.zeros(1)), None),
+        Call(torch.Tensor, argparse.Namespace()),
+        Call(torch.Tensor, more=((argparse.Namespace(), 0, (1,), (1,)),)),
+        Call(argparse.Namespace, more=({"a": 1}, None, iter([("b", torch.zeros(1))]))),
+    ],
+)
+def test_lightning_only_tensors_in_the_state(tmp_path, value):
+    path = tmp_path / "a.ckpt"
+    for state in ({"a": torch.zeros(1), "b": value}, value):
+        save_lightning(path, state)
+        assert_refused_as_code(path)
+
+
+@pytest.mark.parametrize(
+    "content", [OtherDict(state_dict={"a": torch.zeros(1)}), {"state_dict": OtherDict(a=torch.zeros(1))}]
+)
+def test_lightning_dictionaries_are_plain(tmp_path, content):
+    torch.save(content, tmp_path / "a.ckpt")
+    assert_refused_as_code(tmp_path / "a.ckpt")
+
+
+@pytest.mark.parametrize("other", [torch.Size, argparse.Namespace])
+def test_torch_hidden_methods(tmp_path, other):
+    """Attributes that a file hangs on its dictionaries and tensors neither mislead the reader nor come along."""
+    value = torch.ones(1)
+    value.detach = value.note = other
+    hiding = dict.fromkeys(("get", "items", "keys", "values"), other)
+    state = Call(OrderedDict, more=(hiding, None, iter([("a", value)])))
+    torch.save(Call(OrderedDict, more=(hiding, None, iter([("state_dict", state)]))), tmp_path / "a.ckpt")
+    read = read_torch(tmp_path / "a.ckpt")
+    assert list(read) == ["a"]
+    assert type(read["a"]) is torch.Tensor
+    assert torch.equal(read["a"], torch.ones(1))
+    assert not vars(read["a"])
+
+
+def test_lightning_names_without_end_are_refused(tmp_path, monkeypatch):
+    path = tmp_path / "a.ckpt"
+    save_lightning(path, network_state())
+    names = len(torch.serialization.get_unsafe_globals_in_checkpoint(path))
+    assert 5 < names < weights._MOST_UNKNOWN_NAMES / 10
+    for most in (names, names - 1):
+        monkeypatch.setattr(weights, "_MOST_UNKNOWN_NAMES", most)
+        assert survives(read_torch, path) == (most == names)
+    assert_refused_as_code(path)
+
+
+def test_lightning_of_old_pytorch_is_refused(tmp_path):
+    torch.save(
+        {"state_dict": {"a": torch.zeros(1)}, "args": argparse.Namespace()},
+        tmp_path / "a.ckpt",
+        _use_new_zipfile_serialization=False,
+    )
+    assert_refused_as_code(tmp_path / "a.ckpt")
+
+
+def test_lightning_random_damage(tmp_path):
+    """The damage is in the pickle, since the archive around it has checksums."""
+    path = tmp_path / "a.ckpt"
+    save_lightning(path, {"a": torch.zeros(1)})
+    with zipfile.ZipFile(path) as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    (name,) = (name for name in entries if name.endswith("/data.pkl"))
+    read = 0
+    for damaged in flipped(entries[name], 0, 300):
+        with zipfile.ZipFile(path, "w") as archive:
+            for entry, content in (entries | {name: damaged}).items():
+                archive.writestr(entry, content)
+        read += survives(read_torch, path)
+    assert 30 < read < 270
 
 
 @pytest.mark.parametrize("read", [read_state, read_torch, read_mxnet, read_caffe])

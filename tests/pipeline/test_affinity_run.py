@@ -29,7 +29,7 @@ from wsss_lib.methods import cam
 from wsss_lib.methods.affinitynet import AffinityNet, Config, enlarge
 from wsss_lib.models.backbone import Normalisation
 from wsss_lib.ops.affinity import pair_labels
-from wsss_lib.pipeline import affinity as affinity_module
+from wsss_lib.pipeline import earlier
 from wsss_lib.pipeline import infer as infer_module
 from wsss_lib.pipeline.affinity import AffinityRun, LabelledCells, Walked, walk
 from wsss_lib.pipeline.kinds import reopen
@@ -286,7 +286,7 @@ def test_from_seeds_to_scores(tmp_path, seeds, monkeypatch):
         run.infer(split)
         stores = run.refine("crf", split) | run.refine("walk", split) | run.refine("walk-crf", split)
         assert list(stores) == ["crf-4", "walk", "walk-crf"]
-        results[split] = run.score(stores, split)
+        results[split] = run.score_masks(stores, split)
     data = run.splits.scored["val"]
     for scores in (*results["train"].values(), *results["val"].values()):
         assert scores["classes"].keys() == {"background", *data.classes}
@@ -413,7 +413,7 @@ def test_seeds_on_other_data_are_refused(tmp_path, seeds):
     with pytest.raises(InputError) as caught:
         open_affinity(tmp_path / "run", seeds=seeds, limit=LIMIT + 1)
     message = str(caught.value)
-    assert message.startswith(f"seeds {seeds} are a run on other data (data training: {LIMIT} images, ")
+    assert message.startswith(f"seeds {seeds} are of a run on other data (data training: {LIMIT} images, ")
     assert f"here data training: {LIMIT + 1} images, " in message
     assert message.endswith("; give one on the same data.")
     assert "\n" not in message
@@ -422,7 +422,7 @@ def test_seeds_on_other_data_are_refused(tmp_path, seeds):
 
 @pytest.mark.parametrize(("limit", "short"), [(LIMIT, False), (LIMIT + 1, True)])
 def test_the_usual_run_is_continued_if_it_is_on_the_same_data(tmp_path, seeds, monkeypatch, limit, short):
-    monkeypatch.setattr(affinity_module, "default_folder", lambda *_: seeds)
+    monkeypatch.setattr(earlier, "default_folder", lambda *_: seeds)
     run = open_affinity(tmp_path / "run", limit=limit)
     assert run.has_short_seeds is short
     assert run.seeds.folder == (tmp_path / "run" / "seeds" if short else seeds)

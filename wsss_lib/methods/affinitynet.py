@@ -18,7 +18,9 @@ Differences from the authors' release (jiwoon-ahn/psa):
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, Self
 
 import torch
@@ -32,6 +34,7 @@ from wsss_lib.methods.optimisers import create_optimizer, parameter_groups, poly
 from wsss_lib.models import create_backbone
 from wsss_lib.models.affinity_net import AffinityNet as Network
 from wsss_lib.models.backbone import Backbone
+from wsss_lib.models.weights import LoadReport, load_into
 from wsss_lib.ops import dense_crf
 from wsss_lib.ops.affinity import UNKNOWN, Border, pair_affinities, pair_labels
 from wsss_lib.ops.cam import background_power, upsample
@@ -244,6 +247,10 @@ class AffinityNet(Method):
         self.optimizers["network"].step()
         self.schedules["network"].step()
         return {name: loss.detach() for name, loss in losses.items()}
+
+    def load_official(self, state: Mapping[str, Tensor], source: Path) -> LoadReport:
+        """Load a network that the authors' code trained, such as ``res38_aff.pth``."""
+        return load_into(self.network, state, source=source, rename=self.network.official_key)
 
     def affinities(self, images: Tensor) -> Tensor:
         """Return ``(B, P, n)`` float32, the affinities of the pairs of ``(B, 3, H, W)`` normalised images."""

@@ -14,7 +14,9 @@ Differences from the authors' release (jiwoon-ahn/psa):
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, Self
 
 import torch.nn.functional as F
@@ -25,6 +27,7 @@ from wsss_lib.methods.optimisers import create_optimizer, parameter_groups, poly
 from wsss_lib.models import create_backbone
 from wsss_lib.models.backbone import Backbone
 from wsss_lib.models.classifier import Classifier
+from wsss_lib.models.weights import LoadReport, load_into
 
 
 def classification_loss(logits: Tensor, labels: Tensor) -> Tensor:
@@ -142,6 +145,10 @@ class CAM(CamMethod):
     def cam(self, images: Tensor) -> Tensor:
         """Return ``relu(w_k · f(x, y))`` for every class and position, ``(B, K, h, w)``."""
         return self.network.cam(images)
+
+    def load_official(self, state: Mapping[str, Tensor], source: Path) -> LoadReport:
+        """Load a classifier that AffinityNet's code trained, such as ``res38_cls.pth``."""
+        return load_into(self.network, state, source=source, rename=self.network.official_key)
 
 
 METHOD = CAM

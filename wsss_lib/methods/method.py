@@ -5,15 +5,20 @@ from __future__ import annotations
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, Protocol, Self
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, Self
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from wsss_lib.errors import InputError
 from wsss_lib.models import BACKBONES
 from wsss_lib.models.backbone import Backbone
+from wsss_lib.models.weights import LoadReport
+from wsss_lib.ops.cam import normalise_maximum
 
 
 @dataclass(frozen=True)
@@ -133,12 +138,14 @@ class CamConfig(Config):
         max_long_side: Greatest length of it.
         scales: Factors of the image size at which the CAMs are computed and summed, each also mirrored.
         view_multiple: If not 0, views are resized to this multiple plus one, see `wsss_lib.data.transforms.view_size`.
+        alphas: Powers of the background with which a CRF is tried on the maps.
     """
 
     min_long_side: int = 256
     max_long_side: int = 512
     scales: tuple[float, ...] = (1.0, 0.5, 1.5, 2.0)
     view_multiple: int = 0
+    alphas: tuple[float, ...] = (4.0, 32.0)
 
     def check(self) -> None:
         """Raise InputError if settings contradict each other."""
@@ -155,6 +162,12 @@ class Engine(Protocol):
 
     def backward(self, tensor: Tensor) -> None:
         """Compute gradients."""
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """Compute in the precision in use, where a network is not called through what :meth:`setup` returned."""
+
+    def all_gather(self, tensor: Tensor, *, sync_grads: bool = False) -> Any:
+        """Stack the tensors of all processes, if there are several."""
 
 
 class Method(ABC):
@@ -178,6 +191,11 @@ class Method(ABC):
     def backbone(self) -> Backbone:
         """The network that starts from ImageNet weights; images are normalised as it wants them."""
 
+    @property
+    def backbones(self) -> list[Backbone]:
+        """All networks that start from the ImageNet weights; by default :attr:`backbone` alone."""
+        return [self.backbone]
+
     @abstractmethod
     def setup(self, engine: Engine, total_steps: int) -> None:
         """Make the optimisers and schedules for ``total_steps`` calls of :meth:`step`."""
@@ -192,6 +210,22 @@ class Method(ABC):
         Returns:
             Scalar losses by name, detached. The first is the one that is minimised.
         """
+
+    def diverged(self, losses: Mapping[str, float]) -> str:  # noqa: ARG002
+        """Say what is wrong with the losses of a step although they are finite, without a full stop; else ""."""
+        return ""
+
+    def load_official(self, state: Mapping[str, Tensor], source: Path) -> LoadReport:  # noqa: ARG002
+        """Put weights that the authors' code trained into the network that is kept.
+
+        Args:
+            state: Tensors by the authors' keys.
+            source: The file's name for error messages.
+
+        Raises:
+            InputError: They are for another network, or the authors of this method published none.
+        """
+        raise InputError(f"checkpoint {source} cannot be used: this method reads no networks of its authors.")
 
     def train(self, mode: bool = True) -> None:
         """Put all networks into training or evaluation mode."""
@@ -218,9 +252,14 @@ class Method(ABC):
 
 
 class CamMethod(Method):
-    """A method that recognises classes, and makes class activation maps on the way."""
+    """A method that recognises classes, and makes class activation maps on the way.
+
+    Attributes:
+        signed: Whether the maps may be negative. Such maps are rectified after they are enlarged.
+    """
 
     config: CamConfig
+    signed: ClassVar[bool] = False
 
     @abstractmethod
     def logits(self, images: Tensor) -> Tensor:
@@ -229,3 +268,25 @@ class CamMethod(Method):
     @abstractmethod
     def cam(self, images: Tensor) -> Tensor:
         """Return the class activation maps ``(B, K, h, w)`` of ``(B, 3, H, W)`` images, not normalised."""
+
+    def normalise(self, maps: Tensor) -> Tensor:
+        """Bring summed maps ``(n, H, W)``, at least 0, to [0, 1)."""
+        return normalise_maximum(maps)
+
+
+def draw_targets(labels: Tensor) -> Tensor:
+    """Draw one class of each image, all that it shows being equally likely.
+
+    Args:
+        labels: ``(B, K)``, 1 where an image shows a class.
+
+    Returns:
+        ``(B,)`` int64; for an image without any class some class, drawn from all.
+    """
+    weights = labels + (labels.sum(dim=1, keepdim=True) == 0).to(labels)
+    return torch.multinomial(weights.cpu(), 1).flatten().to(labels.device)
+
+
+def pick(maps: Tensor, targets: Tensor) -> Tensor:
+    """Return the maps ``(B, 1, h, w)`` of one class per image, of ``(B, K, h, w)``."""
+    return maps[torch.arange(len(maps), device=maps.device), targets][:, None]

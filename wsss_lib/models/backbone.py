@@ -112,13 +112,14 @@ class Backbone(nn.Module, ABC):
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Map ``(B, 3, H, W)`` normalised images to the features ``(B, channels, h, w)`` of every tap."""
 
-    def freeze(self) -> None:
-        """Freeze all batch normalisation and the layers named in `frozen_layers`, as the papers do."""
+    def freeze(self, first_layers: bool = True) -> None:
+        """Freeze all batch normalisation and, unless told otherwise, the layers named in `frozen_layers`."""
         for module in self.modules():
             if isinstance(module, BatchNorm2d):
                 module.freeze()
-        for name in self.frozen_layers:
-            self.get_submodule(name).requires_grad_(False)
+        if first_layers:
+            for name in self.frozen_layers:
+                self.get_submodule(name).requires_grad_(False)
 
 
 def scaled(channels: int, width: float) -> int:

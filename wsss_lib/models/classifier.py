@@ -51,3 +51,46 @@ class Classifier(nn.Module):
         """
         maps = relu(self.head(self.features(images)))
         return torch.sqrt(maps) if self.backbone.square_root_cam else maps
+
+
+class MapClassifier(nn.Module):
+    """A multi-label classifier that returns its signed class maps; a logit is the mean of its map over the positions.
+
+    Without a hidden layer it is `Classifier` with the pooling last, and has the same parameters. With one, as in ACR,
+    the maps are no longer linear in the features.
+
+    Args:
+        backbone: The network in front of the head.
+        num_classes: K, the number of foreground classes.
+        hidden: Channels of a rectified layer before the head; 0 for none.
+    """
+
+    def __init__(self, backbone: Backbone, num_classes: int, hidden: int = 0) -> None:
+        super().__init__()
+        self.backbone = backbone
+        if hidden:
+            self.hidden = nn.Conv2d(backbone.out.channels, hidden, 1, bias=False)
+            nn.init.xavier_uniform_(self.hidden.weight)
+        self.head = nn.Conv2d(hidden or backbone.out.channels, num_classes, 1, bias=False)
+        nn.init.xavier_uniform_(self.head.weight)
+
+    def official_key(self, key: str) -> str:
+        """Return our name of a tensor that the authors' checkpoints call ``key``: ``fc8`` is the first new layer."""
+        first, second = ("hidden.", "head.") if hasattr(self, "hidden") else ("head.", "fc9.")
+        ours = {"fc8.": first, "fc9.": second}
+        return f"{ours[key[:4]]}{key[4:]}" if key[:4] in ours else f"backbone.{key}"
+
+    @property
+    def new_layers(self) -> nn.ModuleList:
+        """The layers that start from random weights."""
+        return nn.ModuleList([*([self.hidden] if hasattr(self, "hidden") else []), self.head])
+
+    def maps(self, features: Tensor) -> Tensor:
+        """Return the signed class maps ``(B, K, h, w)`` of the last tap ``(B, channels, h, w)``."""
+        if hasattr(self, "hidden"):
+            features = relu(self.hidden(features))
+        return self.head(features)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the signed class maps ``(B, K, h, w)`` of ``(B, 3, H, W)`` normalised images."""
+        return self.maps(list(self.backbone(images).values())[-1])

@@ -53,6 +53,8 @@ MODEL_A1_MD5 = "ff21f45d6bf03284100dcbec571edfad"
 _TORCH_MAGICS = (b"PK\x03\x04", b"\x80")  # a zip archive since PyTorch 1.6, a pickle before
 _CAFFE_MAGICS = (b"\x0a", b"\x12", b"\xa2\x06", b"\x1a", b"\x20", b"\x28", b"\x32", b"\x38", b"\x42")
 """How a Caffe model can begin: the tags of its name, its layers and its inputs."""
+_MOST_UNKNOWN_NAMES = 256
+"""In one file: training leaves some tens of them, and PyTorch goes through all of them at every step."""
 
 
 # ------------------------------------------------------------------------------------------------------ reading a file
@@ -105,7 +107,10 @@ def read_torch(path: str | Path) -> dict[str, Tensor]:
     """Read a state dictionary that `torch.save` wrote, without executing anything that the file contains.
 
     A checkpoint that keeps it under `state_dict` or `model` is unwrapped, and a `module.` in front of every key,
-    which data-parallel wrappers leave there, is taken off.
+    which data-parallel wrappers leave there, is taken off. What else a checkpoint keeps, such as PyTorch-Lightning's
+    settings and callbacks, is left out, of whatever class it is; yet files are refused that keep filled instances of
+    most subclasses of `dict` and `list`, that name anything in `os` or `sys`, or that keep any object in the format
+    from before PyTorch 1.6.
 
     Args:
         path: The file.
@@ -114,23 +119,63 @@ def read_torch(path: str | Path) -> dict[str, Tensor]:
         Dense tensors on the CPU by key.
 
     Raises:
-        InputError: The file is absent, damaged, no PyTorch file, contains code, or holds something else than tensors.
+        InputError: The file is absent, damaged, no PyTorch file, contains code that is not beside a state dictionary,
+            or holds something else than tensors.
     """
     head = bytes(map_file(path)[:64])
     if not head.startswith(_TORCH_MAGICS):
         raise InputError(f"{path} is {_describe(head)}; give a file that was written by torch.save.")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            content = torch.load(path, map_location="cpu", weights_only=True)
+        content = _load(path)
     except pickle.UnpicklingError as error:
-        raise InputError(_refusal(path, str(error))) from None
+        content = _state_among_objects(path)
+        if content is None:
+            raise InputError(_refusal(path, str(error))) from None
     except Exception as error:
         # PyTorch reports damage by whatever exception it happens to run into.
         if "TorchScript" in str(error):
             raise InputError(f"{path} is a TorchScript program; give a file with the state dictionary alone.") from None
         raise InputError(f"{path} is damaged or incomplete ({type(error).__name__}); download it again.") from None
     return _flat_tensors(path, content)
+
+
+def _load(path: str | Path) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+class _Inert:
+    """What stands in for every class and function that a file names: it takes anything and does and keeps nothing."""
+
+    def __init__(self, *_: Any) -> None: ...
+
+    def __setstate__(self, _: Any) -> None: ...
+
+
+def _state_among_objects(path: str | Path) -> dict[str, Tensor] | None:
+    """Return the state dictionary of a checkpoint that keeps objects beside it; None if it has none or objects in it.
+
+    No such object is made and no function called: PyTorch reads the file with `_Inert` under all names that it does
+    not know itself.
+    """
+    try:
+        names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+        if len(names) > _MOST_UNKNOWN_NAMES:
+            return None
+        with torch.serialization.safe_globals([(_Inert, name) for name in names]):
+            content = _plain(_load(path))
+    except Exception:  # as various as in read_torch
+        return None
+    state = _plain(content.get("state_dict", content.get("model"))) if isinstance(content, dict) else None
+    if isinstance(state, dict) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
+        return state
+    return None
+
+
+def _plain(content: Any) -> Any:
+    """Take off a dictionary what a file can hang on it, such as attributes that hide its methods."""
+    return dict(dict.items(content)) if isinstance(content, dict) else content
 
 
 def _refusal(path: str | Path, reason: str) -> str:
@@ -142,10 +187,11 @@ def _refusal(path: str | Path, reason: str) -> str:
 
 
 def _flat_tensors(path: str | Path, content: Any) -> dict[str, Tensor]:
+    content = _plain(content)
     for wrapper in ("state_dict", "model"):
-        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
-            content = content[wrapper]
-    if not isinstance(content, Mapping):
+        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
+            content = _plain(content[wrapper])
+    if not isinstance(content, dict):
         raise InputError(f"{path} holds a {type(content).__name__}; give a file with a dictionary of tensors.")
     if not content:
         raise InputError(f"{path} holds no tensors; give a file that a network was saved in.")
@@ -156,7 +202,7 @@ def _flat_tensors(path: str | Path, content: Any) -> dict[str, Tensor]:
             )
         if value.layout != torch.strided or value.is_quantized or value.is_meta:
             raise InputError(f"{path} holds a sparse, quantised or empty tensor under {key!r}; save it as a dense one.")
-    state = {key: value.detach() for key, value in content.items()}
+    state = {key: Tensor.detach(value) for key, value in content.items()}  # a file can hide value.detach, too
     while all(key.startswith("module.") for key in state):
         state = {key.removeprefix("module."): value for key, value in state.items()}
     return state

@@ -32,6 +32,17 @@ def normalise_maximum(maps: Tensor, eps: float = 1e-5) -> Tensor:
     return maps / (maps.amax(dim=(-2, -1), keepdim=True) + eps)
 
 
+def normalise_range(maps: Tensor, eps: float = 1e-5) -> Tensor:
+    """Stretch every map of ``(..., H, W)`` to [0, 1): ACR's normalisation N, with exact zeros at the bottom.
+
+    ``N(A) = relu(r - min r - eps) / (max r - min r + eps)`` with ``r = relu(A)``. A map without any positive value
+    becomes 0. Where several positions have the largest value, they share its gradient.
+    """
+    rectified = F.relu(maps)
+    least, most = rectified.amin(dim=(-2, -1), keepdim=True), rectified.amax(dim=(-2, -1), keepdim=True)
+    return F.relu(rectified - least - eps) / (most - least + eps)
+
+
 def seed(scores: Tensor, classes: Tensor, threshold: float) -> Tensor:
     """Return the seed: at every pixel the class of the highest score, or background.
 

@@ -141,3 +141,19 @@ def average_precision(scores: Tensor, labels: Tensor) -> Tensor:
         retrieved = (score[None] >= positive[:, None]).sum(1)
         results.append((hits / retrieved).double().mean())
     return torch.stack(results)
+
+
+def top_recall(scores: Tensor, labels: Tensor) -> Tensor:
+    """Return which share of all labels are among the highest scores, of each image as many as it has labels.
+
+    Args:
+        scores: ``(n, K)`` float, for example logits.
+        labels: ``(n, K)`` 0 or 1.
+
+    Returns:
+        Scalar float64 in [0, 1]; NaN if no image has a label. Images without any count for nothing.
+    """
+    counts = labels.sum(dim=1, keepdim=True)
+    ranks = scores.argsort(dim=1, descending=True).argsort(dim=1)
+    hits = (labels > 0) & (ranks < counts)
+    return hits.sum().double() / counts.sum()

@@ -8,12 +8,9 @@ stopped: :meth:`AffinityRun.label`, :meth:`~wsss_lib.pipeline.run.Run.train`, :m
 from __future__ import annotations
 
 import json
-import os
 import random
 import zlib
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,16 +22,12 @@ from torch.utils.data import DataLoader
 from wsss_lib.data.dataset import Dataset
 from wsss_lib.data.transforms import Normalise, crop_to_canvas, jitter_colour, random_crop_box, to_tensor
 from wsss_lib.errors import InputError
-from wsss_lib.methods import load_method
 from wsss_lib.methods.affinitynet import AffinityNet, enlarge, semi_labels
-from wsss_lib.methods.method import CamConfig
+from wsss_lib.pipeline.earlier import earlier_run
 from wsss_lib.pipeline.engine import loaded
-from wsss_lib.pipeline.evaluate import confusion_summary, score_masks
 from wsss_lib.pipeline.infer import Views
-from wsss_lib.pipeline.parameters import default_folder
 from wsss_lib.pipeline.refine import Powers, Read, refine
-from wsss_lib.pipeline.run import Run, read_identity, read_settings
-from wsss_lib.pipeline.seeds import SeedRun
+from wsss_lib.pipeline.run import Run
 from wsss_lib.pipeline.store import CamStore, MaskStore, ScoreStore, read_cams
 from wsss_lib.pipeline.train import Example
 from wsss_lib.show.progress import bar
@@ -161,42 +154,15 @@ class AffinityRun(Run[AffinityNet]):
         They are the run that the settings name, or else that of 00_cam if it is on the same data, or else a short run
         in this run's own folder.
         """
-        settings = self.settings
         identity = super().identity()
         self.refuse_other(identity)
-        own = self.folder / "seeds"
-        common = {"seed": settings.seed, "limit": settings.limit, "precision": settings.precision}
-        usual = default_folder("00_cam", settings.preset, common, {})
-        mine = _data(identity)
-        fits = _holds_run(usual) and _data(read_identity(usual)) == mine
-        folder = settings.seeds or (usual if fits and not _holds_run(own) else own)
-        here = {name: getattr(settings, name) for name in _SAME_FOR_SEEDS}
-        if _holds_run(folder) or folder != own:
-            seeds = replace(read_settings(folder), **here)
-            theirs = _data(read_identity(folder))
-            if mine != theirs:
-                raise InputError(
-                    f"seeds {folder} are a run on other data ({theirs}; here {mine}); give one on the same data."
-                )
-            if not isinstance(seeds.config, CamConfig):
-                raise InputError(f"seeds {folder} is a run of {seeds.method}, which makes no CAMs; give one of 00_cam.")
-        else:
-            config = self._short()
-            weights = settings.weights if config.backbone == settings.config.backbone else None
-            seeds = replace(settings, notebook="00_cam", method="cam", config=config, weights=weights, folder=own)
-        self.settings = replace(settings, seeds=None if folder == own else folder)  # its own move with it
-        self.seeds = SeedRun(seeds)
-
-    def _short(self) -> CamConfig:
-        """Return the configuration of 00_cam with half its epochs."""
-        config: CamConfig = load_method("cam").Config.preset(self.settings.preset)
-        batch_size = min(config.batch_size, self.settings.config.batch_size)
-        return config.replace(epochs=max(1, config.epochs // 2), batch_size=batch_size)
+        self.seeds, folder = earlier_run(self.settings, identity, "seeds", self.folder / "seeds")
+        self.settings = replace(self.settings, seeds=folder)
 
     @property
     def has_short_seeds(self) -> bool:
         """Whether there was no run of 00_cam, so that the seeds are a short one in this run's own folder."""
-        return self.seeds.folder == self.folder / "seeds"
+        return self.settings.seeds is None
 
     def identity(self) -> dict[str, Any]:
         """Return what decides the numbers of the run; the seeds are part of it."""
@@ -206,10 +172,6 @@ class AffinityRun(Run[AffinityNet]):
     def scores(self, what: str, split: str) -> ScoreStore:
         """Return a store of scores: ``walk``, or ``crf-4`` for the CRF with the alpha 4."""
         return ScoreStore(self.folder / "scores" / what / self.split_folder(split), half=what != "walk")
-
-    def masks(self, what: str, split: str) -> MaskStore:
-        """Return a store of masks: ``walk``, ``walk-crf``, or ``crf-4`` for the CRF with the alpha 4."""
-        return MaskStore(self.folder / "masks" / what / self.split_folder(split))
 
     def label(self) -> None:
         """Refine the maps of the training images with the low and the high alpha, for :meth:`train` to learn from."""
@@ -224,13 +186,6 @@ class AffinityRun(Run[AffinityNet]):
         config = self.method.config
         low, high = (self.scores(f"crf-{alpha:g}", "training") for alpha in (config.low_alpha, config.high_alpha))
         return low, high
-
-    @property
-    def refine_workers(self) -> int:
-        """How many processes refine: on a CPU one for each core, as each works best alone."""
-        if self.settings.workers >= 0 or self.fabric.device.type != "cpu":
-            return self.workers
-        return os.cpu_count() or 1
 
     def example(self) -> Example:
         """Return what makes training examples: crops with labels from the two stores of :meth:`label`."""
@@ -280,20 +235,3 @@ class AffinityRun(Run[AffinityNet]):
             if not self.delegate("refine", what, split):
                 refine(self.data(split), read, list(stores.values()), self.fabric, preset, workers=self.refine_workers)
         return stores
-
-    def score(self, stores: Mapping[str, MaskStore], split: str) -> dict[str, dict[str, Any]]:
-        """Return the scores of masks as plain values, by name."""
-        data = self.data(split)
-        classes = ("background", *data.classes)
-        return {name: confusion_summary(score_masks(store, data), classes) for name, store in stores.items()}
-
-
-_SAME_FOR_SEEDS = ("data_root", "labels", "pretrained_folder", "accelerator", "devices", "workers")
-
-
-def _holds_run(folder: Path) -> bool:
-    return (folder / "config.json").is_file()
-
-
-def _data(identity: Mapping[str, Any]) -> str:
-    return "; ".join(f"{name}: {value}" for name, value in identity.items() if name.startswith("data "))

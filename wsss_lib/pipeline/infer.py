@@ -13,7 +13,7 @@ from torch.utils.data import Dataset as TorchDataset
 from wsss_lib.data.dataset import Dataset
 from wsss_lib.data.transforms import Normalise, view
 from wsss_lib.methods.method import CamMethod
-from wsss_lib.ops.cam import merge_mirrored, normalise_maximum, upsample
+from wsss_lib.ops.cam import merge_mirrored, upsample
 from wsss_lib.pipeline.engine import loaded
 from wsss_lib.pipeline.store import CamStore, Store
 from wsss_lib.show.progress import bar
@@ -76,8 +76,8 @@ def multi_scale_cam(
 ) -> list[tuple[Tensor, Tensor]]:
     """Return the normalised maps of the classes that images show, summed over views and their mirror images.
 
-    AffinityNet's ``infer_cls.py``: ``S_k = sum_views upsample(M_k)``, then ``S_k / (max S_k + 1e-5)``. Maps of
-    classes that an image does not show are dropped before anything is enlarged.
+    ``S_k = sum_views relu(upsample(M_k))``, normalised as the method does; AffinityNet's ``infer_cls.py`` and OC-CSE
+    divide by the maximum. Maps of classes that an image does not show are dropped before anything is enlarged.
 
     Args:
         method: What makes the maps.
@@ -91,11 +91,15 @@ def multi_scale_cam(
     present = [label.nonzero().flatten() for label in labels]
     sums = [torch.zeros(len(classes), *size, device=labels.device) for classes in present]
     for images in views:
-        maps = merge_mirrored(method.cam(torch.cat([images, images.flip(-1)])).float())  # (B, K, h, w)
-        for total, image_maps, classes in zip(sums, maps, present, strict=True):
-            if len(classes):
-                total += upsample(image_maps[classes][None], size)[0]
-    return [(classes, normalise_maximum(total)) for classes, total in zip(present, sums, strict=True)]
+        maps = method.cam(torch.cat([images, images.flip(-1)])).float()  # (2B, K, h, w)
+        plain, mirrored = maps.chunk(2)
+        # rectified maps may be added while they are small
+        parts = [plain, mirrored.flip(-1)] if method.signed else [merge_mirrored(maps)]
+        for part in parts:
+            for total, image_maps, classes in zip(sums, part, present, strict=True):
+                if len(classes):
+                    total += upsample(image_maps[classes][None], size)[0].relu_()
+    return [(classes, method.normalise(total)) for classes, total in zip(present, sums, strict=True)]
 
 
 @torch.inference_mode()
@@ -124,6 +128,17 @@ def infer(
         for index, (classes, cams) in zip(indices.tolist(), results, strict=True):
             store.write(data.ids[index], classes, cams)
     fabric.barrier()
+
+
+@torch.inference_mode()
+def infer_some(method: CamMethod, data: Dataset, store: CamStore, fabric: Fabric, normalise: Normalise) -> None:
+    """Write the maps of a few images, in this process alone."""
+    method.train(False)
+    views = Views(data, method.config.scales, normalise, method.config.view_multiple or None)
+    for index in range(len(data)):
+        images = [fabric.to_device(image)[None] for image in views[index][1]]
+        [result] = multi_scale_cam(method, images, fabric.to_device(data.labels[[index]]), data.size(index))
+        store.write(data.ids[index], *result)
 
 
 @torch.inference_mode()

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from wsss_lib.pipeline.affinity import AffinityRun
+from wsss_lib.pipeline.erasing import ErasingRun
 from wsss_lib.pipeline.run import Run, read_settings
 from wsss_lib.pipeline.seeds import SeedRun
 
-_KINDS: dict[str, type[Run]] = {"affinitynet": AffinityRun}
+_KINDS: dict[str, type[Run]] = {"affinitynet": AffinityRun, "oc_cse": ErasingRun}
 """By method; all others make seeds."""
 
 

@@ -21,6 +21,8 @@ _TYPES: dict[str, type] = {
     "labels": str,
     "weights": str,
     "seeds": str,
+    "classifier": str,
+    "checkpoint": str,
     "out": str,
     "backbone": str,
     "seed": int,
@@ -76,6 +78,8 @@ def read_parameters(notebook: str, method: str, namespace: Mapping[str, Any]) ->
         labels=_existing("labels", values.get("labels", "")),
         weights=_existing("weights", values.get("weights", "")),
         seeds=_existing("seeds", values.get("seeds", "")),
+        classifier=_existing("classifier", values.get("classifier", "")),
+        checkpoint=_existing("checkpoint", values.get("checkpoint", "")),
         pretrained_folder=project_root() / "pretrained",
         **{name: values[name] for name in _PASSED_ON if name in values},
     )
@@ -111,7 +115,7 @@ def _refuse_other_choices(config_class: type[Config], changes: Mapping[str, Any]
 
 def _refuse_ignored(preset: str, values: Mapping[str, Any]) -> None:
     """Raise for a parameter that the toy world would silently ignore."""
-    given = [name for name in ("data_root", "labels", "weights") if values.get(name)]
+    given = [name for name in ("data_root", "labels", "weights", "checkpoint") if values.get(name)]
     if preset == "toy" and given:
         raise InputError(
             f"{given[0]} is given, but preset toy draws its own data and trains from scratch; "

@@ -12,7 +12,7 @@ import shutil
 import time
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -28,9 +28,10 @@ from wsss_lib.methods import load_method
 from wsss_lib.methods.method import Config, Method
 from wsss_lib.models.backbone import Normalisation
 from wsss_lib.models.pretrained import find_weights, load_backbone
-from wsss_lib.models.weights import LoadReport
+from wsss_lib.models.weights import LoadReport, read_state
 from wsss_lib.pipeline.engine import check_devices, inside_torchrun, launch_processes, make_fabric
-from wsss_lib.pipeline.store import read_json, write_json
+from wsss_lib.pipeline.evaluate import confusion_summary, score_masks
+from wsss_lib.pipeline.store import MaskStore, read_json, write_json
 from wsss_lib.pipeline.train import Example, History, TrainingBatches, TrainingImages, resume, train
 from wsss_lib.show.progress import epoch_line
 
@@ -51,6 +52,8 @@ class Settings:
         labels: Where the image-level labels of a folder in VOC's layout come from; None for the usual places.
         weights: File of the pre-trained weights; None for the usual one.
         seeds: Folder of the run whose class activation maps this one refines; None for the usual one.
+        classifier: Folder of the run, or file of the authors' network, of the ordinary classifier; None for the usual.
+        checkpoint: File of a network that the authors' code trained, which is then used instead of training one.
         pretrained_folder: Where usual weight files lie.
         seed: Of all random draws.
         limit: If positive, only the first images of every split are used.
@@ -70,6 +73,8 @@ class Settings:
     labels: Path | None = None
     weights: Path | None = None
     seeds: Path | None = None
+    classifier: Path | None = None
+    checkpoint: Path | None = None
     pretrained_folder: Path = Path("pretrained")
     seed: int = 0
     limit: int = 0
@@ -89,7 +94,7 @@ class Settings:
     def from_dict(cls, values: dict[str, Any]) -> Settings:
         """Undo :meth:`to_dict`."""
         config = load_method(values["method"]).Config.from_dict(values["config"])
-        names = ("folder", "data_root", "labels", "weights", "seeds", "pretrained_folder")
+        names = ("folder", "data_root", "labels", "weights", "seeds", "classifier", "checkpoint", "pretrained_folder")
         paths = {name: None if values.get(name) is None else Path(values[name]) for name in names}
         return cls(**{**values, **paths, "config": config})
 
@@ -160,7 +165,7 @@ class Run(ABC, Generic[M]):
             )
 
     def _remove(self) -> None:
-        for name in ("cams", "scores", "masks", "seeds"):
+        for name in ("cams", "scores", "masks", "seeds", "classifier", "growth"):
             shutil.rmtree(self.folder / name, ignore_errors=True)
         for name in ("config.json", "log.jsonl", "checkpoint.pt", "metrics.json", "seconds.json"):
             (self.folder / name).unlink(missing_ok=True)
@@ -176,7 +181,8 @@ class Run(ABC, Generic[M]):
             "limit": settings.limit,
             "precision": settings.precision,
             **settings.config.to_dict(),
-            "weights": None if self.weights is None else _sha256(self.weights),
+            "weights": None if self.weights is None else file_hash(self.weights),
+            **({} if settings.checkpoint is None else {"checkpoint": file_hash(settings.checkpoint)}),
             **{f"data {name}": f"{len(split)} images, {_fingerprint(split)}" for name, split in data.items()},
         }
 
@@ -190,9 +196,19 @@ class Run(ABC, Generic[M]):
         module = load_method(settings.method)
         method: M = module.METHOD(settings.config, len(self.splits.classes))
         if self.weights is not None:
-            self.weights_report = load_backbone(method.backbone, self.weights)
+            for backbone in method.backbones:
+                self.weights_report = load_backbone(backbone, self.weights)
+        if settings.checkpoint is not None:
+            method.load_official(read_state(settings.checkpoint), settings.checkpoint)
         resume(method, self.folder)
         return method
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether there is nothing left to train."""
+        return (
+            self.settings.checkpoint is not None or len(resume(self.method, self.folder)) >= self.settings.config.epochs
+        )
 
     @property
     def normalise(self) -> Normalisation:
@@ -205,6 +221,13 @@ class Run(ABC, Generic[M]):
         if self.settings.workers >= 0:
             return self.settings.workers
         return 0 if self.settings.preset == "toy" else min(4, os.cpu_count() or 1)
+
+    @property
+    def refine_workers(self) -> int:
+        """How many processes refine: on a CPU one for each core, as each works best alone."""
+        if self.settings.workers >= 0 or self.fabric.device.type != "cpu":
+            return self.workers
+        return os.cpu_count() or 1
 
     @cached_property
     def fabric(self) -> Any:
@@ -241,10 +264,25 @@ class Run(ABC, Generic[M]):
                     return name
         return split
 
+    def masks(self, what: str, split: str) -> MaskStore:
+        """Return a store of masks, such as ``crf-4`` for the CRF with the alpha 4."""
+        return MaskStore(self.folder / "masks" / what / self.split_folder(split))
+
+    def score_masks(self, stores: Mapping[str, MaskStore], split: str) -> dict[str, dict[str, Any]]:
+        """Return the scores of masks as plain values, by name."""
+        data = self.data(split)
+        classes = ("background", *data.classes)
+        return {name: confusion_summary(score_masks(store, data), classes) for name, store in stores.items()}
+
     # -------------------------------------------------------------------------------------------------- the stages
 
     def train(self, report: Callable[[dict[str, Any]], None] = epoch_line) -> History:
-        """Train to the end, continuing what an earlier call began; see :func:`wsss_lib.pipeline.train.train`."""
+        """Train to the end, continuing what an earlier call began; see :func:`wsss_lib.pipeline.train.train`.
+
+        Nothing happens, and the history is empty, if the settings name a checkpoint of the authors.
+        """
+        if self.settings.checkpoint is not None:
+            return []
         with self.timed("training"):
             if self.delegate("train"):
                 return resume(self.method, self.folder)
@@ -331,7 +369,12 @@ def _fingerprint(data: Dataset) -> str:
     return f"{zlib.crc32(text):08x}"
 
 
-def _sha256(path: Path) -> str:
+def file_hash(path: Path) -> str:
+    """Return the SHA-256 of a file.
+
+    Raises:
+        InputError: It is missing.
+    """
     if not path.is_file():
         raise InputError(f"weights file {path} is missing; give the path of a file that exists.")
     with path.open("rb") as file:

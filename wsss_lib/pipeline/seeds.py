@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from torch import Tensor
 
 from wsss_lib.data.dataset import Dataset, Derived
 from wsss_lib.data.transforms import Augmentation
+from wsss_lib.errors import InputError
 from wsss_lib.methods.method import CamMethod
 from wsss_lib.pipeline.evaluate import SeedScores, score_seeds
-from wsss_lib.pipeline.infer import classify, infer
+from wsss_lib.pipeline.infer import classify, infer, infer_some
+from wsss_lib.pipeline.refine import Powers, refine
 from wsss_lib.pipeline.run import Run
-from wsss_lib.pipeline.store import CamStore
-from wsss_lib.pipeline.train import Example, LabelledImages
+from wsss_lib.pipeline.store import CamStore, MaskStore
+from wsss_lib.pipeline.train import Example, History, LabelledImages
+from wsss_lib.show.progress import epoch_line
+
+_WATCHED = 4
+"""How many images' maps are kept after every epoch."""
 
 
 class SeedRun(Run[CamMethod]):
     """A run of a method that makes class activation maps."""
 
-    stages = ("train", "infer")
+    stages = ("train", "infer", "refine")
 
     def example(self) -> Example:
         """Return what makes training examples: augmented images with their labels."""
@@ -26,6 +35,22 @@ class SeedRun(Run[CamMethod]):
             config.min_long_side, config.max_long_side, config.crop_size, config.colour_jitter, config.hue_jitter
         )
         return LabelledImages(self.splits.training, augmentation, self.normalise)
+
+    def train(self, report: Callable[[dict[str, Any]], None] = epoch_line) -> History:
+        """Train to the end, see :meth:`Run.train`, and keep the maps of :meth:`growth` after every epoch."""
+
+        def keep_and_report(row: dict[str, Any]) -> None:
+            data, store = self.growth(row["epoch"])
+            infer_some(self.method, data, store, self.fabric, self.normalise)
+            report(row)
+
+        return super().train(keep_and_report)
+
+    def growth(self, epoch: int) -> tuple[Dataset, CamStore]:
+        """Return a few images of ``val`` and the store of their maps after an epoch, counted from 1."""
+        data = self.data("val")
+        one_class = [i for i in range(len(data)) if data.labels[i].sum() == 1]
+        return Derived(data, "growth", one_class[:_WATCHED]), CamStore(self.folder / "growth" / f"{epoch:03d}")
 
     def cams(self, split: str) -> CamStore:
         """Return the store of the class activation maps of a split."""
@@ -63,6 +88,26 @@ class SeedRun(Run[CamMethod]):
         data = self.data(split)
         with self.timed(f"scoring {split}"):
             return score_seeds(self.cams(split), data)
+
+    def refine(self, what: str, split: str) -> dict[str, MaskStore]:
+        """Write the masks of a split after a CRF, those that are not there yet, one for each of the alphas.
+
+        Args:
+            what: ``crf``.
+            split: Name of the split.
+
+        Returns:
+            The stores by name.
+        """
+        if what != "crf":
+            raise InputError(f"refinement {what!r} is unknown; choose crf.")
+        alphas = self.method.config.alphas
+        stores = {name: self.masks(name, split) for name in (f"crf-{alpha:g}" for alpha in alphas)}
+        with self.timed(f"{what} {split}"):
+            if not self.delegate("refine", what, split):
+                read = Powers(self.cams(split), alphas)
+                refine(self.data(split), read, list(stores.values()), self.fabric, "psa", workers=self.refine_workers)
+        return stores
 
     def classify(self, data: Dataset) -> Tensor:
         """Return the logits ``(n, K)`` of the network for whole images."""

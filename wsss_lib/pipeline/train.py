@@ -196,12 +196,14 @@ def run_epoch(method: Method, batches: TrainingBatches, epoch: int) -> dict[str,
     """Do one step per batch and return the mean of every loss.
 
     Raises:
-        InputError: A loss is not finite.
+        InputError: A loss is not finite, or the method says that it has diverged.
     """
     sums: dict[str, float] = {}
     for i, batch in enumerate(bar(batches, f"epoch {epoch + 1}/{method.config.epochs}", len(batches))):
-        for name, loss in method.step(batch).items():
-            value = float(loss)
+        losses = {name: float(loss) for name, loss in method.step(batch).items()}
+        if problem := method.diverged(losses):
+            raise InputError(f"in step {i + 1} of epoch {epoch + 1} {problem}; {_slower(method)}")
+        for name, value in losses.items():
             if not math.isfinite(value):
                 raise InputError(f"{name} became {value} in step {i + 1} of epoch {epoch + 1}; {_slower(method)}")
             sums[name] = sums.get(name, 0.0) + value

@@ -1,0 +1,74 @@
+"""Finding the run that another run continues: the seeds of AffinityNet, the ordinary classifier of OC-CSE."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+from wsss_lib.errors import InputError
+from wsss_lib.methods import load_method
+from wsss_lib.methods.method import CamConfig
+from wsss_lib.pipeline.parameters import default_folder
+from wsss_lib.pipeline.run import Settings, read_identity, read_settings
+from wsss_lib.pipeline.seeds import SeedRun
+
+_SAME = ("data_root", "labels", "pretrained_folder", "accelerator", "devices", "workers")
+"""Settings that both runs have in common."""
+
+
+def earlier_run(
+    settings: Settings, identity: Mapping[str, Any], role: Literal["seeds", "classifier"], own: Path
+) -> tuple[SeedRun, Path | None]:
+    """Open the run that the settings name, or else that of 00_cam if it is on the same data, or else a short one.
+
+    Args:
+        settings: Of the run that continues it.
+        identity: What decides the numbers of that run, see :meth:`Run.identity`.
+        role: The name of the setting, and what the earlier run is.
+        own: Folder of the short run.
+
+    Returns:
+        The run, not trained yet if it is new, and its folder, or None if it is the short one, which moves with ours.
+
+    Raises:
+        InputError: The run is on other data, or makes no class activation maps.
+    """
+    common = {"seed": settings.seed, "limit": settings.limit, "precision": settings.precision}
+    usual = default_folder("00_cam", settings.preset, common, {})
+    mine = _data(identity)
+    fits = _holds_run(usual) and _data(read_identity(usual)) == mine
+    given: Path | None = getattr(settings, role)
+    folder = given or (usual if fits and not _holds_run(own) else own)
+    if _holds_run(folder) or folder != own:
+        earlier = replace(read_settings(folder), **{name: getattr(settings, name) for name in _SAME})
+        theirs = _data(read_identity(folder))
+        if mine != theirs:
+            raise InputError(
+                f"{role} {folder} are of a run on other data ({theirs}; here {mine}); give one on the same data."
+            )
+        if not isinstance(earlier.config, CamConfig):
+            raise InputError(f"{role} {folder} is a run of {earlier.method}, which makes no CAMs; give one of 00_cam.")
+    else:
+        config = _short(settings)
+        weights = settings.weights if config.backbone == settings.config.backbone else None
+        earlier = replace(
+            settings, notebook="00_cam", method="cam", config=config, weights=weights, folder=own, checkpoint=None
+        )
+    return SeedRun(earlier), None if folder == own else folder
+
+
+def _short(settings: Settings) -> CamConfig:
+    """Return the configuration of 00_cam with half its epochs."""
+    config: CamConfig = load_method("cam").Config.preset(settings.preset)
+    batch_size = min(config.batch_size, settings.config.batch_size)
+    return config.replace(epochs=max(1, config.epochs // 2), batch_size=batch_size)
+
+
+def _holds_run(folder: Path) -> bool:
+    return (folder / "config.json").is_file()
+
+
+def _data(identity: Mapping[str, Any]) -> str:
+    return "; ".join(f"{name}: {value}" for name, value in identity.items() if name.startswith("data "))

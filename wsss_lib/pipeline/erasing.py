@@ -1,0 +1,136 @@
+"""A run of OC-CSE: before it trains, it needs an ordinary classifier that really classifies."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from wsss_lib.data.dataset import Derived
+from wsss_lib.errors import InputError
+from wsss_lib.methods import cam
+from wsss_lib.methods.oc_cse import OCCSE
+from wsss_lib.models.weights import read_state
+from wsss_lib.ops.metrics import top_recall
+from wsss_lib.pipeline.earlier import earlier_run
+from wsss_lib.pipeline.infer import classify
+from wsss_lib.pipeline.run import file_hash
+from wsss_lib.pipeline.seeds import SeedRun
+from wsss_lib.pipeline.train import History
+from wsss_lib.show.progress import epoch_line
+
+OFFICIAL = "od_cam.pth"
+"""The authors' name for AffinityNet's classifier, looked for in the folder of pre-trained weights."""
+
+_ASKED = 300
+"""How many training images the ordinary classifier is tested with."""
+
+_MARGIN = 0.1
+"""By how much it must recall more labels than a ranking that looks at no image."""
+
+
+class ErasingRun(SeedRun):
+    """A run of OC-CSE.
+
+    Attributes:
+        ordinary_run: The run that trains or has trained the ordinary classifier; None if the authors' file is used.
+    """
+
+    method: OCCSE
+
+    def prepare(self) -> None:
+        """Find the ordinary classifier.
+
+        It is what the settings name, a run of 00_cam or a file of the authors, or else ``od_cam.pth`` among the
+        pre-trained weights if it fits, or else the run of 00_cam if it is on the same data, or else a short run in
+        this run's own folder.
+        """
+        settings = self.settings
+        identity = super().identity()
+        self.refuse_other(identity)
+        file = settings.classifier
+        usual = settings.pretrained_folder / OFFICIAL
+        if file is None and settings.preset == "voc12" and settings.config.backbone == "resnet38d" and usual.is_file():
+            file = usual
+        self.file = file if file is not None and file.is_file() else None
+        self.ordinary_run: SeedRun | None = None
+        if self.file is None:
+            self.ordinary_run, folder = earlier_run(settings, identity, "classifier", self.folder / "classifier")
+            self.settings = replace(settings, classifier=folder)
+
+    def identity(self) -> dict[str, Any]:
+        """Return what decides the numbers of the run; the ordinary classifier is part of it."""
+        if self.file is not None:
+            return {**super().identity(), "classifier": file_hash(self.file)}
+        assert self.ordinary_run is not None
+        ordinary = json.dumps(self.ordinary_run.identity(), sort_keys=True).encode()
+        return {**super().identity(), "classifier": f"{zlib.crc32(ordinary):08x}"}
+
+    @cached_property
+    def ordinary(self) -> cam.CAM:
+        """The ordinary classifier, trained first if need be, and fixed.
+
+        Raises:
+            InputError: It is none, or wants other inputs than this run's network.
+        """
+        if self.file is not None:
+            config = cam.Config(backbone=self.settings.config.backbone)
+            method = cam.CAM(config, len(self.splits.classes))
+            method.load_official(read_state(self.file), self.file)
+        else:
+            assert self.ordinary_run is not None
+            if not isinstance(self.ordinary_run.method, cam.CAM):
+                raise InputError(f"classifier {self.classifier_name} is a run of another method; give one of 00_cam.")
+            if not self.ordinary_run.is_trained:
+                self.ordinary_run.train()
+            method = self.ordinary_run.method
+        if method.backbone.normalisation != self.normalise:
+            raise InputError(
+                f"classifier {self.classifier_name} wants images normalised by {method.backbone.normalisation}, the "
+                f"erasing network by {self.normalise}; give one with the same backbone."
+            )
+        method.train(False)
+        method.network.requires_grad_(False).to(self.fabric.device)
+        return method
+
+    @property
+    def classifier_name(self) -> Path:
+        """The file or folder of the ordinary classifier."""
+        if self.file is not None:
+            return self.file
+        assert self.ordinary_run is not None
+        return self.ordinary_run.folder
+
+    def check_ordinary(self) -> tuple[float, float]:
+        """Ask the ordinary classifier about some training images.
+
+        Returns:
+            Its :func:`top_recall`, and that of the same ranking for every image, the frequency of the classes.
+
+        Raises:
+            InputError: It is hardly better than that, so that erasing would learn from noise.
+        """
+        training = self.splits.training
+        labels = training.labels[:_ASKED]
+        asked = Derived(training, training.name, list(range(len(labels))))
+        logits = classify(self.ordinary, asked, self.fabric, self.normalise, self.workers)
+        recall = float(top_recall(logits, labels))
+        blind = float(top_recall(training.labels.mean(0).expand_as(labels), labels))
+        if not recall > min(blind + _MARGIN, 0.99):
+            raise InputError(
+                f"the ordinary classifier {self.classifier_name} puts {100 * recall:.0f} % of the labels of "
+                f"{len(labels)} training images first, and the mere frequency of classes {100 * blind:.0f} %; "
+                "give one that is trained on this data."
+            )
+        return recall, blind
+
+    def train(self, report: Callable[[dict[str, Any]], None] = epoch_line) -> History:
+        """Train to the end with an ordinary classifier that has been checked; see :meth:`SeedRun.train`."""
+        if not self.is_trained:
+            self.check_ordinary()
+            self.method.ordinary = self.ordinary.network
+        return super().train(report)

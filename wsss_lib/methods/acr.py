@@ -392,7 +392,7 @@ class ACR(CamMethod):
         """Return the signed maps ``(B, K, h, w)``, whose means are the logits."""
         return self.classifier(images)
 
-    def normalise(self, maps: Tensor) -> Tensor:
+    def normalise_maps(self, maps: Tensor) -> Tensor:
         """Stretch summed maps ``(n, H, W)`` to [0, 1), see `normalise_range`."""
         return normalise_range(maps)
 

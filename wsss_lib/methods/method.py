@@ -269,7 +269,7 @@ class CamMethod(Method):
     def cam(self, images: Tensor) -> Tensor:
         """Return the class activation maps ``(B, K, h, w)`` of ``(B, 3, H, W)`` images, not normalised."""
 
-    def normalise(self, maps: Tensor) -> Tensor:
+    def normalise_maps(self, maps: Tensor) -> Tensor:
         """Bring summed maps ``(n, H, W)``, at least 0, to [0, 1)."""
         return normalise_maximum(maps)
 

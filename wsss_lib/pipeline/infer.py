@@ -99,7 +99,7 @@ def multi_scale_cam(
             for total, image_maps, classes in zip(sums, part, present, strict=True):
                 if len(classes):
                     total += upsample(image_maps[classes][None], size)[0].relu_()
-    return [(classes, method.normalise(total)) for classes, total in zip(present, sums, strict=True)]
+    return [(classes, method.normalise_maps(total)) for classes, total in zip(present, sums, strict=True)]
 
 
 @torch.inference_mode()

@@ -1,4 +1,4 @@
-"""What the benchmark scripts share: taking turns, tables, peak memory in a process of its own."""
+"""What the benchmark scripts share: turns, tables, peak memory in a process of its own, ResNet-38 the plain way."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 
 from wsss_lib.data.dataset import Dataset
+from wsss_lib.models.resnet38d import ResNet38d
 
 MEASURE = "--measure"
 """Hidden option: measure the peak memory of one variant in this process and print it."""
@@ -284,3 +286,100 @@ def statistics_of_a_batch(network: nn.Module) -> Iterator[None]:
         yield
     for layer, momentum in zip(layers, momenta, strict=True):
         layer.momentum = momentum
+
+
+# -------------------------------------------------------------------------------------------- ResNet-38, the plain way
+
+
+class PlainBlock(nn.Module):
+    """A residual block that takes over the layers of one of ours; `names` are its branches 2a, 2b1 and so on.
+
+    Args:
+        block: The block to take weights and shapes from.
+    """
+
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        self.names = [n.removeprefix("conv_branch") for n, _ in block.named_children() if n.startswith("conv_branch2")]
+        for name in self.names:
+            setattr(self, f"bn{name}", plain_norm(getattr(block, f"bn_branch{name}")))
+            setattr(self, f"conv{name}", plain_conv(getattr(block, f"conv_branch{name}")))
+        self.shortcut = plain_conv(block.conv_branch1) if hasattr(block, "conv_branch1") else None
+        self.dropout = nn.Dropout2d(block.dropout.p) if hasattr(block, "dropout") else None
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Normalise, rectify and convolve, once per branch layer; return the first rectified features and the sum."""
+        features = x
+        for i, name in enumerate(self.names):
+            features = F.relu(getattr(self, f"bn{name}")(features))
+            if i == 0:
+                first, shortcut = features, x if self.shortcut is None else self.shortcut(features)
+            elif self.dropout is not None:
+                features = self.dropout(features)
+            features = getattr(self, f"conv{name}")(features)
+        return first, shortcut + features
+
+
+class PlainResNet38(nn.Module):
+    """ResNet-38 without any of the library's economies.
+
+    Args:
+        backbone: Where weights and shapes come from; they are copied.
+        frozen: Names of the layers that are not trained.
+    """
+
+    def __init__(self, backbone: ResNet38d, frozen: Sequence[str] = ResNet38d.frozen_layers) -> None:
+        super().__init__()
+        parts = dict(backbone.named_children())
+        first, last = plain_conv(parts.pop("conv1a")), plain_norm(parts.pop("bn7"))
+        blocks = {name: PlainBlock(block) for name, block in parts.items()}
+        self.layers = nn.ModuleDict({"conv1a": first, **blocks, "bn7": last})
+        self.frozen = frozen
+
+    def train(self, mode: bool = True) -> PlainResNet38:
+        """Set the mode, then freeze again, as the authors' code does in every call."""
+        super().train(mode)
+        for layer in self.modules():
+            if isinstance(layer, nn.BatchNorm2d):
+                layer.eval()
+                layer.weight.requires_grad = False
+                layer.bias.requires_grad = False
+        for name in self.frozen:
+            for parameter in self.layers[name].parameters():
+                parameter.requires_grad = False
+        return self
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """Return the taps of ours: ``conv4``, ``conv5`` and ``conv6``."""
+        x = images
+        taps = {}
+        for name, layer in self.layers.items():
+            if isinstance(layer, PlainBlock):
+                rectified, x = layer(x)
+                if name in ("b5", "b6"):
+                    taps["conv4" if name == "b5" else "conv5"] = rectified
+            else:
+                x = layer(x)
+        return {**taps, "conv6": F.relu(x)}
+
+
+def plain_conv(layer: nn.Conv2d) -> nn.Conv2d:
+    """Return a copy of a convolution without bias."""
+    copy = nn.Conv2d(
+        layer.in_channels,
+        layer.out_channels,
+        layer.kernel_size,
+        layer.stride,
+        layer.padding,
+        layer.dilation,
+        bias=False,
+    )
+    copy.load_state_dict(layer.state_dict())
+    return copy
+
+
+def plain_norm(layer: nn.BatchNorm2d) -> nn.BatchNorm2d:
+    """Return a copy of a batch normalisation as PyTorch's own class."""
+    copy = nn.BatchNorm2d(layer.num_features, eps=layer.eps)
+    copy.load_state_dict(layer.state_dict())
+    return copy

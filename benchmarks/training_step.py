@@ -24,12 +24,14 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from common import (
+    PlainResNet38,
     alternate,
     begin,
     machine,
     parser,
     peak_of,
     peaks,
+    plain_conv,
     print_peak,
     speed_up,
     statistics_of_a_batch,
@@ -52,35 +54,6 @@ Step = Callable[[int], float]
 # ----------------------------------------------------------------------------------------------------------- plain
 
 
-class PlainBlock(nn.Module):
-    """A residual block that takes over the layers of one of ours; `names` are its branches 2a, 2b1 and so on.
-
-    Args:
-        block: The block to take weights and shapes from.
-    """
-
-    def __init__(self, block: nn.Module) -> None:
-        super().__init__()
-        self.names = [n.removeprefix("conv_branch") for n, _ in block.named_children() if n.startswith("conv_branch2")]
-        for name in self.names:
-            setattr(self, f"bn{name}", plain_norm(getattr(block, f"bn_branch{name}")))
-            setattr(self, f"conv{name}", plain_conv(getattr(block, f"conv_branch{name}")))
-        self.shortcut = plain_conv(block.conv_branch1) if hasattr(block, "conv_branch1") else None
-        self.dropout = nn.Dropout2d(block.dropout.p) if hasattr(block, "dropout") else None
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalise, rectify and convolve, once per branch layer; add the shortcut."""
-        features = x
-        for i, name in enumerate(self.names):
-            features = F.relu(getattr(self, f"bn{name}")(features))
-            if i == 0:
-                shortcut = x if self.shortcut is None else self.shortcut(features)
-            elif self.dropout is not None:
-                features = self.dropout(features)
-            features = getattr(self, f"conv{name}")(features)
-        return shortcut + features
-
-
 class PlainClassifier(nn.Module):
     """ResNet-38 with its classifier, without any of the library's economies.
 
@@ -92,56 +65,15 @@ class PlainClassifier(nn.Module):
 
     def __init__(self, backbone: ResNet38d, head: nn.Conv2d, dropout: float) -> None:
         super().__init__()
-        parts = dict(backbone.named_children())
-        self.first = plain_conv(parts.pop("conv1a"))
-        self.last = plain_norm(parts.pop("bn7"))
-        self.blocks = nn.ModuleDict({name: PlainBlock(block) for name, block in parts.items()})
+        self.backbone = PlainResNet38(backbone)
         self.dropout = nn.Dropout2d(dropout)
         self.head = plain_conv(head)
 
-    def train(self, mode: bool = True) -> PlainClassifier:
-        """Set the mode, then freeze again, as the authors' code does in every call."""
-        super().train(mode)
-        for layer in self.modules():
-            if isinstance(layer, nn.BatchNorm2d):
-                layer.eval()
-                layer.weight.requires_grad = False
-                layer.bias.requires_grad = False
-        for module in (self.first, *(self.blocks[name] for name in ("b2", "b2_1", "b2_2"))):
-            for parameter in module.parameters():
-                parameter.requires_grad = False
-        return self
-
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits ``(B, K)``."""
-        x = self.first(images)
-        for block in self.blocks.values():
-            x = block(x)
-        x = self.dropout(F.relu(self.last(x)))
+        x = self.dropout(self.backbone(images)["conv6"])
         x = F.avg_pool2d(x, kernel_size=x.shape[2:])
         return self.head(x).flatten(1)
-
-
-def plain_conv(layer: nn.Conv2d) -> nn.Conv2d:
-    """Return a copy of a convolution without bias."""
-    copy = nn.Conv2d(
-        layer.in_channels,
-        layer.out_channels,
-        layer.kernel_size,
-        layer.stride,
-        layer.padding,
-        layer.dilation,
-        bias=False,
-    )
-    copy.load_state_dict(layer.state_dict())
-    return copy
-
-
-def plain_norm(layer: nn.BatchNorm2d) -> nn.BatchNorm2d:
-    """Return a copy of a batch normalisation as PyTorch's own class."""
-    copy = nn.BatchNorm2d(layer.num_features, eps=layer.eps)
-    copy.load_state_dict(layer.state_dict())
-    return copy
 
 
 def plain_groups(network: PlainClassifier) -> list[dict[str, object]]:

@@ -31,7 +31,7 @@ from wsss_lib.methods.method import Batch, CamConfig, CamMethod, Engine, backbon
 from wsss_lib.methods.optimisers import create_optimizer, parameter_groups, polynomial_schedule
 from wsss_lib.models import create_backbone
 from wsss_lib.models.backbone import Backbone
-from wsss_lib.models.classifier import MapClassifier
+from wsss_lib.models.classifier import Classifier, MapClassifier
 from wsss_lib.models.reconstructor import Reconstructor, decoder_levels
 from wsss_lib.models.weights import LoadReport, load_into
 from wsss_lib.ops.cam import normalise_range, upsample
@@ -159,6 +159,8 @@ class Config(CamConfig):
     """Settings of ACR; the defaults are those of the authors' code.
 
     Attributes:
+        start: What both backbones start from: the ``imagenet`` weights (or none), or those of an ordinary
+            ``classifier``.
         hidden: Channels of the layer before the classifiers' heads.
         reconstructor: Arguments of the reconstructor's class besides its encoder and its levels.
         whole_weight: In the reconstructor's loss, weight of the error of the whole image.
@@ -185,6 +187,7 @@ class Config(CamConfig):
     hue_jitter: float = 0.0
     scales: tuple[float, ...] = (0.5, 1.0, 1.5, 2.0)
     alphas: tuple[float, ...] = (6.0, 24.0)
+    start: Literal["imagenet", "classifier"] = "imagenet"
     hidden: int = 256
     reconstructor: dict[str, Any] = field(default_factory=dict)
     whole_weight: float = 0.2
@@ -218,7 +221,8 @@ class Config(CamConfig):
                 reconstructor={"width": 0.125, **fine.get(backbone, {})},
                 hidden=64,
                 pretrained=False,
-                epochs=12,
+                start="classifier",
+                epochs=4,
                 batch_size=16,
                 crop_size=96,
                 min_long_side=96,
@@ -226,9 +230,8 @@ class Config(CamConfig):
                 colour_jitter=0.3,
                 grid_cell=8,
                 grid_slope=0.03,
-                warm_up=3,
                 optimizer="adamw",
-                learning_rate=2e-3,
+                learning_rate=1e-3,
                 weight_decay=1e-2,
                 transposed_factor=1.0,
                 scales=(1.0, 0.75, 1.5),
@@ -289,6 +292,15 @@ class ACR(CamMethod):
         """Those of the classifier and of the reconstructor's encoder."""
         return [self.classifier.backbone, self.reconstructor.classifier.backbone]
 
+    def start_from(self, classifier: Classifier) -> None:
+        """Take over the backbone of an ordinary classifier, for both networks.
+
+        Raises:
+            InputError: It is another backbone.
+        """
+        for backbone in self.backbones:
+            load_into(backbone, classifier.backbone.state_dict(), source="the ordinary classifier")
+
     def setup(self, engine: Engine, total_steps: int) -> None:
         """Make an optimiser and a polynomial schedule for each of the two networks."""
         config, reconstructor = self.config, self.reconstructor
@@ -310,6 +322,11 @@ class ACR(CamMethod):
             optimizer = create_optimizer(config.optimizer, groups[name], rate, config.momentum)
             self.schedules[name] = polynomial_schedule(optimizer, total_steps)
             self.calls[name], self.optimizers[name] = engine.setup(network, optimizer)
+
+    @property
+    def has_adversary(self) -> bool:
+        """Whether the reconstructor has a say at all; without weights the classifier learns by itself."""
+        return bool(self.config.adversarial_target_weight or self.config.adversarial_rest_weight)
 
     def begin_epoch(self, epoch: int, batches: Iterable[Batch]) -> None:  # noqa: ARG002
         """Remember the epoch, from 0, on which the grid depends."""
@@ -335,7 +352,7 @@ class ACR(CamMethod):
             The losses of :func:`classifier_losses`, and those of :func:`reconstructor_losses` with
             ``reconstructor_`` in front.
         """
-        drawn = self.update_reconstructor(images, labels, targets, grid)
+        drawn = self.update_reconstructor(images, labels, targets, grid) if self.has_adversary else {}
         losses = self.update_classifier(images, labels, targets)
         return {**losses, **{f"reconstructor_{name}": value for name, value in drawn.items()}}
 
@@ -356,7 +373,7 @@ class ACR(CamMethod):
         self.classifier.train()
         self.reconstructor.eval()
         maps = self.calls["classifier"](images)
-        if self.epoch < self.config.warm_up:
+        if not self.has_adversary or self.epoch < self.config.warm_up:
             loss = classification_loss(maps.mean(dim=(2, 3)), labels)
             return self._learn("classifier", {"loss": loss, "classification": loss})
         share = target_map(maps, labels, targets, (images.shape[2], images.shape[3]))

@@ -31,7 +31,7 @@ from wsss_lib.methods.method import Batch, CamConfig, CamMethod, Engine, backbon
 from wsss_lib.methods.optimisers import create_optimizer, parameter_groups, polynomial_schedule
 from wsss_lib.models import create_backbone
 from wsss_lib.models.backbone import Backbone
-from wsss_lib.models.classifier import MapClassifier
+from wsss_lib.models.classifier import Classifier, MapClassifier
 from wsss_lib.models.weights import LoadReport, load_into
 from wsss_lib.ops.cam import upsample
 
@@ -81,6 +81,7 @@ class Config(CamConfig):
     """Settings of OC-CSE; the defaults are those of the authors' code.
 
     Attributes:
+        start: What the erasing network starts from: the ``imagenet`` weights (or none), or the ordinary ``classifier``.
         mask_norm: Whether masks are divided by the largest value of the ``batch`` or of the ``image``.
         erasing_weight: Weight of the erasing loss in the first epoch.
         erasing_slope: By how much it grows in every further one.
@@ -94,6 +95,7 @@ class Config(CamConfig):
     max_long_side: int = 448
     scales: tuple[float, ...] = (0.5, 1.0, 1.5, 2.0)
     alphas: tuple[float, ...] = (6.0, 10.0, 24.0)
+    start: Literal["imagenet", "classifier"] = "imagenet"
     mask_norm: Literal["batch", "image"] = "batch"
     erasing_weight: float = 0.3
     erasing_slope: float = 0.05
@@ -110,17 +112,19 @@ class Config(CamConfig):
                 backbone=backbone,
                 backbone_options=backbone_options(name, backbone),
                 pretrained=False,
-                epochs=12,
+                start="classifier",
+                epochs=4,
                 batch_size=16,
                 crop_size=88,
                 min_long_side=96,
                 max_long_side=96,
                 hue_jitter=0.0,
                 optimizer="adamw",
-                learning_rate=2e-3,
+                learning_rate=1e-3,
                 weight_decay=1e-2,
                 scales=(1.0, 0.75, 1.5),
-                erasing_slope=0.06,
+                mask_norm="image",
+                erasing_slope=0.23,
             )
         if name == "photos":
             return cls(
@@ -169,6 +173,14 @@ class OCCSE(CamMethod):
         """The erasing network's backbone."""
         return self.network.backbone
 
+    def start_from(self, classifier: Classifier) -> None:
+        """Take over the weights of an ordinary classifier with the same backbone.
+
+        Raises:
+            InputError: It has another backbone.
+        """
+        load_into(self.network, classifier.state_dict(), source="the ordinary classifier")
+
     def setup(self, engine: Engine, total_steps: int) -> None:
         """Make the optimiser with the four parameter groups, and its polynomial schedule."""
         config = self.config
@@ -201,7 +213,8 @@ class OCCSE(CamMethod):
 
         Returns:
             ``loss`` and its two parts ``classification`` and ``erasing``, the latter with its weight; ``target_seen``:
-            the mean probability that the ordinary classifier still gives to the erased class.
+            the mean probability that the ordinary classifier still gives to the erased class. With a weight of 0
+            nothing is erased, and the last two are missing.
 
         Raises:
             InputError: There is no ordinary classifier.
@@ -209,18 +222,19 @@ class OCCSE(CamMethod):
         if self.ordinary is None:
             raise InputError("OC-CSE has no ordinary classifier; set the attribute ordinary before training.")
         maps = self.forward(images)  # (B, K, h, w)
-        classification = classification_loss(maps.mean(dim=(2, 3)), labels)
-        mask = self.mask(maps, labels, targets, (images.shape[2], images.shape[3]))
-        with self.engine.autocast():
-            seen = self.ordinary(erase(images, mask)).float()
-        erasing = self.erasing_weight * classification_loss(seen, remaining_labels(labels, targets))
-        loss = classification + erasing
+        loss = classification_loss(maps.mean(dim=(2, 3)), labels)
+        values = {"loss": loss, "classification": loss}
+        if self.erasing_weight:
+            mask = self.mask(maps, labels, targets, (images.shape[2], images.shape[3]))
+            with self.engine.autocast():
+                seen = self.ordinary(erase(images, mask)).float()
+            erasing = self.erasing_weight * classification_loss(seen, remaining_labels(labels, targets))
+            target_seen = seen.sigmoid().gather(1, targets[:, None]).mean()
+            values |= {"loss": loss + erasing, "erasing": erasing, "target_seen": target_seen}
         self.optimizers["network"].zero_grad()
-        self.engine.backward(loss)
+        self.engine.backward(values["loss"])
         self.optimizers["network"].step()
         self.schedules["network"].step()
-        target_seen = seen.sigmoid().gather(1, targets[:, None]).mean()
-        values = {"loss": loss, "classification": classification, "erasing": erasing, "target_seen": target_seen}
         return {name: value.detach() for name, value in values.items()}
 
     def mask(self, maps: Tensor, labels: Tensor, targets: Tensor, size: tuple[int, int]) -> Tensor:

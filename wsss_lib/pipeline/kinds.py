@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from wsss_lib.pipeline.adversarial import AdversarialRun
 from wsss_lib.pipeline.affinity import AffinityRun
-from wsss_lib.pipeline.erasing import ErasingRun
 from wsss_lib.pipeline.run import Run, read_settings
 from wsss_lib.pipeline.seeds import SeedRun
 
-_KINDS: dict[str, type[Run]] = {"affinitynet": AffinityRun, "oc_cse": ErasingRun}
+_KINDS: dict[str, type[Run]] = {
+    "affinitynet": AffinityRun,
+    "oc_cse": AdversarialRun,
+    "acr": AdversarialRun,
+}
 """By method; all others make seeds."""
 
 

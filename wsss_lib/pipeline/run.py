@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
 import torch
 
@@ -165,7 +165,7 @@ class Run(ABC, Generic[M]):
             )
 
     def _remove(self) -> None:
-        for name in ("cams", "scores", "masks", "seeds", "classifier", "growth"):
+        for name in ("cams", "scores", "masks", "seeds", "classifier", "growth", "variants"):
             shutil.rmtree(self.folder / name, ignore_errors=True)
         for name in ("config.json", "log.jsonl", "checkpoint.pt", "metrics.json", "seconds.json"):
             (self.folder / name).unlink(missing_ok=True)
@@ -198,10 +198,14 @@ class Run(ABC, Generic[M]):
         if self.weights is not None:
             for backbone in method.backbones:
                 self.weights_report = load_backbone(backbone, self.weights)
+        self.equip(method)
         if settings.checkpoint is not None:
             method.load_official(read_state(settings.checkpoint), settings.checkpoint)
         resume(method, self.folder)
         return method
+
+    def equip(self, method: M) -> None:
+        """Give a new method what it starts from besides ImageNet weights; by default nothing."""
 
     @property
     def is_trained(self) -> bool:
@@ -273,6 +277,20 @@ class Run(ABC, Generic[M]):
         data = self.data(split)
         classes = ("background", *data.classes)
         return {name: confusion_summary(score_masks(store, data), classes) for name, store in stores.items()}
+
+    def variant(self, name: str, **changes: Any) -> Self:
+        """Open a run like this one, in a folder within this one's, of which some settings of the method differ.
+
+        Args:
+            name: Of the folder.
+            changes: Fields of the configuration.
+        """
+        config, folder = self.settings.config.replace(**changes), self.folder / "variants" / name
+        return type(self)(replace(self.settings, config=config, folder=folder, resume=True, **self.shared()))
+
+    def shared(self) -> dict[str, Any]:
+        """Return the settings that name what this run has made and its variants need; by default nothing."""
+        return {}
 
     # -------------------------------------------------------------------------------------------------- the stages
 

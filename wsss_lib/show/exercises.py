@@ -12,8 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from wsss_lib.methods.acr import masked_error
 from wsss_lib.methods.affinitynet import semi_labels
-from wsss_lib.ops.cam import normalise_maximum, seed
+from wsss_lib.methods.cam import classification_loss
+from wsss_lib.methods.oc_cse import erasing_mask, remaining_labels
+from wsss_lib.ops.cam import normalise_maximum, normalise_range, seed
 from wsss_lib.ops.metrics import intersection_over_union
 
 
@@ -71,6 +74,36 @@ def check_semi_labels(answer: Callable[[Tensor, Tensor], Tensor | None]) -> bool
     random = torch.Generator().manual_seed(4)
     low, high = (torch.rand(3, 6, 6, generator=random).softmax(0) for _ in range(2))
     return _compare(answer(low, high), semi_labels(low, high), "random scores of background and two classes")
+
+
+def check_erasing_mask(answer: Callable[[Tensor, tuple[int, int]], Tensor | None]) -> bool:
+    """Check a function from signed maps ``(B, 1, h, w)`` and a size to OC-CSE's masks ``(B, 1, H, W)``."""
+    maps = torch.randn(3, 1, 4, 5, generator=torch.Generator().manual_seed(5))
+    return _compare(answer(maps, (8, 10)), erasing_mask(maps, (8, 10)), "random maps (3, 1, 4, 5) and the size (8, 10)")
+
+
+def check_erasing_loss(answer: Callable[[Tensor, Tensor, Tensor], Tensor | None]) -> bool:
+    """Check a function from logits ``(B, K)``, labels ``(B, K)`` and targets ``(B,)`` to OC-CSE's erasing loss."""
+    logits = torch.randn(2, 4, generator=torch.Generator().manual_seed(6))
+    labels, targets = torch.tensor([[1.0, 0.0, 1.0, 0.0], [0.0, 1.0, 0.0, 0.0]]), torch.tensor([2, 1])
+    wanted = classification_loss(logits, remaining_labels(labels, targets))
+    what = f"random logits, the labels {labels.int().tolist()} and the targets {targets.tolist()}"
+    return _compare(answer(logits, labels.clone(), targets), wanted, what)
+
+
+def check_normalise_range(answer: Callable[[Tensor], Tensor | None]) -> bool:
+    """Check a function from signed maps ``(B, K, h, w)`` to ACR's normalised maps."""
+    maps = torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(7))
+    maps[0, 0], maps[0, 1] = maps[0, 0].abs() + 1, -maps[0, 1].abs()
+    return _compare(answer(maps.clone()), normalise_range(maps), "random maps, one above and one below 0 everywhere")
+
+
+def check_masked_error(answer: Callable[[Tensor, Tensor, Tensor], Tensor | None]) -> bool:
+    """Check a function from drawn and true images ``(B, 3, H, W)`` and a mask ``(B, 1, H, W)`` to ACR's error."""
+    random = torch.Generator().manual_seed(8)
+    drawn, images = torch.randn(2, 2, 3, 4, 4, generator=random)
+    mask = torch.rand(2, 1, 4, 4, generator=random)
+    return _compare(answer(drawn, images, mask), masked_error(drawn, images, mask), "random images and a random mask")
 
 
 def check_choice(given: str, right: str, why: Mapping[str, str]) -> bool:

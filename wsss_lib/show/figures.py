@@ -110,13 +110,15 @@ def table_of_pictures(rows: Mapping[str, Sequence[Picture]], titles: Sequence[st
 
 
 def training_curve(history: Sequence[Mapping[str, Any]]) -> Plot:
-    """Plot every loss of a training history over the epochs."""
+    """Plot every loss of a training history over the epochs, each where it was measured."""
     figure = Plot(figsize=(5, 2.6), layout="constrained")
     axis = figure.subplots()
-    epochs = [row["epoch"] for row in history]
-    for name in (k for k in history[0] if k not in ("epoch", "learning_rate", "seconds")):
-        axis.plot(epochs, [row[name] for row in history], marker="o", markersize=3, label=name)
-    axis.set(xlabel="epoch", ylabel="mean loss", ylim=(0, None))
+    names = dict.fromkeys(k for row in history for k in row if k not in ("epoch", "learning_rate", "seconds"))
+    for name in names:
+        points = [(row["epoch"], row[name]) for row in history if name in row]
+        axis.plot(*zip(*points, strict=True), marker="o", markersize=3, label=name)
+    least = min((row[name] for row in history for name in names if name in row), default=0.0)
+    axis.set(xlabel="epoch", ylabel="mean loss", ylim=(None if least < 0 else 0, None))
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.legend(frameon=False)
     _plain(axis)

@@ -1,4 +1,4 @@
-"""A run of OC-CSE: before it trains, it needs an ordinary classifier that really classifies."""
+"""A run of OC-CSE or ACR, which may need an ordinary classifier: one that is trained, and really classifies."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from typing import Any
 
 from wsss_lib.data.dataset import Derived
 from wsss_lib.errors import InputError
-from wsss_lib.methods import cam
+from wsss_lib.methods import acr, cam, oc_cse
+from wsss_lib.methods.acr import ACR
+from wsss_lib.methods.cam import CAM
+from wsss_lib.methods.method import CamMethod
 from wsss_lib.methods.oc_cse import OCCSE
 from wsss_lib.models.weights import read_state
 from wsss_lib.ops.metrics import top_recall
@@ -33,69 +36,85 @@ _MARGIN = 0.1
 """By how much it must recall more labels than a ranking that looks at no image."""
 
 
-class ErasingRun(SeedRun):
-    """A run of OC-CSE.
+class AdversarialRun(SeedRun):
+    """A run of a method that may need an ordinary classifier, to ask it or to start from it.
 
     Attributes:
-        ordinary_run: The run that trains or has trained the ordinary classifier; None if the authors' file is used.
+        ordinary_run: The run that trains or has trained the ordinary classifier; None if the authors' file is used,
+            or none is needed.
+        file: The authors' file; None if it is not used.
     """
 
-    method: OCCSE
+    ordinary_run: SeedRun | None = None
+    file: Path | None = None
+
+    @property
+    def needs_classifier(self) -> bool:
+        """Whether there must be an ordinary classifier."""
+        config = self.settings.config
+        return isinstance(config, oc_cse.Config) or (isinstance(config, acr.Config) and config.start == "classifier")
 
     def prepare(self) -> None:
-        """Find the ordinary classifier.
+        """Find the ordinary classifier, if one is needed.
 
         It is what the settings name, a run of 00_cam or a file of the authors, or else ``od_cam.pth`` among the
         pre-trained weights if it fits, or else the run of 00_cam if it is on the same data, or else a short run in
         this run's own folder.
         """
         settings = self.settings
+        if not self.needs_classifier:
+            return
         identity = super().identity()
         self.refuse_other(identity)
         file = settings.classifier
         usual = settings.pretrained_folder / OFFICIAL
         if file is None and settings.preset == "voc12" and settings.config.backbone == "resnet38d" and usual.is_file():
             file = usual
-        self.file = file if file is not None and file.is_file() else None
-        self.ordinary_run: SeedRun | None = None
-        if self.file is None:
+        if file is not None and file.is_file():
+            self.file = file
+        else:
             self.ordinary_run, folder = earlier_run(settings, identity, "classifier", self.folder / "classifier")
             self.settings = replace(settings, classifier=folder)
 
     def identity(self) -> dict[str, Any]:
         """Return what decides the numbers of the run; the ordinary classifier is part of it."""
+        identity = super().identity()
         if self.file is not None:
-            return {**super().identity(), "classifier": file_hash(self.file)}
-        assert self.ordinary_run is not None
-        ordinary = json.dumps(self.ordinary_run.identity(), sort_keys=True).encode()
-        return {**super().identity(), "classifier": f"{zlib.crc32(ordinary):08x}"}
+            identity["classifier"] = file_hash(self.file)
+        if self.ordinary_run is not None:
+            ordinary = json.dumps(self.ordinary_run.identity(), sort_keys=True).encode()
+            identity["classifier"] = f"{zlib.crc32(ordinary):08x}"
+        return identity
+
+    def shared(self) -> dict[str, Any]:
+        """Return where the ordinary classifier is, so that variants do not make their own."""
+        return {} if self.ordinary_run is None else {"classifier": self.ordinary_run.folder}
 
     @cached_property
-    def ordinary(self) -> cam.CAM:
+    def ordinary(self) -> CAM:
         """The ordinary classifier, trained first if need be, and fixed.
 
         Raises:
-            InputError: It is none, or wants other inputs than this run's network.
+            InputError: It is none.
         """
-        if self.file is not None:
-            config = cam.Config(backbone=self.settings.config.backbone)
-            method = cam.CAM(config, len(self.splits.classes))
+        if self.ordinary_run is None:
+            assert self.file is not None
+            method = CAM(cam.Config(backbone=self.settings.config.backbone), len(self.splits.classes))
             method.load_official(read_state(self.file), self.file)
         else:
-            assert self.ordinary_run is not None
-            if not isinstance(self.ordinary_run.method, cam.CAM):
+            if not isinstance(self.ordinary_run.method, CAM):
                 raise InputError(f"classifier {self.classifier_name} is a run of another method; give one of 00_cam.")
             if not self.ordinary_run.is_trained:
                 self.ordinary_run.train()
             method = self.ordinary_run.method
-        if method.backbone.normalisation != self.normalise:
-            raise InputError(
-                f"classifier {self.classifier_name} wants images normalised by {method.backbone.normalisation}, the "
-                f"erasing network by {self.normalise}; give one with the same backbone."
-            )
         method.train(False)
         method.network.requires_grad_(False).to(self.fabric.device)
         return method
+
+    def equip(self, method: CamMethod) -> None:
+        """Start from the ordinary classifier, if the configuration says so."""
+        if isinstance(method, OCCSE | ACR) and method.config.start == "classifier":
+            method.start_from(self.ordinary.network)
 
     @property
     def classifier_name(self) -> Path:
@@ -112,8 +131,15 @@ class ErasingRun(SeedRun):
             Its :func:`top_recall`, and that of the same ranking for every image, the frequency of the classes.
 
         Raises:
-            InputError: It is hardly better than that, so that erasing would learn from noise.
+            InputError: It is hardly better than that, so that erasing would learn from noise, or it wants other inputs
+                than this run's network.
         """
+        wanted = self.ordinary.backbone.normalisation
+        if wanted != self.normalise:
+            raise InputError(
+                f"classifier {self.classifier_name} wants images normalised by {wanted}, the network that is trained "
+                f"by {self.normalise}; give one with the same backbone."
+            )
         training = self.splits.training
         labels = training.labels[:_ASKED]
         asked = Derived(training, training.name, list(range(len(labels))))
@@ -129,8 +155,8 @@ class ErasingRun(SeedRun):
         return recall, blind
 
     def train(self, report: Callable[[dict[str, Any]], None] = epoch_line) -> History:
-        """Train to the end with an ordinary classifier that has been checked; see :meth:`SeedRun.train`."""
-        if not self.is_trained:
+        """Train to the end; an ordinary classifier that is asked is checked first. See :meth:`SeedRun.train`."""
+        if isinstance(self.method, OCCSE) and not self.is_trained:
             self.check_ordinary()
             self.method.ordinary = self.ordinary.network
         return super().train(report)

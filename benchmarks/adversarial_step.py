@@ -1,0 +1,560 @@
+"""One training step of OC-CSE and of ACR with ResNet-38, against the same steps written the plain way.
+
+Plain is what the authors' code does, written anew. Both: nn.BatchNorm2d in evaluation mode, ReLU that keeps its input,
+an own SGD with the polynomial schedule. OC-CSE: maps of the targets picked image by image with labels on the CPU; the
+weights of the ordinary classifier get gradients that nobody clears. ACR: the features of 448 channels are enlarged to
+the image, masked, and go through the decoder five times, pass by pass; the decoder also gets gradients in the
+classifier's step; the classifier carries a decoder and reconstruction layers that nobody uses. Ours is
+`OCCSE.update` and `ACR.update` through Lightning Fabric. Both start from the same weights and see the same images,
+labels, targets and grid; there is no dropout.
+
+Before anything is timed, all parts of the losses of `--steps` steps must agree within a relative tolerance of 1e-4,
+and must have changed by far more than that since the first step, or they would say nothing about the gradients. With
+`--precision bf16-mixed` a third variant runs, for which there is no such condition: its losses are printed to be
+looked at.
+
+A second table for ACR has the decoder's first layer alone, forward and backward: enlarging, masking and convolving
+against wsss_lib.ops.masked_convolution, with the gradients that the step of the reconstructor needs (features,
+weight) and with the one that the step of the classifier needs (mask).
+
+Columns: milliseconds per image, median of the turns; ratio: how many times as fast as plain in the same turn, median;
+peak MiB: networks, and by how much memory grew during two steps, with gradients and the optimisers' state, measured
+in a process of its own (what PyTorch allocated on CUDA, resident memory on a CPU); ratio: of plain's peak to this one.
+
+The papers' sizes are `--device cuda --width 1 --batch 8`, and `--crop` 384 for OC-CSE and 256 for ACR; they are the
+defaults on CUDA. The decoder always has the paper's width, so the narrower the ResNet-38, the greater the decoder's
+share of ACR's step, and the ratio: at width 1 the ResNet-38 has 84 % of the multiplications of the plain step.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from common import (
+    PlainResNet38,
+    alternate,
+    begin,
+    comparison,
+    forget_peak,
+    machine,
+    parser,
+    peak_of,
+    peaks,
+    plain_conv,
+    print_peak,
+    statistics_of_a_batch,
+    table,
+)
+from torch import Tensor, nn
+
+from wsss_lib.methods import acr, oc_cse
+from wsss_lib.methods.acr import ACR, draw_grid
+from wsss_lib.methods.method import draw_targets
+from wsss_lib.methods.oc_cse import OCCSE
+from wsss_lib.models.classifier import Classifier, MapClassifier
+from wsss_lib.models.reconstructor import Reconstructor, UNet
+from wsss_lib.models.resnet38d import ResNet38d
+from wsss_lib.ops.masked_convolution import masked_convolution
+from wsss_lib.pipeline.engine import keep_freed_memory, make_fabric
+
+PLAIN, OURS, MIXED = "plain", "ours", "ours, bf16"
+CLASSES, CHANNELS, STRIDE = 20, 448, 8
+TOTAL_STEPS, RATE, DECAY, MOMENTUM = 10_000, 0.01, 5e-4, 5e-4
+TOLERANCE, LEAST_CHANGE = 1e-4, 1e-2
+SMALL = {"oc_cse": 192, "acr": 128}
+FULL = {"oc_cse": 384, "acr": 256}
+TITLES = {"oc_cse": "OC-CSE", "acr": "ACR"}
+LAYER = {"reconstructor": ("features", "weight"), "classifier": ("mask",)}
+"""Of which inputs of the decoder's first layer the two steps need gradients."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to do a step.
+
+    Attributes:
+        step: Does the next step and returns the parts of the loss.
+        networks: What it keeps in memory from the start.
+    """
+
+    step: Callable[[], dict[str, float]]
+    networks: Sequence[nn.Module] = ()
+
+    def stored(self) -> float:
+        """Return the size of its networks in MiB."""
+        tensors = [t for network in self.networks for t in (*network.parameters(), *network.buffers())]
+        return sum(t.numel() * t.element_size() for t in tensors) / 2**20
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Images ``(B, 3, S, S)``, labels ``(B, K)``, targets ``(B,)`` int64, and ACR's grid ``(B, 1, S, S)``."""
+
+    images: Tensor
+    labels: Tensor
+    targets: Tensor
+    grid: Tensor
+
+
+def make_inputs(batch: int, crop: int, device: torch.device) -> Inputs:
+    """Draw noise with one to three classes per image."""
+    torch.manual_seed(1)
+    images = torch.randn(batch, 3, crop, crop)
+    labels = torch.zeros(batch, CLASSES)
+    for row in labels:
+        row[torch.randperm(CLASSES)[: int(torch.randint(1, 4, ()))]] = 1
+    grid = draw_grid(batch, (crop, crop), 16, 0.5, device)
+    return Inputs(images.to(device), labels.to(device), draw_targets(labels).to(device), grid)
+
+
+# ------------------------------------------------------------------------------------------------------------ ours
+
+
+def make_oc_cse(options: argparse.Namespace) -> OCCSE:
+    """Build OC-CSE and an ordinary classifier with random weights, on the CPU."""
+    torch.manual_seed(0)
+    backbone = {"width": options.width, "dropout": (0.0, 0.0)}
+    method = OCCSE(oc_cse.Config(backbone_options=backbone, pretrained=False, learning_rate=RATE), CLASSES)
+    ordinary = Classifier(ResNet38d(**backbone), CLASSES)
+    for network in (method.network, ordinary):
+        settle(network)
+        network.backbone.freeze()
+    method.ordinary = ordinary.requires_grad_(False)
+    return method
+
+
+def make_acr(options: argparse.Namespace) -> ACR:
+    """Build ACR with random weights and without dropout, on the CPU."""
+    torch.manual_seed(0)
+    config = acr.Config(
+        backbone_options={"width": options.width, "dropout": (0.0, 0.0)},
+        pretrained=False,
+        crop_size=crop_of("acr", options),
+        learning_rate=RATE,
+    )
+    method = ACR(config, CLASSES)
+    method.reconstructor.decoder._drop = lambda x, _level: x
+    for network in (method.classifier, method.reconstructor.classifier):
+        settle(network)
+        network.backbone.freeze(first_layers=False)
+    return method
+
+
+def settle(network: nn.Module) -> None:
+    """Give random weights the statistics that keep their activations in bounds."""
+    with statistics_of_a_batch(network):
+        network(torch.randn(2, 3, 64, 64))
+    network.eval()
+
+
+def our_oc_cse(options: argparse.Namespace, device: torch.device, precision: str) -> Variant:
+    """Return OC-CSE's step of the library."""
+    method = make_oc_cse(options)
+    method.setup(make_fabric(device.type, precision=precision), TOTAL_STEPS)
+    method.train()
+    assert method.ordinary is not None
+    inputs = make_inputs(options.batch, crop_of("oc_cse", options), device)
+
+    def step() -> dict[str, float]:
+        return floats(method.update(inputs.images, inputs.labels, inputs.targets))
+
+    return Variant(step, [method.network, method.ordinary.to(device)])
+
+
+def our_acr(options: argparse.Namespace, device: torch.device, precision: str) -> Variant:
+    """Return ACR's step of the library."""
+    method = make_acr(options)
+    method.setup(make_fabric(device.type, precision=precision), TOTAL_STEPS)
+    inputs = make_inputs(options.batch, crop_of("acr", options), device)
+
+    def step() -> dict[str, float]:
+        return floats(method.update(inputs.images, inputs.labels, inputs.targets, inputs.grid))
+
+    return Variant(step, list(method.networks.values()))
+
+
+def floats(losses: dict[str, Tensor]) -> dict[str, float]:
+    """Read losses, as the loop does."""
+    return {name: float(value) for name, value in losses.items()}
+
+
+# ----------------------------------------------------------------------------------------------------------- plain
+
+
+class PlainSGD(torch.optim.SGD):
+    """Stochastic gradient descent that sets its learning rates by itself.
+
+    Args:
+        groups: Each with its first learning rate.
+    """
+
+    def __init__(self, groups: list[dict[str, object]]) -> None:
+        super().__init__(groups, RATE, momentum=MOMENTUM)
+        self.first_rates = [group["lr"] for group in self.param_groups]
+        self.done = 0
+
+    def step(self) -> None:
+        """Do a step with the learning rate of the polynomial schedule."""
+        for group, rate in zip(self.param_groups, self.first_rates, strict=True):
+            group["lr"] = rate * (1 - self.done / TOTAL_STEPS) ** 0.9
+        self.done += 1
+        super().step()
+
+
+class PlainEraser(nn.Module):
+    """OC-CSE's erasing network or ordinary classifier.
+
+    Args:
+        network: Where weights and shapes come from.
+    """
+
+    def __init__(self, network: MapClassifier | Classifier) -> None:
+        super().__init__()
+        self.backbone = PlainResNet38(network.backbone)
+        self.head = plain_conv(network.head)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the signed maps ``(B, K, h, w)`` and the logits ``(B, K)``."""
+        maps = self.head(self.backbone(images)["conv6"])
+        return maps, F.adaptive_avg_pool2d(maps, 1).flatten(1)
+
+
+def plain_oc_cse(options: argparse.Namespace, device: torch.device) -> Variant:
+    """Return OC-CSE's step the plain way."""
+    method = make_oc_cse(options)
+    eraser = PlainEraser(method.network).to(device).train()
+    ordinary = PlainEraser(method.ordinary).to(device).eval()
+    weights = [layer.weight for layer in eraser.modules() if isinstance(layer, nn.Conv2d)]
+    optimizer = PlainSGD([{"params": weights, "lr": RATE, "weight_decay": DECAY}])
+    inputs = make_inputs(options.batch, crop_of("oc_cse", options), device)
+    images, labels = inputs.images, inputs.labels
+
+    def step() -> dict[str, float]:
+        maps, logits = eraser(images)
+        chosen = torch.zeros(len(maps), 1, *maps.shape[2:], device=device)
+        remaining = labels.cpu().clone()
+        for i in range(len(maps)):
+            target = inputs.targets[i].item()
+            chosen[i, 0] = maps[i, target]
+            remaining[i, target] = 0
+        enlarged = F.relu(F.interpolate(chosen, images.shape[2:], mode="bilinear", align_corners=False))
+        mask = enlarged / (enlarged.max() + 1e-5)
+        _, seen = ordinary(images * (1 - mask))
+        classification = F.multilabel_soft_margin_loss(logits, labels)
+        erasing = 0.3 * F.multilabel_soft_margin_loss(seen, remaining.to(device))
+        loss = classification + erasing
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        target_seen = seen.detach().sigmoid()[range(len(seen)), inputs.targets].mean()
+        parts = {"loss": loss, "classification": classification, "erasing": erasing, "target_seen": target_seen}
+        return {name: value.item() for name, value in parts.items()}
+
+    return Variant(step, [eraser, ordinary])
+
+
+class PlainUNet(nn.Module):
+    """ACR's decoder.
+
+    Args:
+        decoder: Where the layers come from.
+    """
+
+    def __init__(self, decoder: UNet) -> None:
+        super().__init__()
+        self.down = nn.ModuleList([deepcopy(m) for name, m in decoder.named_children() if name.startswith("down")])
+        self.up = nn.ModuleList([deepcopy(m) for name, m in decoder.named_children() if name.startswith("up")])
+        self.final = deepcopy(decoder.final)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the image ``(B, 3, H, W)`` for masked features ``(B, 448, H, W)``."""
+        shortcuts = []
+        for level, layer in enumerate(self.down, start=1):
+            x = layer(x)
+            x = F.leaky_relu(F.instance_norm(x) if 1 < level < len(self.down) else x, 0.2)
+            shortcuts.append(x)
+        shortcuts.pop()
+        for layer in self.up:
+            x = torch.cat([F.relu(F.instance_norm(layer(x))), shortcuts.pop()], dim=1)
+        return self.final(F.interpolate(x, scale_factor=2))
+
+
+class PlainPlayer(nn.Module):
+    """ACR's classifier or reconstructor, which are the same network in the authors' code.
+
+    Args:
+        classifier: Where the weights of ResNet-38 and the two heads come from.
+        reconstructor: Where the others come from.
+    """
+
+    def __init__(self, classifier: MapClassifier, reconstructor: Reconstructor) -> None:
+        super().__init__()
+        self.backbone = PlainResNet38(classifier.backbone, frozen=())
+        self.hidden, self.head = plain_conv(classifier.hidden), plain_conv(classifier.head)
+        self.reductions = nn.ModuleList([plain_conv(layer) for layer in reconstructor.reductions])
+        self.decoder = PlainUNet(reconstructor.decoder)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the signed maps ``(B, K, h, w)``, the logits ``(B, K)`` and the features ``(B, 448, h, w)``."""
+        taps = self.backbone(images)
+        features = torch.cat([layer(tap) for layer, tap in zip(self.reductions, taps.values(), strict=True)], dim=1)
+        maps = self.head(F.relu(self.hidden(taps["conv6"])))
+        return maps, F.adaptive_avg_pool2d(maps, 1).flatten(1), features
+
+    def optimizer(self) -> PlainSGD:
+        """Return an optimiser with the authors' groups."""
+        kinds = {nn.Conv2d: [], nn.ConvTranspose2d: []}
+        for layer in self.modules():
+            if type(layer) in kinds:
+                kinds[type(layer)].append(layer.weight)
+        return PlainSGD(
+            [
+                {"params": kinds[nn.Conv2d], "lr": RATE, "weight_decay": DECAY},
+                {"params": [self.decoder.final.bias], "lr": 2 * RATE, "weight_decay": 0},
+                {"params": kinds[nn.ConvTranspose2d], "lr": 10 * RATE, "weight_decay": DECAY},
+            ]
+        )
+
+
+def plain_normalise(maps: Tensor) -> Tensor:
+    """Stretch every map of ``(B, K, h, w)`` to [0, 1)."""
+    rectified = F.relu(maps)
+    flat = rectified.flatten(2)
+    most, least = (values[:, :, None, None] for values in (flat.max(dim=2)[0], flat.min(dim=2)[0]))
+    return F.relu(rectified - least - 1e-5) / (most - least + 1e-5)
+
+
+def plain_error(drawn: Tensor, images: Tensor, mask: Tensor) -> Tensor:
+    """Return the masked error, averaged over all values."""
+    return (mask * torch.abs(drawn - images)).mean()
+
+
+def plain_acr(options: argparse.Namespace, device: torch.device) -> Variant:
+    """Return ACR's step the plain way."""
+    method = make_acr(options)
+    main = PlainPlayer(method.classifier, method.reconstructor).to(device)
+    recon = PlainPlayer(method.reconstructor.classifier, method.reconstructor).to(device)
+    optimizers = {main: main.optimizer(), recon: recon.optimizer()}
+    inputs = make_inputs(options.batch, crop_of("acr", options), device)
+    images, labels, targets, grid = inputs.images, inputs.labels, inputs.targets, inputs.grid
+    every = torch.arange(len(images), device=device)
+
+    def enlarge(maps: Tensor) -> Tensor:
+        return F.interpolate(maps, images.shape[2:], mode="bilinear", align_corners=False)
+
+    def target_map(maps: Tensor) -> Tensor:
+        return enlarge(plain_normalise(maps) * labels[:, :, None, None])[every, targets][:, None]
+
+    def learn(network: PlainPlayer, loss: Tensor) -> None:
+        optimizers[network].zero_grad()
+        loss.backward()
+        if not torch.isnan(loss):
+            optimizers[network].step()
+
+    def step_reconstructor() -> dict[str, Tensor]:
+        main.eval()
+        recon.train()
+        with torch.no_grad():
+            share = target_map(main(images)[0])
+        hidden_target, hidden_rest = share * grid, (1 - share) * grid
+        _, logits, features = recon(images)
+        large = enlarge(features)
+        parts = {
+            "classification": F.multilabel_soft_margin_loss(logits, labels),
+            "whole": torch.abs(recon.decoder(large.detach()) - images).mean(),
+            "hidden_target": plain_error(recon.decoder(large * (1 - hidden_target)), images, hidden_target),
+            "hidden_rest": plain_error(recon.decoder(large * (1 - hidden_rest)), images, hidden_rest),
+        }
+        loss = (
+            parts["classification"] + 0.2 * parts["whole"] + 0.3 * parts["hidden_target"] + 0.5 * parts["hidden_rest"]
+        )
+        learn(recon, loss)
+        return {"loss": loss, **parts}
+
+    def step_classifier() -> dict[str, Tensor]:
+        main.train()
+        recon.eval()
+        with torch.no_grad():
+            large = enlarge(recon(images)[2])
+        maps, logits, _ = main(images)
+        share = target_map(maps)
+        wins = enlarge(maps).argmax(dim=1, keepdim=True) == targets[:, None, None, None]
+        outside, inside = (share == 0).float(), share.detach() * wins
+        parts = {
+            "classification": F.multilabel_soft_margin_loss(logits, labels),
+            "from_target": plain_error(recon.decoder(large * share), images, outside),
+            "from_rest": plain_error(recon.decoder(large * (1 - share)), images, inside),
+        }
+        loss = parts["classification"] - 0.8 * parts["from_target"] - 0.3 * parts["from_rest"]
+        learn(main, loss)
+        return {"loss": loss, **parts}
+
+    def step() -> dict[str, float]:
+        of_recon = step_reconstructor()
+        parts = {**step_classifier(), **{f"reconstructor_{name}": value for name, value in of_recon.items()}}
+        return {name: value.item() for name, value in parts.items()}
+
+    return Variant(step, [main, recon])
+
+
+# ----------------------------------------------------------------------------------------------------- first layer
+
+
+def plain_layer(features: Tensor, mask: Tensor, weight: Tensor) -> Tensor:
+    """Enlarge, mask and convolve."""
+    enlarged = F.interpolate(features, mask.shape[2:], mode="bilinear", align_corners=False)
+    return F.conv2d(enlarged * mask, weight, stride=2, padding=1)
+
+
+def layer_values(name: str, step: str, options: argparse.Namespace, device: torch.device) -> Callable[[], list[Tensor]]:
+    """Return a function that computes the decoder's first layer, and the gradients that a step needs."""
+    torch.manual_seed(2)
+    side = crop_of("acr", options)
+    inputs = {
+        "features": torch.randn(options.batch, CHANNELS, -(-side // STRIDE), -(-side // STRIDE)),
+        "mask": torch.rand(options.batch, 1, side, side),
+        "weight": nn.init.kaiming_normal_(torch.empty(64, CHANNELS, 4, 4)),
+    }
+    inputs = {key: value.to(device) for key, value in inputs.items()}
+    wanted = [inputs[key].requires_grad_() for key in LAYER[step]]
+    upstream = torch.randn(options.batch, 64, side // 2, side // 2).to(device)
+    function = plain_layer if name == PLAIN else masked_convolution
+
+    def values() -> list[Tensor]:
+        result = function(**inputs)
+        return [result.detach(), *torch.autograd.grad(result, wanted, upstream)]
+
+    return values
+
+
+def compare_layers(options: argparse.Namespace, device: torch.device) -> str:
+    """Compare and time the first layer alone, and return the table.
+
+    Raises:
+        AssertionError: The variants do not compute the same.
+    """
+    rows = []
+    for step in LAYER:
+        functions = {name: layer_values(name, step, options, device) for name in (PLAIN, OURS)}
+        for ours, plain in zip(functions[OURS](), functions[PLAIN](), strict=True):
+            torch.testing.assert_close(ours, plain, rtol=0, atol=TOLERANCE * float(plain.abs().max()))
+        memory = measured(f"layer-{step}", functions)
+        times = alternate(functions, options.repeats, device)
+        rows += [(f"{row[0]}, step of the {step}", *row[1:]) for row in comparison(times, memory, PLAIN, options.batch)]
+    return table(("decoder's first layer", "ms/image", "ratio", "peak MiB", "ratio"), rows)
+
+
+# ------------------------------------------------------------------------------------------------------------ main
+
+
+STEPS: dict[str, Callable[..., Variant]] = {
+    f"oc_cse/{PLAIN}": plain_oc_cse,
+    f"oc_cse/{OURS}": partial(our_oc_cse, precision="32-true"),
+    f"oc_cse/{MIXED}": partial(our_oc_cse, precision="bf16-mixed"),
+    f"acr/{PLAIN}": plain_acr,
+    f"acr/{OURS}": partial(our_acr, precision="32-true"),
+    f"acr/{MIXED}": partial(our_acr, precision="bf16-mixed"),
+}
+
+
+def crop_of(method: str, options: argparse.Namespace) -> int:
+    """Return the side of the images."""
+    return options.crop or (FULL if options.device == "cuda" else SMALL)[method]
+
+
+def measured(group: str, names: Sequence[str]) -> dict[str, float]:
+    """Return the peaks in MiB of the variants of a group."""
+    return {key.partition("/")[2]: peak for key, peak in peaks([f"{group}/{name}" for name in names]).items()}
+
+
+def measure_peak(key: str, options: argparse.Namespace, device: torch.device) -> None:
+    """Print what a variant needs: its networks, and by how much memory grows in two steps or one call of the layer."""
+    group, _, name = key.partition("/")
+    if group.startswith("layer-"):
+        values = layer_values(name, group.removeprefix("layer-"), options, device)
+        forget_peak()
+        print_peak(peak_of(values, device))
+        return
+    variant = STEPS[key](options, device)
+    forget_peak()
+    print_peak(variant.stored() + peak_of(lambda: [variant.step() for _ in range(2)], device))
+
+
+def assert_equal(plain: list[dict[str, float]], ours: list[dict[str, float]]) -> None:
+    """Check the losses of several steps.
+
+    Raises:
+        AssertionError: A part differs, or no part has changed enough to say something about the gradients.
+    """
+    for t, (wanted, got) in enumerate(zip(plain, ours, strict=True)):
+        assert wanted.keys() == got.keys(), (wanted.keys(), got.keys())
+        for name, value in wanted.items():
+            assert abs(got[name] - value) <= TOLERANCE * abs(value) + 1e-7, f"step {t}: {name} {got[name]} not {value}"
+    changes = {name: abs(plain[-1][name] / first - 1) for name, first in plain[0].items() if first}
+    assert min(changes.values()) > LEAST_CHANGE, f"the losses hardly change: {changes}"
+
+
+def compare(method: str, options: argparse.Namespace, device: torch.device) -> None:
+    """Compare and time the steps of a method, and print its tables."""
+    names = [PLAIN, OURS] + [MIXED] * (options.precision == "bf16-mixed")
+    variants = {name: STEPS[f"{method}/{name}"](options, device) for name in names}
+    losses = {name: [variant.step() for _ in range(options.steps)] for name, variant in variants.items()}
+    assert_equal(losses[PLAIN], losses[OURS])
+    times = alternate({name: variant.step for name, variant in variants.items()}, options.repeats, device, warm_up=0)
+    del variants
+    memory = measured(method, names)
+    rows = comparison(times, memory, PLAIN, options.batch)
+    print(f"\n{TITLES[method]}: ResNet-38 of width {options.width:g}, crop {crop_of(method, options)}, batch", end=" ")
+    print(f"{options.batch}; losses of {options.steps} steps agree (relative tolerance {TOLERANCE:g})")
+    print(table((TITLES[method], "ms/image", "ratio", "peak MiB", "ratio"), rows))
+    print()
+    parts = [(part, *(f"{losses[name][-1][part]:.5f}" for name in names)) for part in losses[PLAIN][-1]]
+    print(table((f"losses of step {options.steps}", *names), parts))
+    if method == "acr":
+        print()
+        print(compare_layers(options, device))
+
+
+def arguments() -> argparse.Namespace:
+    """Read the command line; sizes that are not given depend on the device and the method."""
+    options = parser(__doc__, repeats=3)
+    options.add_argument("--method", choices=list(TITLES), help="one of the two (default: both)")
+    options.add_argument("--width", type=float, help="factor of ResNet-38's channels (default: 0.25, on CUDA 1)")
+    options.add_argument("--batch", type=int, help="images per step (default: 2, on CUDA 8)")
+    options.add_argument(
+        "--crop", type=int, help="side of the images (default: OC-CSE 192, ACR 128; on CUDA the papers' 384 and 256)"
+    )
+    options.add_argument("--steps", type=int, default=3, help="whose losses are compared, at least 2 (default: 3)")
+    options.add_argument(
+        "--precision", choices=("32-true", "bf16-mixed"), default="32-true", help="bf16-mixed adds a variant"
+    )
+    chosen = options.parse_args()
+    cuda = chosen.device == "cuda"
+    chosen.width = chosen.width or (1.0 if cuda else 0.25)
+    chosen.batch = chosen.batch or (8 if cuda else 2)
+    return chosen
+
+
+def main() -> None:
+    """Compare, then time, then print the tables."""
+    options = arguments()
+    device = begin(options)
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    if device.type == "cpu":
+        keep_freed_memory()
+    if options.measure:
+        measure_peak(options.measure, options, device)
+        return
+    print(f"{machine(device)}; {options.repeats} turns")
+    for method in [options.method] if options.method else TITLES:
+        compare(method, options, device)
+
+
+if __name__ == "__main__":
+    main()

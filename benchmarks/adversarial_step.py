@@ -65,8 +65,11 @@ from wsss_lib.pipeline.engine import keep_freed_memory, make_fabric
 
 PLAIN, OURS, MIXED = "plain", "ours", "ours, bf16"
 CLASSES, CHANNELS, STRIDE = 20, 448, 8
-TOTAL_STEPS, RATE, DECAY, MOMENTUM = 10_000, 0.01, 5e-4, 5e-4
-TOLERANCE, LEAST_CHANGE = 1e-4, 1e-2
+TOTAL_STEPS, DECAY, MOMENTUM = 10_000, 5e-4, 5e-4
+TOLERANCE = 1e-4
+LEAST_CHANGE = 10 * TOLERANCE
+RATE = 3e-3
+"""So low that rounding does not grow beyond the tolerance within some steps."""
 SMALL = {"oc_cse": 192, "acr": 128}
 FULL = {"oc_cse": 384, "acr": 256}
 TITLES = {"oc_cse": "OC-CSE", "acr": "ACR"}
@@ -120,7 +123,8 @@ def make_oc_cse(options: argparse.Namespace) -> OCCSE:
     """Build OC-CSE and an ordinary classifier with random weights, on the CPU."""
     torch.manual_seed(0)
     backbone = {"width": options.width, "dropout": (0.0, 0.0)}
-    method = OCCSE(oc_cse.Config(backbone_options=backbone, pretrained=False, learning_rate=RATE), CLASSES)
+    config = oc_cse.Config(backbone_options=backbone, pretrained=False, learning_rate=RATE)
+    method = OCCSE(config, CLASSES)
     ordinary = Classifier(ResNet38d(**backbone), CLASSES)
     for network in (method.network, ordinary):
         settle(network)
@@ -146,11 +150,24 @@ def make_acr(options: argparse.Namespace) -> ACR:
     return method
 
 
-def settle(network: nn.Module) -> None:
-    """Give random weights the statistics that keep their activations in bounds."""
+def settle(network: MapClassifier | Classifier) -> None:
+    """Make a network with random weights behave somewhat like a trained one.
+
+    Its activations stay in bounds; its blocks change little, without which rounding errors of the gradients grow
+    from layer to layer to a percent; and every class has a map of both signs, or masks would be empty.
+    """
+    for name, layer in network.named_modules():
+        if name.endswith(("bn_branch2b1", "bn_branch2b2")):
+            nn.init.constant_(layer.weight, 0.2)
+    entering: list[Tensor] = []
+    hook = network.head.register_forward_pre_hook(lambda _, inputs: entering.append(inputs[0]))
     with statistics_of_a_batch(network):
         network(torch.randn(2, 3, 64, 64))
+    hook.remove()
     network.eval()
+    mean = F.normalize(entering[0].mean(dim=(0, 2, 3)), dim=0)
+    weight = network.head.weight.data[:, :, 0, 0]  # (K, C)
+    weight -= torch.outer(weight @ mean, mean)
 
 
 def our_oc_cse(options: argparse.Namespace, device: torch.device, precision: str) -> Variant:
@@ -195,7 +212,7 @@ class PlainSGD(torch.optim.SGD):
     """
 
     def __init__(self, groups: list[dict[str, object]]) -> None:
-        super().__init__(groups, RATE, momentum=MOMENTUM)
+        super().__init__(groups, momentum=MOMENTUM)
         self.first_rates = [group["lr"] for group in self.param_groups]
         self.done = 0
 
@@ -441,10 +458,10 @@ def compare_layers(options: argparse.Namespace, device: torch.device) -> str:
     """
     rows = []
     for step in LAYER:
+        memory = measured(f"layer-{step}", (PLAIN, OURS))
         functions = {name: layer_values(name, step, options, device) for name in (PLAIN, OURS)}
         for ours, plain in zip(functions[OURS](), functions[PLAIN](), strict=True):
             torch.testing.assert_close(ours, plain, rtol=0, atol=TOLERANCE * float(plain.abs().max()))
-        memory = measured(f"layer-{step}", functions)
         times = alternate(functions, options.repeats, device)
         rows += [(f"{row[0]}, step of the {step}", *row[1:]) for row in comparison(times, memory, PLAIN, options.batch)]
     return table(("decoder's first layer", "ms/image", "ratio", "peak MiB", "ratio"), rows)
@@ -490,25 +507,26 @@ def assert_equal(plain: list[dict[str, float]], ours: list[dict[str, float]]) ->
     """Check the losses of several steps.
 
     Raises:
-        AssertionError: A part differs, or no part has changed enough to say something about the gradients.
+        AssertionError: A part differs, or is 0, or a loss has hardly changed, which says nothing about gradients.
     """
-    for t, (wanted, got) in enumerate(zip(plain, ours, strict=True)):
-        assert wanted.keys() == got.keys(), (wanted.keys(), got.keys())
+    for t, (wanted, got) in enumerate(zip(plain, ours, strict=True), start=1):
+        assert wanted.keys() == got.keys(), f"parts differ: {list(wanted)}, {list(got)}"
         for name, value in wanted.items():
-            assert abs(got[name] - value) <= TOLERANCE * abs(value) + 1e-7, f"step {t}: {name} {got[name]} not {value}"
-    changes = {name: abs(plain[-1][name] / first - 1) for name, first in plain[0].items() if first}
-    assert min(changes.values()) > LEAST_CHANGE, f"the losses hardly change: {changes}"
+            assert value, f"step {t}: {name} is 0; try another size"
+            assert abs(got[name] / value - 1) <= TOLERANCE, f"step {t}: {name} is {got[name]} instead of {value}"
+    for name in plain[0]:
+        change = abs(plain[-1][name] / plain[0][name] - 1)
+        assert change > LEAST_CHANGE or not name.endswith("loss"), f"{name} hardly changes: {plain}"
 
 
 def compare(method: str, options: argparse.Namespace, device: torch.device) -> None:
     """Compare and time the steps of a method, and print its tables."""
     names = [PLAIN, OURS] + [MIXED] * (options.precision == "bf16-mixed")
+    memory = measured(method, names)
     variants = {name: STEPS[f"{method}/{name}"](options, device) for name in names}
     losses = {name: [variant.step() for _ in range(options.steps)] for name, variant in variants.items()}
     assert_equal(losses[PLAIN], losses[OURS])
     times = alternate({name: variant.step for name, variant in variants.items()}, options.repeats, device, warm_up=0)
-    del variants
-    memory = measured(method, names)
     rows = comparison(times, memory, PLAIN, options.batch)
     print(f"\n{TITLES[method]}: ResNet-38 of width {options.width:g}, crop {crop_of(method, options)}, batch", end=" ")
     print(f"{options.batch}; losses of {options.steps} steps agree (relative tolerance {TOLERANCE:g})")

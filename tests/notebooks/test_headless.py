@@ -22,8 +22,8 @@ def papermill(folder, notebook, output, *parameters):
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
 
 
-def run_on_photographs(name, root, folder, *parameters):
-    """Execute a notebook for one epoch on the pictures below ``root``, with made-up weights from a file."""
+def run_on_photographs(name, root, folder, *parameters, fails=False):
+    """Execute a notebook for one epoch on the pictures below ``root``, with made-up weights; return what it says."""
     import torch
 
     from wsss_lib.models import create_backbone
@@ -34,7 +34,8 @@ def run_on_photographs(name, root, folder, *parameters):
         "-p", "preset", "photos", "-p", "data_root", str(root), "-p", "weights", str(folder / "net.pth"),
         "-p", "epochs", "1", "-p", "batch_size", "1", "-p", "out", str(folder / "run"), *parameters,
     )  # fmt: skip
-    assert result.returncode == 0, result.stderr[-3000:]
+    assert bool(result.returncode) is fails, result.stderr[-3000:]
+    return result.stderr
 
 
 @pytest.mark.slow
@@ -104,6 +105,45 @@ def test_01_affinitynet_runs_on_photographs_without_masks(tmp_path):
     shutil.rmtree(root / "masks")
     run_on_photographs("01_affinitynet", root, tmp_path, "-p", "crop_size", "64")
     assert list((tmp_path / "run" / "masks" / "walk-crf" / "val").glob("*.png"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["02_oc_cse", "03_acr"])
+def test_the_adversarial_notebooks_run_from_their_folder(name, tmp_path):
+    """With a short classifier of their own, and what is compared on the toy world."""
+    result = papermill(
+        ROOT / "notebooks", f"{name}.ipynb", tmp_path / "out.ipynb", *SMALL, "-p", "out", str(tmp_path / "run")
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    plain = {"02_oc_cse": "without erasing", "03_acr": "no adversary"}[name]
+    assert {"ordinary classifier", plain} < set(metrics["comparison"])
+    assert all(0 < row["val"] < 1 and 0 <= row["covered"] <= 1 for row in metrics["comparison"].values())
+    assert {"seed", "crf-6", "crf-24"} <= set(metrics["refinements"]["val"])
+    assert "widgets" not in nbformat.read(tmp_path / "out.ipynb", as_version=4).metadata
+
+
+@pytest.mark.slow
+def test_03_acr_runs_on_photographs_without_masks(tmp_path):
+    from tests.data import trees
+
+    root = tmp_path / "data"
+    trees.folder_tree(root)
+    shutil.rmtree(root / "masks")
+    run_on_photographs("03_acr", root, tmp_path, "-p", "crop_size", "64", "-p", "scales", "1.0")
+    assert list((tmp_path / "run" / "masks" / "crf-6" / "val").glob("*.png"))
+
+
+@pytest.mark.slow
+def test_02_oc_cse_refuses_a_classifier_that_does_not_classify(tmp_path):
+    """Three pictures and made-up weights make none."""
+    from tests.data import trees
+
+    said = run_on_photographs(
+        "02_oc_cse", trees.folder_tree(tmp_path / "data"), tmp_path, "-p", "crop_size", "65", fails=True
+    )
+    assert "InputError: the ordinary classifier " in said
+    assert not (tmp_path / "run" / "checkpoint.pt").exists()
 
 
 @pytest.mark.slow

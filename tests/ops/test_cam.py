@@ -3,7 +3,15 @@
 import pytest
 import torch
 
-from wsss_lib.ops.cam import activation_share, covered_share, merge_mirrored, normalise_maximum, seed, upsample
+from wsss_lib.ops.cam import (
+    activation_share,
+    covered_share,
+    merge_mirrored,
+    normalise_maximum,
+    normalise_range,
+    seed,
+    upsample,
+)
 
 
 def test_seed_is_the_argmax_over_background_and_maps(device):
@@ -43,6 +51,49 @@ def test_normalised_maps(device):
 
 def test_gradient_of_the_normalisation():
     assert torch.autograd.gradcheck(normalise_maximum, torch.rand(2, 3, 4, dtype=torch.double, requires_grad=True))
+
+
+def test_maps_stretched_to_their_range(device):
+    maps = torch.randn(2, 3, 5, 6, device=device) * 7
+    maps[0, 0] = maps[0, 0].abs() + 2  # never 0
+    result = normalise_range(maps)
+    assert result.shape == maps.shape
+    assert result.min() == 0
+    assert result.max() < 1
+    assert result.amax((2, 3)).min() > 0.999
+    for one, other in zip(result.flatten(0, 1), maps.flatten(0, 1), strict=True):
+        positive = other.clamp(min=0)
+        low, high = positive.min(), positive.max()
+        assert not one[positive == low].any()  # exactly, so that a pixel can be outside
+        inside = positive > low + 1e-5
+        torch.testing.assert_close(one[inside], ((positive - low - 1e-5) / (high - low + 1e-5))[inside])
+        assert not one[~inside].any()
+
+
+@pytest.mark.parametrize("value", [-2.0, 0.0, 3.0])
+def test_a_map_without_a_range_is_stretched_to_zero(value, device):
+    maps = torch.full((2, 4, 5), value, device=device, requires_grad=True)
+    result = normalise_range(maps)
+    assert torch.equal(result, torch.zeros_like(result))
+    result.sum().backward()
+    assert not maps.grad.any()
+
+
+def test_negative_maps_are_stretched_to_zero(device):
+    maps = -torch.rand(2, 4, 5, device=device) - 0.1
+    assert not normalise_range(maps).any()
+    mixed = torch.cat([maps, -maps])
+    assert not normalise_range(mixed)[:2].any()
+    torch.testing.assert_close(normalise_range(mixed)[2:], normalise_range(-maps))  # each map by itself
+
+
+def test_gradient_of_the_stretching():
+    maps = torch.randn(2, 3, 4, dtype=torch.double, requires_grad=True)
+    assert torch.autograd.gradcheck(normalise_range, maps)
+    ties = torch.tensor([[[0.0, 2.0, 2.0, 1.0]]], requires_grad=True)
+    normalise_range(ties)[0, 0, 3].backward()
+    assert ties.grad[0, 0, 1] == ties.grad[0, 0, 2] < 0
+    assert ties.grad[0, 0, 3] > 0
 
 
 def test_shares():

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from wsss_lib.ops.masked_convolution import enlargement_matrix, masked_convolution
+from wsss_lib.ops.masked_convolution import doubled_convolution, enlargement_matrix, masked_convolution
 
 
 def plain(features, mask, weight):
@@ -64,3 +64,18 @@ def test_mixed_precision():
     gradients = torch.autograd.grad(mixed.float().sum(), given)
     assert all(torch.isfinite(g).all() and g.dtype == x.dtype for g, x in zip(gradients, given, strict=True))
     torch.testing.assert_close(mixed.float(), plain(*given), rtol=0.05, atol=0.3)
+
+
+@pytest.mark.parametrize("size", [(4, 4), (3, 5), (1, 1), (2, 7)])
+def test_convolution_of_repeated_pixels(size, device):
+    torch.manual_seed(0)
+    given = [
+        torch.randn(*shape, device=device, requires_grad=True) for shape in ((2, 5, *size), (3, 5, 3, 3), (3,))
+    ]
+    features, weight, bias = given
+    wanted = F.conv2d(F.interpolate(features, scale_factor=2, mode="nearest"), weight, bias, padding=1)
+    ours = doubled_convolution(*given)
+    torch.testing.assert_close(ours, wanted, rtol=1e-4, atol=1e-4)
+    upstream = torch.randn_like(wanted)
+    for one, other in zip(*(torch.autograd.grad(y, given, upstream) for y in (ours, wanted)), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)

@@ -15,6 +15,7 @@ from wsss_lib.ops.metrics import (
     recall,
     sweep_confusions,
     sweep_histogram,
+    top_recall,
 )
 
 
@@ -109,3 +110,35 @@ def test_average_precision(scores, labels, expected):
 
 def test_average_precision_of_an_absent_class_is_nan():
     assert average_precision(torch.rand(4, 1), torch.zeros(4, 1)).isnan().all()
+
+
+def test_top_recall(device):
+    """The slow way: for every image, the highest of its scores, as many as it has labels."""
+    scores, labels = torch.randn(40, 5, device=device), (torch.rand(40, 5, device=device) < 0.4).float()
+    hits = 0
+    for score, label in zip(scores, labels, strict=True):
+        present = set(label.nonzero().flatten().tolist())
+        hits += len(present & set(score.topk(len(present)).indices.tolist()))
+    assert (labels.sum(1) == 0).any()
+    assert (labels.sum(1) > 2).any()
+    result = top_recall(scores, labels)
+    assert (result.dtype, result.shape) == (torch.float64, ())
+    assert result.item() == pytest.approx(hits / labels.sum().item())
+
+
+@pytest.mark.parametrize(
+    ("scores", "labels", "expected"),
+    [
+        ([[3.0, 2.0, 1.0]], [[1, 0, 0]], 1.0),
+        ([[-3.0, -1.0, -2.0]], [[1, 0, 0]], 0.0),
+        ([[3.0, 2.0, 1.0]], [[1, 0, 1]], 0.5),
+        ([[1.0, 2.0, 3.0]], [[1, 1, 1]], 1.0),
+        ([[3.0, 2.0, 1.0], [9.0, 9.5, 9.0], [1.0, 2.0, 3.0]], [[1, 1, 0], [0, 0, 0], [1, 0, 0]], 2 / 3),
+    ],
+)
+def test_top_recall_of_known_rankings(scores, labels, expected):
+    assert top_recall(torch.tensor(scores), torch.tensor(labels)).item() == pytest.approx(expected)
+
+
+def test_top_recall_without_any_label_is_nan():
+    assert top_recall(torch.randn(3, 4), torch.zeros(3, 4)).isnan()

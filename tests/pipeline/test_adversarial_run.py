@@ -35,6 +35,7 @@ from wsss_lib.ops.metrics import top_recall
 from wsss_lib.pipeline import adversarial, earlier, seeds
 from wsss_lib.pipeline.adversarial import AdversarialRun
 from wsss_lib.pipeline.affinity import AffinityRun
+from wsss_lib.pipeline.engine import launch_processes
 from wsss_lib.pipeline.kinds import reopen
 from wsss_lib.pipeline.parameters import read_parameters
 from wsss_lib.pipeline.run import Settings
@@ -213,7 +214,7 @@ def test_the_command_trains_and_infers(tmp_path, data, classifier, monkeypatch, 
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("batch_size", [1, 4])
+@pytest.mark.parametrize("batch_size", [4, pytest.param(1, marks=pytest.mark.slow)])
 def test_images_without_labels_are_trained_on(tmp_path, method, batch_size):
     mixed = coloured(tmp_path / "data", ["", "red green", "", "blue"], VAL)
     given = {"classifier": teach(open_cam(tmp_path / "00", mixed))} if method == "oc_cse" else {}
@@ -237,8 +238,15 @@ def opened_for(start, method, folder, data, classifier, **changes):
     return open_adversarial(folder, method, data, tiny(method, start=start, **changes), **given)
 
 
-@pytest.mark.parametrize("start", ["imagenet", "classifier"])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    ("method", "start"),
+    [
+        pytest.param("oc_cse", "imagenet", marks=pytest.mark.slow),
+        ("oc_cse", "classifier"),
+        pytest.param("acr", "imagenet", marks=pytest.mark.slow),
+        pytest.param("acr", "classifier", marks=pytest.mark.slow),
+    ],
+)
 def test_stopped_and_continued(tmp_path, data, classifier, method, start, monkeypatch):
     """After the first epoch, and again in the first step of the second."""
     whole = opened_for(start, method, tmp_path / "whole", data, classifier, epochs=3)
@@ -275,6 +283,7 @@ def stopping_after(step):
     return stopping
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_random_numbers_are_drawn_in_training(tmp_path, data, classifier, method, monkeypatch):
     """So that the test above would notice if they were others after a stop."""
@@ -495,11 +504,12 @@ def test_the_usual_run_is_taken_if_it_is_on_the_same_data(tmp_path, monkeypatch,
     assert reopen(tmp_path / "run").ordinary_run.folder == run.ordinary_run.folder
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: the short classifier has the preset's backbone and other inputs")
-def test_the_short_one_suits_the_network(tmp_path):
-    config = tiny("oc_cse", "vgg16", batch_size=2)
-    run = open_adversarial(tmp_path / "run", "oc_cse", None, config, limit=4)
-    assert run.ordinary_run.normalise == run.normalise
+@pytest.mark.xfail(strict=True, reason="BUG: the short classifier has the preset's backbone, whatever ours is")
+@pytest.mark.parametrize("method", METHODS)
+def test_the_short_one_suits_the_network(tmp_path, method):
+    config = METHODS[method].Config.preset("toy", "vgg16")  # which starts from the classifier
+    run = open_adversarial(tmp_path / "run", method, None, config, limit=4)
+    assert run.ordinary_run.settings.config.backbone == "vgg16"
 
 
 # ----------------------------------------------------------------------------------------------- what is no classifier
@@ -793,8 +803,14 @@ NO_IMAGE = "the classifier's adversarial error from_rest is 11, no image is so f
     ("method", "number", "spoil", "problem"),
     [
         ("acr", 3, with_loss("from_rest", 11.0), f"in step 1 of epoch 2 {NO_IMAGE}"),
-        ("acr", 4, with_loss("from_target", float("nan")), "from_target became nan in step 2 of epoch 2"),
-        ("acr", 4, break_decoder, "decoder.final.weight is no longer finite after epoch 2"),
+        pytest.param(
+            *("acr", 4, with_loss("from_target", float("nan")), "from_target became nan in step 2 of epoch 2"),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            *("acr", 4, break_decoder, "decoder.final.weight is no longer finite after epoch 2"),
+            marks=pytest.mark.slow,
+        ),
         ("oc_cse", 3, with_loss("erasing", float("inf")), "erasing became inf in step 1 of epoch 2"),
     ],
 )
@@ -867,6 +883,42 @@ def test_a_checkpoint_needs_no_classifier(tmp_path):
     assert not (tmp_path / "run" / "classifier").exists()
 
 
+# ------------------------------------------------------------------------------------------------------------ variants
+
+
+def test_variants_share_the_classifier(tmp_path, monkeypatch):
+    monkeypatch.setattr(adversarial, "_MARGIN", -1.0)  # of four images little is learned
+    monkeypatch.setattr(earlier, "_short", lambda _: tiny_config(epochs=1, batch_size=2))
+    run = toy_run(tmp_path / "run")
+    with mock.patch.dict(toy.COUNTS, TOY_COUNTS):
+        variant = run.variant("nothing erased", erasing_weight=0.0, erasing_slope=0.0)
+    assert isinstance(variant, AdversarialRun)
+    assert variant.ordinary_run.folder == tmp_path / "run" / "classifier"
+    assert {k for k, value in variant.identity().items() if value != run.identity()[k]} == {
+        "erasing_weight",
+        "erasing_slope",
+    }
+    [first, second] = variant.train(silent)
+    assert first.keys() == second.keys()
+    assert "erasing" not in first
+    assert first["loss"] == first["classification"]
+    assert not (variant.folder / "classifier").exists()
+    assert not run.is_trained
+    with mock.patch.dict(toy.COUNTS, TOY_COUNTS):
+        assert run.variant("nothing erased", erasing_weight=0.0, erasing_slope=0.0).is_trained
+    toy_run(tmp_path / "run", resume=False)
+    assert sorted(contents(tmp_path / "run")) == ["classifier/config.json", "config.json"]
+
+
+def test_without_weights_acr_has_no_adversary(tmp_path, data):
+    run = open_adversarial(tmp_path / "run", "acr", data)
+    alone = run.variant("alone", adversarial_target_weight=0.0, adversarial_rest_weight=0.0)
+    before = {name: value.clone() for name, value in alone.method.reconstructor.state_dict().items()}
+    [first, _] = alone.train(silent)
+    assert {name for name in first if "reconstructor" in name or "from" in name} == set()
+    assert_same_state(dict(alone.method.reconstructor.state_dict()), before)
+
+
 # ---------------------------------------------------------------------------------------------------------- parameters
 
 
@@ -909,7 +961,8 @@ def test_two_processes_make_the_same_updates_as_one(tmp_path, monkeypatch):
     teach(classifier)
     torch.save(classifier.method.backbone.state_dict(), tmp_path / "weights.pt")
     options = {"backbone_options": {"width": 0.0625, "dropout": [0.0, 0.0]}}
-    config = tiny("oc_cse", pretrained=True, optimizer="sgd", erasing_weight=5.0, epochs=3, **options)
+    options |= {"optimizer": "sgd", "learning_rate": 1e-4, "erasing_weight": 5.0}
+    config = tiny("oc_cse", pretrained=True, epochs=3, **options)
     histories, states = [], []
     for devices in (1, 2):
         fields = {"devices": devices, "weights": tmp_path / "weights.pt", "classifier": classifier.folder}
@@ -918,7 +971,25 @@ def test_two_processes_make_the_same_updates_as_one(tmp_path, monkeypatch):
         states.append(reopen(run.folder).method.network.state_dict())
         assert len(contents(run.folder / "growth")) == 3 * len(WATCHED)
     for one, two in zip(*histories, strict=True):
-        assert one == pytest.approx(two, rel=1e-4)
+        assert one == pytest.approx(two, rel=1e-5)
     for name, value in states[0].items():
-        torch.testing.assert_close(states[1][name], value, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(states[1][name], value, rtol=1e-5, atol=1e-6)
     assert histories[0][0]["loss"] != pytest.approx(histories[0][-1]["loss"], rel=1e-2)
+
+
+@pytest.mark.slow
+@pytest.mark.xfail(strict=True, reason="BUG: the second process keeps its own running statistics")
+def test_a_classifier_that_two_processes_train_is_the_same_in_both(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(Path(__file__).parents[2])
+    root = coloured(tmp_path / "data", 4 * TRAIN, VAL)
+    losses = []
+    for name in ("delegated", "direct"):
+        classifier = open_cam(tmp_path / f"00 {name}", root, epochs=6, learning_rate=1e-2).folder
+        run = open_adversarial(tmp_path / name, "oc_cse", root, devices=2, classifier=classifier)
+        if name == "delegated":
+            run.train(silent)
+        else:
+            launch_processes(2, ["-m", "wsss_lib", str(run.folder), "train"])
+        losses.append([row["loss"] for row in read_checkpoint(run.folder / "checkpoint.pt")["history"]])
+    capfd.readouterr()
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)

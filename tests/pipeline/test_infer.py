@@ -11,7 +11,7 @@ from tests.pipeline.runs import ColourProjection, Pictures, colour_projection, t
 from wsss_lib.errors import InputError
 from wsss_lib.methods.cam import CAM, Config
 from wsss_lib.models.backbone import Normalisation
-from wsss_lib.ops.cam import seed
+from wsss_lib.ops.cam import normalise_range, seed
 from wsss_lib.pipeline import infer as infer_module
 from wsss_lib.pipeline.infer import Views, classify, infer, multi_scale_cam
 from wsss_lib.pipeline.store import CamStore
@@ -73,6 +73,55 @@ def test_maps_of_one_view_are_what_the_formula_says():
     total = enlarge(method.cam(images))[0, 1] + enlarge(method.cam(images.flip(-1)))[0, 1].flip(-1)
     assert classes.tolist() == [1]
     torch.testing.assert_close(cams[0], total / (total.max() + 1e-5), rtol=0, atol=1e-5)
+
+
+class SignedProjection(ColourProjection):
+    """Maps that may be negative, by the sum over the views stretched to their range."""
+
+    signed = True
+
+    def cam(self, images):
+        pooled = nn.functional.avg_pool2d(images, 8, 8, ceil_mode=True)
+        return torch.einsum("kc,bchw->bkhw", self.projection, pooled) + self.bias.view(1, -1, 1, 1)
+
+    def normalise_maps(self, maps):
+        return normalise_range(maps)
+
+
+def test_signed_maps_are_enlarged_before_they_are_rectified():
+    """Of every scale, the plain and the mirrored image apart; and normalised as the method says."""
+    method = SignedProjection(torch.tensor([[1.0, -2.0, 1.0], [0.5, 1.0, -1.5]]), torch.tensor([-0.1, 0.05]))
+    size = (24, 40)
+    views = [torch.randn(2, 3, *(int(scale * side) for side in size)) for scale in (1.0, 0.5, 1.5)]
+    labels = torch.tensor([[0.0, 1.0], [1.0, 1.0]])
+    results = multi_scale_cam(method, views, labels, size)
+    enlarge = nn.Upsample(size, mode="bilinear")
+    total, merged, early = (torch.zeros(2, 2, *size) for _ in range(3))
+    for images in views:
+        for image, back in ((images, lambda x: x), (images.flip(-1), lambda x: x.flip(-1))):
+            maps = method.cam(image)
+            total += back(enlarge(maps).clamp(min=0))
+            early += back(enlarge(maps.clamp(min=0)))
+        merged += enlarge(method.cam(images) + method.cam(images.flip(-1)).flip(-1)).clamp(min=0)
+    for (classes, cams), label, sums in zip(results, labels, total, strict=True):
+        assert torch.equal(classes, label.nonzero().flatten())
+        for k, found in zip(classes, cams, strict=True):
+            least, most = sums[k].min(), sums[k].max()
+            wanted = (sums[k] - least - 1e-5).clamp(min=0) / (most - least + 1e-5)
+            torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
+    for other in (early, merged):  # neither of which would be the same
+        assert (normalise_range(total) - normalise_range(other)).abs().max() > 0.01
+    assert results[1][1].min() == 0
+
+
+def test_signed_maps_of_a_data_set(tmp_path, pictures, fabric):
+    method = SignedProjection(torch.randn(3, 3), torch.zeros(3), scales=(1.0, 0.5))
+    for (classes, cams), index in zip(inferred(tmp_path, pictures, fabric, method=method), range(7), strict=True):
+        views = [view[None] for view in Views(pictures, method.config.scales, Normalisation(), None)[index][1]]
+        labels = pictures.labels[[index]]
+        [(wanted_classes, wanted)] = multi_scale_cam(method, views, labels, pictures.size(index))
+        assert torch.equal(classes, wanted_classes)
+        torch.testing.assert_close(cams, wanted, rtol=0, atol=1e-3)
 
 
 @pytest.mark.parametrize("pixels", [1, 2 * 2 * 40 * 56, 2 * 3 * 40 * 56 + 1, 10**9])

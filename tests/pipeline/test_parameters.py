@@ -49,12 +49,23 @@ def test_defaults(project):
     assert settings.folder == project / "runs" / "00_cam" / "toy"
     assert (settings.preset, settings.seed, settings.limit, settings.devices, settings.resume) == ("toy", 0, 0, 1, True)
     assert settings.data_root is settings.labels is settings.weights is None
+    assert settings.classifier is settings.checkpoint is None
     assert settings.pretrained_folder == project / "pretrained"
 
 
 def test_unset_values_are_those_of_the_preset():
     unset = {"epochs": 0, "learning_rate": 0, "scales": "", "backbone": "", "optimizer": "", "batch_size": 0}
-    unset |= {"out": "", "data_root": "", "labels": "", "weights": "", "limit": 0, "seed": 0, "precision": "32-true"}
+    unset |= {
+        "out": "",
+        "data_root": "",
+        "labels": "",
+        "weights": "",
+        "classifier": "",
+        "checkpoint": "",
+        "limit": 0,
+        "seed": 0,
+        "precision": "32-true",
+    }
     assert read(**unset) == read()
 
 
@@ -115,6 +126,23 @@ def test_paths_are_found_from_the_working_directory_and_from_the_project(project
     (project / "mine").mkdir()
     (project / "data" / "mine").mkdir()
     assert read(preset="photos", data_root="mine").data_root == project / "data" / "mine"
+
+
+@pytest.mark.parametrize("name", ["classifier", "checkpoint"])
+def test_networks_of_others_are_found_like_data(project, name):
+    """From the working directory, and from the project; a classifier may also be the folder of a run."""
+    (project / "notebooks" / "here.pth").touch()
+    (project / "data" / "there").mkdir()
+    for value, path in (("here.pth", "notebooks/here.pth"), ("data/there", "data/there")):
+        settings = read(preset="photos", **{name: value})
+        assert getattr(settings, name) == project / path
+        assert {"classifier", "checkpoint"} - {k for k, v in settings.to_dict().items() if v is None} == {name}
+        assert settings.folder == read(preset="photos").folder
+
+
+def test_the_toy_world_takes_a_classifier(project):
+    """It may be a run on the toy world."""
+    assert read(classifier="../data").classifier == project / "data"
 
 
 # ------------------------------------------------------------------------------------------------------ what does not
@@ -209,17 +237,17 @@ def test_scales_out_of_range(value):
     assert sentence(scales=value) == f"parameter scales must hold numbers above 0 and up to 4, not {value!r}."
 
 
-@pytest.mark.parametrize("name", ["data_root", "labels", "weights"])
+@pytest.mark.parametrize("name", ["data_root", "labels", "weights", "classifier", "checkpoint"])
 def test_missing_paths(project, name):
     message = sentence(preset="photos", **{name: "no/such/place"})
     assert message.startswith(f"{name} no/such/place does not exist (looked for from {project / 'notebooks'})")
 
 
-@pytest.mark.parametrize("name", ["data_root", "labels", "weights", "out"])
+@pytest.mark.parametrize("name", ["data_root", "labels", "weights", "classifier", "checkpoint", "out"])
 def test_home_of_a_stranger(name):
     assert name in sentence(**{name: "~nobody-of-this-name/data"})
 
 
-@pytest.mark.parametrize("name", ["data_root", "labels", "weights"])
+@pytest.mark.parametrize("name", ["data_root", "labels", "weights", "checkpoint"])
 def test_what_the_toy_world_would_ignore_is_refused(name, tmp_path):
     assert sentence(**{name: str(tmp_path)}).startswith(f"{name} is given, but preset toy")

@@ -1,5 +1,6 @@
 """A run and its folder: what belongs together, what is refused, and several processes."""
 
+import hashlib
 import json
 import os
 import re
@@ -9,10 +10,20 @@ import pytest
 import torch
 
 from tests.data.trees import save_image, write
-from tests.pipeline.runs import assert_same_state, open_run, settings, silent, tiny_config, without_seconds
+from tests.pipeline.runs import (
+    assert_same_state,
+    open_run,
+    sentence_of,
+    settings,
+    silent,
+    tiny_config,
+    without_seconds,
+)
 from wsss_lib import __main__ as command
+from wsss_lib.data.transforms import view
 from wsss_lib.errors import InputError
-from wsss_lib.methods.cam import Config
+from wsss_lib.methods.cam import CAM, Config
+from wsss_lib.ops.cam import merge_mirrored, normalise_maximum, upsample
 from wsss_lib.pipeline import run as run_module
 from wsss_lib.pipeline import seeds as seeds_module
 from wsss_lib.pipeline.engine import launch_processes
@@ -44,7 +55,8 @@ def photo_run(folder, data, devices=1, **changes):
 
 
 def test_settings_come_back(tmp_path):
-    before = settings(tmp_path / "run", tiny_config(), weights=tmp_path / "w.pt", seed=3, workers=2)
+    files = {name: tmp_path / name for name in ("weights", "seeds", "classifier", "checkpoint", "data_root", "labels")}
+    before = settings(tmp_path / "run", tiny_config(), seed=3, workers=2, **files)
     write_json(tmp_path / "s.json", before.to_dict())
     assert Settings.from_dict(read_json(tmp_path / "s.json")) == before
 
@@ -186,6 +198,69 @@ def test_a_checkpoint_of_something_else(tmp_path):
         torch.save(content, tmp_path / "checkpoint.pt")
         with pytest.raises(InputError, match=r"checkpoint\.pt .*; remove it"):
             open_run(tmp_path).train(silent)
+
+
+# ----------------------------------------------------------------------------------- what somebody else has trained
+
+
+def official_checkpoint(path, seed):
+    """A classifier under the names of AffinityNet's code; return its configuration, too."""
+    torch.manual_seed(seed)
+    config = tiny_config(backbone="resnet38d", backbone_options={"width": 0.0625, "dropout": [0.0, 0.0]}, epochs=1)
+    network = CAM(config, 6).network
+    network.head.weight.data.abs_()
+    names = {key: key.removeprefix("backbone.").replace("head.", "fc8.") for key in network.state_dict()}
+    torch.save({names[key]: value for key, value in network.state_dict().items()}, path)
+    return config, network
+
+
+def test_a_checkpoint_is_used_instead_of_training(tmp_path, monkeypatch):
+    config, network = official_checkpoint(tmp_path / "res38_cls.pth", 1)
+    run = open_run(tmp_path / "run", config, checkpoint=tmp_path / "res38_cls.pth")
+    assert_same_state(dict(run.method.network.state_dict()), dict(network.state_dict()))
+    monkeypatch.setattr(CAM, "step", None)  # calling it would raise
+    assert run.is_trained
+    reported = []
+    assert run.train(reported.append) == reported == []
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["config.json"]
+    store, data = run.infer("val"), run.splits.scored["val"]
+    for index, image_id in enumerate(data.ids[:3]):
+        classes, cams = store.read(image_id)
+        views = [view(data.image(index), scale, run.normalise)[None] for scale in config.scales]
+        with torch.no_grad():
+            maps = [network.eval().cam(torch.cat([x, x.flip(-1)]))[:, classes] for x in views]
+        total = sum(upsample(merge_mirrored(x), data.size(index))[0] for x in maps)
+        torch.testing.assert_close(cams, normalise_maximum(total), rtol=0, atol=2e-3)
+
+
+def test_a_checkpoint_decides_the_numbers(tmp_path):
+    config, _ = official_checkpoint(tmp_path / "one.pth", 1)
+    official_checkpoint(tmp_path / "two.pth", 2)
+    run = open_run(tmp_path / "run", config, checkpoint=tmp_path / "one.pth")
+    assert run.identity()["checkpoint"] == hashlib.sha256((tmp_path / "one.pth").read_bytes()).hexdigest()
+    assert "checkpoint" not in open_run(tmp_path / "trained", config).identity()
+    for folder, other, difference in (
+        ("run", tmp_path / "two.pth", r"checkpoint is '\w{64}' there and '\w{64}' here"),
+        ("trained", tmp_path / "one.pth", r"checkpoint is None there and '\w{64}' here"),
+    ):
+        with pytest.raises(InputError, match=rf"holds another run \({difference}\)"):
+            open_run(tmp_path / folder, config, checkpoint=other)
+    (tmp_path / "one.pth").rename(tmp_path / "moved.pth")
+    open_run(tmp_path / "run", config, checkpoint=tmp_path / "moved.pth")
+    with pytest.raises(InputError, match=r"nowhere\.pth is missing"):
+        open_run(tmp_path / "other", config, checkpoint=tmp_path / "nowhere.pth")
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize("stage", ["train", "infer"])
+def test_a_checkpoint_of_another_network(tmp_path, stage):
+    official_checkpoint(tmp_path / "one.pth", 1)
+    run = open_run(tmp_path / "run", SHORT, checkpoint=tmp_path / "one.pth")
+    if stage == "train":
+        assert run.train(silent) == []  # it is not even opened
+    else:
+        assert re.search(r"one\.pth is probably for another network", sentence_of(lambda: run.infer("val")))
+        assert not (tmp_path / "run" / "cams").exists()
 
 
 # ------------------------------------------------------------------------------------------------------- the stages

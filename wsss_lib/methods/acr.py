@@ -239,9 +239,11 @@ class Config(CamConfig):
         if name == "photos":
             return cls(
                 backbone=backbone or "mobilenet_v2",
-                reconstructor={"width": 0.25},
-                epochs=6,
+                reconstructor={"width": 0.125},
+                start="classifier",
+                epochs=4,
                 batch_size=16,
+                crop_size=192,
                 min_long_side=257,
                 max_long_side=385,
                 colour_jitter=0.3,

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from wsss_lib.errors import InputError
 from wsss_lib.models.backbone import scaled
 from wsss_lib.models.classifier import MapClassifier
-from wsss_lib.ops.masked_convolution import masked_convolution
+from wsss_lib.ops.masked_convolution import doubled_convolution, masked_convolution
 
 MOST_LEVELS = 8
 _FIRST_WITH_DROPOUT = 4
@@ -99,7 +99,8 @@ class UNet(nn.Module):
         for step, level in enumerate(range(self.levels - 1, 0, -1), start=1):
             x = F.relu(F.instance_norm(self.get_submodule(f"up{step}")(x)))
             x = torch.cat([self._drop(x, level), shortcuts[level - 1]], dim=1)
-        return self.final(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        assert self.final.bias is not None
+        return doubled_convolution(x, self.final.weight, self.final.bias)
 
     def _drop(self, x: Tensor, level: int) -> Tensor:
         return F.dropout(x, 0.5, self.training) if level >= _FIRST_WITH_DROPOUT else x

@@ -1,6 +1,6 @@
-"""The convolution of a masked, enlarged feature map, without ever enlarging the features.
+"""Convolutions of enlarged feature maps, without ever enlarging the features: the two ends of ACR's decoder.
 
-ACR's decoder begins with a 4×4 convolution of stride 2 on ``m ⊙ U f``: coarse features f of hundreds of channels,
+It begins with a 4×4 convolution of stride 2 on ``m ⊙ U f``: coarse features f of hundreds of channels,
 enlarged bilinearly (U) to the image and multiplied by a mask m. Enlarging, masking and convolving are linear, and the
 first two act on each channel alone. So the channels can be mixed first, while the features are small:
 ``W * (m ⊙ U f) = sum_k S_k (m ⊙ U (W_k f))``, where k runs over the taps of the kernel, W_k is the tap's matrix from
@@ -85,3 +85,27 @@ def masked_convolution(features: Tensor, mask: Tensor, weight: Tensor) -> Tensor
     rows = _tap_matrices(features.shape[2], height, kernel, mixed)
     columns = _tap_matrices(features.shape[3], width, kernel, mixed)
     return _SumOverTaps.apply(mixed, F.pad(mask.to(mixed), (_PADDING,) * 4), rows, columns)
+
+
+_ROWS_READ = torch.tensor([[[1.0, 0, 0], [0, 1, 1], [0, 0, 0]], [[0, 0, 0], [1, 1, 0], [0, 0, 1]]])
+"""For an even and an odd pixel: which row of the small map, before, at or behind it, each row of a 3×3 kernel reads."""
+
+
+def doubled_convolution(features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Double the size by repeating pixels, then convolve with padding 1; equal to the plain form up to rounding.
+
+    The plain form is ``conv2d(interpolate(features, scale_factor=2, mode="nearest"), weight, bias, padding=1)``. Where
+    pixels are repeated, kernel values that meet the same one can be added first: four kernels, one for each of the four
+    new pixels, on the small map.
+
+    Args:
+        features: ``(B, C, h, w)`` float.
+        weight: ``(O, C, 3, 3)`` float.
+        bias: ``(O,)`` float.
+
+    Returns:
+        ``(B, O, 2h, 2w)``.
+    """
+    read = _ROWS_READ.to(weight)
+    four = torch.einsum("aij,bkl,ocjl->oabcik", read, read, weight).flatten(0, 2)  # (4 · O, C, 3, 3)
+    return F.pixel_shuffle(F.conv2d(features, four, bias.repeat_interleave(4), padding=1), 2)

@@ -504,6 +504,13 @@ def test_the_usual_run_is_taken_if_it_is_on_the_same_data(tmp_path, monkeypatch,
     assert reopen(tmp_path / "run").ordinary_run.folder == run.ordinary_run.folder
 
 
+def test_a_refused_run_makes_no_classifier(tmp_path):
+    open_run(tmp_path / "run", tiny_config(epochs=1), limit=4)
+    before = contents(tmp_path / "run")
+    assert "holds another run" in sentence_of(lambda: toy_run(tmp_path / "run"))
+    assert contents(tmp_path / "run") == before
+
+
 @pytest.mark.xfail(strict=True, reason="BUG: the short classifier has the preset's backbone, whatever ours is")
 @pytest.mark.parametrize("method", METHODS)
 def test_the_short_one_suits_the_network(tmp_path, method):

@@ -250,7 +250,7 @@ class Config(CamConfig):
                 hue_jitter=0.1,
                 grid_slope=0.06,
                 optimizer="adamw",
-                learning_rate=1e-4,
+                learning_rate=2e-4,
                 head_factor=20.0,
                 view_multiple=16,
             )

@@ -129,7 +129,8 @@ class Config(CamConfig):
         if name == "photos":
             return cls(
                 backbone=backbone or "mobilenet_v2",
-                epochs=6,
+                start="classifier",
+                epochs=4,
                 batch_size=16,
                 crop_size=257,
                 min_long_side=257,
@@ -138,7 +139,9 @@ class Config(CamConfig):
                 learning_rate=1e-4,
                 head_factor=20.0,
                 view_multiple=16,
-                erasing_slope=0.14,
+                mask_norm="image",
+                erasing_weight=0.5,
+                erasing_slope=0.25,
             )
         return cls(backbone=backbone or "resnet38d")
 

@@ -69,9 +69,7 @@ def test_mixed_precision():
 @pytest.mark.parametrize("size", [(4, 4), (3, 5), (1, 1), (2, 7)])
 def test_convolution_of_repeated_pixels(size, device):
     torch.manual_seed(0)
-    given = [
-        torch.randn(*shape, device=device, requires_grad=True) for shape in ((2, 5, *size), (3, 5, 3, 3), (3,))
-    ]
+    given = [torch.randn(*shape, device=device, requires_grad=True) for shape in ((2, 5, *size), (3, 5, 3, 3), (3,))]
     features, weight, bias = given
     wanted = F.conv2d(F.interpolate(features, scale_factor=2, mode="nearest"), weight, bias, padding=1)
     ours = doubled_convolution(*given)

@@ -143,8 +143,12 @@ def classifier(tmp_path, taught):
 
 
 def tiny(method, backbone="resnet38d", **changes):
-    own = {} if method == "oc_cse" else {"hidden": 16, "reconstructor": {"width": 0.125}, "warm_up": 1}
-    return METHODS[method].Config.preset("photos", backbone).replace(**{**SMALL, **WIDTHS[backbone], **own, **changes})
+    own = {
+        "oc_cse": {"mask_norm": "batch", "erasing_weight": 0.3, "erasing_slope": 0.05},
+        "acr": {"hidden": 16, "reconstructor": {"width": 0.125}, "warm_up": 1},
+    }[method]
+    small = {**SMALL, **WIDTHS[backbone], "start": "imagenet", **own}
+    return METHODS[method].Config.preset("photos", backbone).replace(**{**small, **changes})
 
 
 def open_adversarial(folder, method, data, config=None, **changes):

@@ -1,0 +1,46 @@
+"""Maps and seeds side by side."""
+
+import torch
+
+from tests.pipeline.runs import Pictures
+from wsss_lib.show import figures
+from wsss_lib.show.seeds import growth, side_by_side
+
+
+def reader(value):
+    return lambda _id: (torch.tensor([1]), torch.full((1, 20, 30), value))
+
+
+def shown(monkeypatch):
+    calls = []
+    monkeypatch.setattr(figures, "table_of_pictures", lambda rows, titles, **_: calls.append((rows, titles)))
+    return calls
+
+
+def test_growth_has_a_column_for_every_epoch(monkeypatch):
+    data, calls = Pictures([(20, 30), (20, 30)], [[0, 1], [0, 1]]), shown(monkeypatch)
+    growth(data, [reader(0.1), reader(0.9)])
+    [(rows, titles)] = calls
+    assert titles == ["image", "epoch 1", "epoch 2"]
+    assert list(rows) == ["class1 (picture0)", "class1 (picture1)"]
+    early, late = rows["class1 (picture0)"][1:]
+    assert late.mean() > early.mean()
+
+
+def test_side_by_side_uses_each_threshold(monkeypatch):
+    data, calls = Pictures([(20, 30)] * 3, [[0, 1], [1, 0], [0, 0]]), shown(monkeypatch)
+    side_by_side(data, {2: "+1", 0: "-3"}, {"low": (reader(0.5), 0.4), "high": (reader(0.5), 0.6)})
+    [(rows, titles)] = calls
+    assert titles == ["image", "low", "high", "mask"]
+    assert list(rows) == ["no class (+1)", "class1 (-3)"]
+    image, low, high, mask = rows["class1 (-3)"]
+    plain = figures.overlay_mask(image, torch.zeros(20, 30, dtype=torch.uint8).numpy())
+    assert (high == plain).all()
+    assert (low != plain).any()
+    assert (mask != plain).any()
+
+
+def test_they_draw():
+    data = Pictures([(20, 30)], [[0, 1]])
+    assert growth(data, [reader(0.5)]).png()
+    assert side_by_side(data, {0: "x"}, {"a": (reader(0.5), 0.2)}).png()

@@ -1,0 +1,46 @@
+"""Maps and seeds side by side: of several networks, or of one through its training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from wsss_lib.data.dataset import Dataset
+from wsss_lib.ops.cam import seed
+from wsss_lib.show import figures
+from wsss_lib.show.widgets import ReadMaps, shown_classes
+
+
+def growth(data: Dataset, reads: Sequence[ReadMaps]) -> figures.Plot:
+    """Show how the map of the first class of each image changed from epoch to epoch.
+
+    Args:
+        data: The images, each of which shows a class.
+        reads: For every epoch, where its maps come from.
+    """
+    rows: dict[str, list[figures.Picture]] = {}
+    for index, image_id in enumerate(data.ids):
+        image, name = data.image(index), shown_classes(data, index)[0][0]
+        maps = [read(image_id)[1][0].numpy() for read in reads]
+        rows[f"{name} ({image_id})"] = [image, *(figures.overlay(image, m) for m in maps)]
+    return figures.table_of_pictures(rows, ["image", *(f"epoch {i}" for i in range(1, len(reads) + 1))], inches=1.3)
+
+
+def side_by_side(
+    data: Dataset, indices: Mapping[int, str], seeds: Mapping[str, tuple[ReadMaps, float]]
+) -> figures.Plot:
+    """Show the seeds of several networks for the same images, and the masks.
+
+    Args:
+        data: The images, with masks.
+        indices: Which of them, each with what to write beside its classes.
+        seeds: By name, where the maps come from, and the background threshold.
+    """
+    rows: dict[str, list[figures.Picture]] = {}
+    for index, remark in indices.items():
+        image, row = data.image(index), []
+        for read, threshold in seeds.values():
+            classes, cams = read(data.ids[index])
+            row.append(figures.overlay_mask(image, seed(cams, classes, threshold).numpy()))
+        names = ", ".join(name for name, _ in shown_classes(data, index)) or "no class"
+        rows[f"{names} ({remark})"] = [image, *row, figures.overlay_mask(image, data.mask(index))]
+    return figures.table_of_pictures(rows, ["image", *seeds, "mask"])

@@ -15,8 +15,8 @@ def main() -> int:
     """Run one stage of the run in a folder; a notebook has made the folder and its ``config.json``."""
     parser = argparse.ArgumentParser(prog="python -m wsss_lib", description=__doc__)
     parser.add_argument("folder", type=Path, help="folder of a run, with its config.json")
-    parser.add_argument("stage", help="train, infer and, for AffinityNet, label and refine")
-    parser.add_argument("arguments", nargs="*", help="of the stage: for infer the split")
+    parser.add_argument("stage", help="train, infer, refine and, for AffinityNet, label")
+    parser.add_argument("arguments", nargs="*", help="infer: the split; refine: what, such as crf, and the split")
     options = parser.parse_args()
     try:
         run = reopen(options.folder)

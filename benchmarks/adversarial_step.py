@@ -70,8 +70,8 @@ TOLERANCE = 1e-4
 LEAST_CHANGE = 10 * TOLERANCE
 RATE = 3e-3
 """So low that rounding does not grow beyond the tolerance within some steps."""
-SMALL = {"oc_cse": 192, "acr": 128}
-FULL = {"oc_cse": 384, "acr": 256}
+SIZES = {"cpu": {"oc_cse": (2, 128), "acr": (1, 128)}, "cuda": {"oc_cse": (8, 384), "acr": (8, 256)}}
+"""Batch and crop."""
 TITLES = {"oc_cse": "OC-CSE", "acr": "ACR"}
 LAYER = {"reconstructor": ("features", "weight"), "classifier": ("mask",)}
 """Of which inputs of the decoder's first layer the two steps need gradients."""
@@ -105,8 +105,15 @@ class Inputs:
     grid: Tensor
 
 
-def make_inputs(batch: int, crop: int, device: torch.device) -> Inputs:
+def size_of(method: str, options: argparse.Namespace) -> tuple[int, int]:
+    """Return batch and crop."""
+    batch, crop = SIZES[options.device][method]
+    return options.batch or batch, options.crop or crop
+
+
+def make_inputs(method: str, options: argparse.Namespace, device: torch.device) -> Inputs:
     """Draw noise with one to three classes per image."""
+    batch, crop = size_of(method, options)
     torch.manual_seed(1)
     images = torch.randn(batch, 3, crop, crop)
     labels = torch.zeros(batch, CLASSES)
@@ -139,7 +146,7 @@ def make_acr(options: argparse.Namespace) -> ACR:
     config = acr.Config(
         backbone_options={"width": options.width, "dropout": (0.0, 0.0)},
         pretrained=False,
-        crop_size=crop_of("acr", options),
+        crop_size=size_of("acr", options)[1],
         learning_rate=RATE,
     )
     method = ACR(config, CLASSES)
@@ -176,7 +183,7 @@ def our_oc_cse(options: argparse.Namespace, device: torch.device, precision: str
     method.setup(make_fabric(device.type, precision=precision), TOTAL_STEPS)
     method.train()
     assert method.ordinary is not None
-    inputs = make_inputs(options.batch, crop_of("oc_cse", options), device)
+    inputs = make_inputs("oc_cse", options, device)
 
     def step() -> dict[str, float]:
         return floats(method.update(inputs.images, inputs.labels, inputs.targets))
@@ -188,7 +195,7 @@ def our_acr(options: argparse.Namespace, device: torch.device, precision: str) -
     """Return ACR's step of the library."""
     method = make_acr(options)
     method.setup(make_fabric(device.type, precision=precision), TOTAL_STEPS)
-    inputs = make_inputs(options.batch, crop_of("acr", options), device)
+    inputs = make_inputs("acr", options, device)
 
     def step() -> dict[str, float]:
         return floats(method.update(inputs.images, inputs.labels, inputs.targets, inputs.grid))
@@ -249,7 +256,7 @@ def plain_oc_cse(options: argparse.Namespace, device: torch.device) -> Variant:
     ordinary = PlainEraser(method.ordinary).to(device).eval()
     weights = [layer.weight for layer in eraser.modules() if isinstance(layer, nn.Conv2d)]
     optimizer = PlainSGD([{"params": weights, "lr": RATE, "weight_decay": DECAY}])
-    inputs = make_inputs(options.batch, crop_of("oc_cse", options), device)
+    inputs = make_inputs("oc_cse", options, device)
     images, labels = inputs.images, inputs.labels
 
     def step() -> dict[str, float]:
@@ -358,7 +365,7 @@ def plain_acr(options: argparse.Namespace, device: torch.device) -> Variant:
     main = PlainPlayer(method.classifier, method.reconstructor).to(device)
     recon = PlainPlayer(method.reconstructor.classifier, method.reconstructor).to(device)
     optimizers = {main: main.optimizer(), recon: recon.optimizer()}
-    inputs = make_inputs(options.batch, crop_of("acr", options), device)
+    inputs = make_inputs("acr", options, device)
     images, labels, targets, grid = inputs.images, inputs.labels, inputs.targets, inputs.grid
     every = torch.arange(len(images), device=device)
 
@@ -432,15 +439,15 @@ def plain_layer(features: Tensor, mask: Tensor, weight: Tensor) -> Tensor:
 def layer_values(name: str, step: str, options: argparse.Namespace, device: torch.device) -> Callable[[], list[Tensor]]:
     """Return a function that computes the decoder's first layer, and the gradients that a step needs."""
     torch.manual_seed(2)
-    side = crop_of("acr", options)
+    batch, side = size_of("acr", options)
     inputs = {
-        "features": torch.randn(options.batch, CHANNELS, -(-side // STRIDE), -(-side // STRIDE)),
-        "mask": torch.rand(options.batch, 1, side, side),
+        "features": torch.randn(batch, CHANNELS, side // STRIDE, side // STRIDE),
+        "mask": torch.rand(batch, 1, side, side),
         "weight": nn.init.kaiming_normal_(torch.empty(64, CHANNELS, 4, 4)),
     }
     inputs = {key: value.to(device) for key, value in inputs.items()}
     wanted = [inputs[key].requires_grad_() for key in LAYER[step]]
-    upstream = torch.randn(options.batch, 64, side // 2, side // 2).to(device)
+    upstream = torch.randn(batch, 64, side // 2, side // 2).to(device)
     function = plain_layer if name == PLAIN else masked_convolution
 
     def values() -> list[Tensor]:
@@ -457,13 +464,14 @@ def compare_layers(options: argparse.Namespace, device: torch.device) -> str:
         AssertionError: The variants do not compute the same.
     """
     rows = []
+    batch, _ = size_of("acr", options)
     for step in LAYER:
         memory = measured(f"layer-{step}", (PLAIN, OURS))
         functions = {name: layer_values(name, step, options, device) for name in (PLAIN, OURS)}
         for ours, plain in zip(functions[OURS](), functions[PLAIN](), strict=True):
             torch.testing.assert_close(ours, plain, rtol=0, atol=TOLERANCE * float(plain.abs().max()))
         times = alternate(functions, options.repeats, device)
-        rows += [(f"{row[0]}, step of the {step}", *row[1:]) for row in comparison(times, memory, PLAIN, options.batch)]
+        rows += [(f"{row[0]}, step of the {step}", *row[1:]) for row in comparison(times, memory, PLAIN, batch)]
     return table(("decoder's first layer", "ms/image", "ratio", "peak MiB", "ratio"), rows)
 
 
@@ -478,11 +486,6 @@ STEPS: dict[str, Callable[..., Variant]] = {
     f"acr/{OURS}": partial(our_acr, precision="32-true"),
     f"acr/{MIXED}": partial(our_acr, precision="bf16-mixed"),
 }
-
-
-def crop_of(method: str, options: argparse.Namespace) -> int:
-    """Return the side of the images."""
-    return options.crop or (FULL if options.device == "cuda" else SMALL)[method]
 
 
 def measured(group: str, names: Sequence[str]) -> dict[str, float]:
@@ -527,9 +530,10 @@ def compare(method: str, options: argparse.Namespace, device: torch.device) -> N
     losses = {name: [variant.step() for _ in range(options.steps)] for name, variant in variants.items()}
     assert_equal(losses[PLAIN], losses[OURS])
     times = alternate({name: variant.step for name, variant in variants.items()}, options.repeats, device, warm_up=0)
-    rows = comparison(times, memory, PLAIN, options.batch)
-    print(f"\n{TITLES[method]}: ResNet-38 of width {options.width:g}, crop {crop_of(method, options)}, batch", end=" ")
-    print(f"{options.batch}; losses of {options.steps} steps agree (relative tolerance {TOLERANCE:g})")
+    batch, crop = size_of(method, options)
+    rows = comparison(times, memory, PLAIN, batch)
+    print(f"\n{TITLES[method]}: ResNet-38 of width {options.width:g}, batch {batch}, crop {crop}; losses of", end=" ")
+    print(f"{options.steps} steps agree (relative tolerance {TOLERANCE:g})")
     print(table((TITLES[method], "ms/image", "ratio", "peak MiB", "ratio"), rows))
     print()
     parts = [(part, *(f"{losses[name][-1][part]:.5f}" for name in names)) for part in losses[PLAIN][-1]]
@@ -544,18 +548,14 @@ def arguments() -> argparse.Namespace:
     options = parser(__doc__, repeats=3)
     options.add_argument("--method", choices=list(TITLES), help="one of the two (default: both)")
     options.add_argument("--width", type=float, help="factor of ResNet-38's channels (default: 0.25, on CUDA 1)")
-    options.add_argument("--batch", type=int, help="images per step (default: 2, on CUDA 8)")
-    options.add_argument(
-        "--crop", type=int, help="side of the images (default: OC-CSE 192, ACR 128; on CUDA the papers' 384 and 256)"
-    )
+    options.add_argument("--batch", type=int, help="images per step (default: OC-CSE 2, ACR 1; on CUDA 8)")
+    options.add_argument("--crop", type=int, help="side of the images (default: 128; on CUDA the papers' 384 and 256)")
     options.add_argument("--steps", type=int, default=3, help="whose losses are compared, at least 2 (default: 3)")
     options.add_argument(
         "--precision", choices=("32-true", "bf16-mixed"), default="32-true", help="bf16-mixed adds a variant"
     )
     chosen = options.parse_args()
-    cuda = chosen.device == "cuda"
-    chosen.width = chosen.width or (1.0 if cuda else 0.25)
-    chosen.batch = chosen.batch or (8 if cuda else 2)
+    chosen.width = chosen.width or (1.0 if chosen.device == "cuda" else 0.25)
     return chosen
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
@@ -82,8 +80,7 @@ class AdversarialRun(SeedRun):
         if self.file is not None:
             identity["classifier"] = file_hash(self.file)
         if self.ordinary_run is not None:
-            ordinary = json.dumps(self.ordinary_run.identity(), sort_keys=True).encode()
-            identity["classifier"] = f"{zlib.crc32(ordinary):08x}"
+            identity["classifier"] = self.ordinary_run.fingerprint()
         return identity
 
     def shared(self) -> dict[str, Any]:

@@ -7,9 +7,7 @@ stopped: :meth:`AffinityRun.label`, :meth:`~wsss_lib.pipeline.run.Run.train`, :m
 
 from __future__ import annotations
 
-import json
 import random
-import zlib
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -166,8 +164,7 @@ class AffinityRun(Run[AffinityNet]):
 
     def identity(self) -> dict[str, Any]:
         """Return what decides the numbers of the run; the seeds are part of it."""
-        seeds = json.dumps(self.seeds.identity(), sort_keys=True).encode()
-        return {**super().identity(), "seeds": f"{zlib.crc32(seeds):08x}"}
+        return {**super().identity(), "seeds": self.seeds.fingerprint()}
 
     def scores(self, what: str, split: str) -> ScoreStore:
         """Return a store of scores: ``walk``, or ``crf-4`` for the CRF with the alpha 4."""

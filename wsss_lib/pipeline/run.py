@@ -7,6 +7,7 @@ What kinds of runs there are, `wsss_lib.pipeline.kinds` says.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import time
@@ -185,6 +186,10 @@ class Run(ABC, Generic[M]):
             **({} if settings.checkpoint is None else {"checkpoint": file_hash(settings.checkpoint)}),
             **{f"data {name}": f"{len(split)} images, {_fingerprint(split)}" for name, split in data.items()},
         }
+
+    def fingerprint(self) -> str:
+        """Return a short name of the identity, for that of a run that continues this one."""
+        return f"{zlib.crc32(json.dumps(self.identity(), sort_keys=True).encode()):08x}"
 
     # --------------------------------------------------------------------------------------------------- the parts
 

@@ -111,7 +111,7 @@ def table_of_pictures(rows: Mapping[str, Sequence[Picture]], titles: Sequence[st
 
 def training_curve(history: Sequence[Mapping[str, Any]]) -> Plot:
     """Plot every loss of a training history over the epochs, each where it was measured."""
-    figure = Plot(figsize=(5, 2.6), layout="constrained")
+    figure = Plot(figsize=(6, 2.6), layout="constrained")
     axis = figure.subplots()
     names = dict.fromkeys(k for row in history for k in row if k not in ("epoch", "learning_rate", "seconds"))
     for name in names:
@@ -120,7 +120,7 @@ def training_curve(history: Sequence[Mapping[str, Any]]) -> Plot:
     least = min((row[name] for row in history for name in names if name in row), default=0.0)
     axis.set(xlabel="epoch", ylabel="mean loss", ylim=(None if least < 0 else 0, None))
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axis.legend(frameon=False)
+    axis.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     _plain(axis)
     return figure
 

@@ -8,9 +8,9 @@ classifier's step; the classifier carries a decoder and reconstruction layers th
 `OCCSE.update` and `ACR.update` through Lightning Fabric. Both start from the same weights and see the same images,
 labels, targets and grid; there is no dropout.
 
-Before anything is timed, all parts of the losses of `--steps` steps must agree within a relative tolerance of 1e-4,
-and must have changed by far more than that since the first step, or they would say nothing about the gradients. With
-`--precision bf16-mixed` a third variant runs, for which there is no such condition: its losses are printed to be
+Before anything is timed, all parts of the losses of `--steps` steps must agree within a relative tolerance of 1e-4;
+the losses must also have changed by ten times that since the first step, or they would say nothing about the gradients.
+With `--precision bf16-mixed` a third variant runs, for which there is no such condition: its losses are printed to be
 looked at.
 
 A second table for ACR has the decoder's first layer alone, forward and backward: enlarging, masking and convolving

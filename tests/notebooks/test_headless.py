@@ -92,7 +92,7 @@ def test_01_affinitynet_makes_its_own_seeds_or_continues(tmp_path):
 
     result = papermill(ROOT, *run[:2], "-p", "limit", "12", *seeds[:3], "-p", "out", str(tmp_path / "third"))
     assert result.returncode != 0
-    assert "are a run on other data" in result.stderr
+    assert "are of a run on other data" in result.stderr
     assert not (tmp_path / "third").exists()
 
 

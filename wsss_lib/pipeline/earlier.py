@@ -51,17 +51,21 @@ def earlier_run(
         if not isinstance(earlier.config, CamConfig):
             raise InputError(f"{role} {folder} is a run of {earlier.method}, which makes no CAMs; give one of 00_cam.")
     else:
-        config = _short(settings)
+        config = _short(settings, settings.config.backbone if role == "classifier" else "")
         weights = settings.weights if config.backbone == settings.config.backbone else None
         earlier = replace(
             settings, notebook="00_cam", method="cam", config=config, weights=weights, folder=own, checkpoint=None
         )
-    return SeedRun(earlier), None if folder == own else folder
+    from wsss_lib.pipeline.kinds import open_run  # which knows the kinds that use this module
+
+    run = open_run(earlier)
+    assert isinstance(run, SeedRun)  # its configuration makes maps
+    return run, None if folder == own else folder
 
 
-def _short(settings: Settings) -> CamConfig:
-    """Return the configuration of 00_cam with half its epochs."""
-    config: CamConfig = load_method("cam").Config.preset(settings.preset)
+def _short(settings: Settings, backbone: str) -> CamConfig:
+    """Return the configuration of 00_cam with half its epochs, and with another backbone unless that is ""."""
+    config: CamConfig = load_method("cam").Config.preset(settings.preset, backbone)
     batch_size = min(config.batch_size, settings.config.batch_size)
     return config.replace(epochs=max(1, config.epochs // 2), batch_size=batch_size)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from wsss_lib.pipeline.adversarial import AdversarialRun
 from wsss_lib.pipeline.affinity import AffinityRun
-from wsss_lib.pipeline.run import Run, read_settings
+from wsss_lib.pipeline.run import Run, Settings, read_settings
 from wsss_lib.pipeline.seeds import SeedRun
 
 _KINDS: dict[str, type[Run]] = {
@@ -17,11 +17,15 @@ _KINDS: dict[str, type[Run]] = {
 """By method; all others make seeds."""
 
 
+def open_run(settings: Settings) -> Run:
+    """Open a run of the kind that its method has."""
+    return _KINDS.get(settings.method, SeedRun)(settings)
+
+
 def reopen(folder: Path) -> Run:
     """Open the run that lives in a folder.
 
     Raises:
         InputError: There is none, or it is of another version.
     """
-    settings = read_settings(folder)
-    return _KINDS.get(settings.method, SeedRun)(settings)
+    return open_run(read_settings(folder))

@@ -49,8 +49,9 @@ class SeedRun(Run[CamMethod]):
     def growth(self, epoch: int) -> tuple[Dataset, CamStore]:
         """Return a few images of ``val`` and the store of their maps after an epoch, counted from 1."""
         data = self.data("val")
-        one_class = [i for i in range(len(data)) if data.labels[i].sum() == 1]
-        return Derived(data, "growth", one_class[:_WATCHED]), CamStore(self.folder / "growth" / f"{epoch:03d}")
+        labelled = [i for i in range(len(data)) if data.labels[i].any()] or [0]
+        labelled.sort(key=lambda i: float(data.labels[i].sum()))  # one class is easiest to follow
+        return Derived(data, "growth", labelled[:_WATCHED]), CamStore(self.folder / "growth" / f"{epoch:03d}")
 
     def cams(self, split: str) -> CamStore:
         """Return the store of the class activation maps of a split."""

@@ -136,12 +136,15 @@ def test_03_acr_runs_on_photographs_without_masks(tmp_path):
 
 @pytest.mark.slow
 def test_02_oc_cse_refuses_a_classifier_that_does_not_classify(tmp_path):
-    """Three pictures and made-up weights make none."""
+    """One picture under four names, a class for each: nothing can be recognised."""
     from tests.data import trees
 
-    said = run_on_photographs(
-        "02_oc_cse", trees.folder_tree(tmp_path / "data"), tmp_path, "-p", "crop_size", "65", fails=True
-    )
+    names = ("cat", "dog", "sofa", "train")
+    for name in names:
+        trees.save_image(tmp_path / "data" / "images" / f"{name}.png", (70, 70), seed=0)
+    rows = [f"{name}.png,{name},{'val' if name == 'dog' else 'train'}" for name in names]
+    trees.write(tmp_path / "data" / "labels.csv", "\n".join(["image,labels,split", *rows]) + "\n")
+    said = run_on_photographs("02_oc_cse", tmp_path / "data", tmp_path, "-p", "crop_size", "65", fails=True)
     assert "InputError: the ordinary classifier " in said
     assert not (tmp_path / "run" / "checkpoint.pt").exists()
 

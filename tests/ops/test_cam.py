@@ -70,6 +70,12 @@ def test_maps_stretched_to_their_range(device):
         assert not one[~inside].any()
 
 
+def test_what_is_hardly_above_the_bottom_is_stretched_to_zero():
+    result = normalise_range(torch.tensor([[[1.0, 1.0 + 5e-6, 1.0 + 3e-5, 2.0]]]))
+    assert result[0, 0, :2].tolist() == [0, 0]
+    assert 1.8e-5 < result[0, 0, 2] < 2.2e-5
+
+
 @pytest.mark.parametrize("value", [-2.0, 0.0, 3.0])
 def test_a_map_without_a_range_is_stretched_to_zero(value, device):
     maps = torch.full((2, 4, 5), value, device=device, requires_grad=True)

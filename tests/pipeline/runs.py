@@ -57,7 +57,7 @@ def silent(_row) -> None:
 
 def train_run(run: SeedRun, report=silent):
     """Train without printing."""
-    return train(run.method, run.training_batches(), run.fabric, run.settings.seed, run.folder, report)
+    return train(run.method, run.training_batches(), run.fabric, run.settings.seed, run.folder, report, run.after_epoch)
 
 
 def sentence_of(call) -> str:

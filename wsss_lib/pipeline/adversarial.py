@@ -10,16 +10,16 @@ from typing import Any
 
 from wsss_lib.data.dataset import Derived
 from wsss_lib.errors import InputError
-from wsss_lib.methods import acr, cam, oc_cse
+from wsss_lib.methods import acr, cam, load_method, oc_cse
 from wsss_lib.methods.acr import ACR
 from wsss_lib.methods.cam import CAM
 from wsss_lib.methods.method import CamMethod
 from wsss_lib.methods.oc_cse import OCCSE
 from wsss_lib.models.weights import read_state
 from wsss_lib.ops.metrics import top_recall
-from wsss_lib.pipeline.earlier import earlier_run
+from wsss_lib.pipeline.earlier import earlier_run, holds_run
 from wsss_lib.pipeline.infer import classify
-from wsss_lib.pipeline.run import file_hash
+from wsss_lib.pipeline.run import Settings, file_hash
 from wsss_lib.pipeline.seeds import SeedRun
 from wsss_lib.pipeline.train import History
 from wsss_lib.show.progress import epoch_line
@@ -38,9 +38,9 @@ class AdversarialRun(SeedRun):
     """A run of a method that may need an ordinary classifier, to ask it or to start from it.
 
     Attributes:
-        ordinary_run: The run that trains or has trained the ordinary classifier; None if the authors' file is used,
-            or none is needed.
-        file: The authors' file; None if it is not used.
+        ordinary_run: The run that trains or has trained the ordinary classifier; None if a file is used, or none is
+            needed.
+        file: The authors' file with the ordinary classifier; None if it is not used.
     """
 
     ordinary_run: SeedRun | None = None
@@ -48,31 +48,52 @@ class AdversarialRun(SeedRun):
 
     @property
     def needs_classifier(self) -> bool:
-        """Whether there must be an ordinary classifier."""
+        """Whether there must be an ordinary classifier; a network of the authors needs none."""
         config = self.settings.config
+        if self.settings.checkpoint is not None and self.settings.classifier is None:
+            return False
         return isinstance(config, oc_cse.Config) or (isinstance(config, acr.Config) and config.start == "classifier")
 
     def prepare(self) -> None:
         """Find the ordinary classifier, if one is needed.
 
         It is what the settings name, a run of 00_cam or a file of the authors, or else ``od_cam.pth`` among the
-        pre-trained weights if it fits, or else the run of 00_cam if it is on the same data, or else a short run in
-        this run's own folder.
+        pre-trained weights if it fits, or else the run of 00_cam if it is on the same data with the same backbone, or
+        else a short run in this run's own folder.
+
+        Raises:
+            InputError: What the settings name is no such classifier.
         """
         settings = self.settings
         if not self.needs_classifier:
             return
         identity = super().identity()
         self.refuse_other(identity)
-        file = settings.classifier
+        file, own = settings.classifier, self.folder / "classifier"
         usual = settings.pretrained_folder / OFFICIAL
-        if file is None and settings.preset == "voc12" and settings.config.backbone == "resnet38d" and usual.is_file():
+        for_voc = settings.preset == "voc12" and settings.config.backbone == "resnet38d"
+        if file is None and for_voc and usual.is_file() and not holds_run(own):
             file = usual
         if file is not None and file.is_file():
             self.file = file
+            self.refuse_other(self.identity())
+            _ = self.ordinary  # read at once: another file must not claim the folder
         else:
-            self.ordinary_run, folder = earlier_run(settings, identity, "classifier", self.folder / "classifier")
+            self.ordinary_run, folder = earlier_run(settings, identity, "classifier", own, settings.config.backbone)
+            self._check_run(self.ordinary_run.settings)
             self.settings = replace(settings, classifier=folder)
+
+    def _check_run(self, earlier: Settings) -> None:
+        """Refuse a run that trains no ordinary classifier, or one that this run's network cannot start from."""
+        if not issubclass(load_method(earlier.method).METHOD, CAM):
+            raise InputError(f"classifier {earlier.folder} is a run of another method; give one of 00_cam.")
+        config = self.settings.config
+        assert isinstance(config, oc_cse.Config | acr.Config)
+        if config.start == "classifier" and earlier.config.backbone != config.backbone:
+            raise InputError(
+                f"classifier {earlier.folder} has the backbone {earlier.config.backbone}, and nothing with the "
+                f"backbone {config.backbone} can start from it; give one with that backbone."
+            )
 
     def identity(self) -> dict[str, Any]:
         """Return what decides the numbers of the run; the ordinary classifier is part of it."""
@@ -91,16 +112,19 @@ class AdversarialRun(SeedRun):
     def ordinary(self) -> CAM:
         """The ordinary classifier, trained first if need be, and fixed.
 
+        Where the authors' erasing network is used as it is and no classifier is named, that network is asked instead.
+
         Raises:
-            InputError: It is none.
+            InputError: The file holds another network.
         """
         if self.ordinary_run is None:
-            assert self.file is not None
-            method = CAM(cam.Config(backbone=self.settings.config.backbone), len(self.splits.classes))
-            method.load_official(read_state(self.file), self.file)
+            config, file = self.settings.config, self.classifier_name
+            method = CAM(
+                cam.Config(backbone=config.backbone, backbone_options=config.backbone_options), len(self.splits.classes)
+            )
+            method.load_official(read_state(file), file)
         else:
-            if not isinstance(self.ordinary_run.method, CAM):
-                raise InputError(f"classifier {self.classifier_name} is a run of another method; give one of 00_cam.")
+            assert isinstance(self.ordinary_run.method, CAM)
             if not self.ordinary_run.is_trained:
                 self.ordinary_run.train()
             method = self.ordinary_run.method
@@ -110,16 +134,19 @@ class AdversarialRun(SeedRun):
 
     def equip(self, method: CamMethod) -> None:
         """Start from the ordinary classifier, if the configuration says so."""
+        if self.settings.checkpoint is not None:
+            return
         if isinstance(method, OCCSE | ACR) and method.config.start == "classifier":
             method.start_from(self.ordinary.network)
 
     @property
     def classifier_name(self) -> Path:
         """The file or folder of the ordinary classifier."""
-        if self.file is not None:
-            return self.file
-        assert self.ordinary_run is not None
-        return self.ordinary_run.folder
+        if self.ordinary_run is not None:
+            return self.ordinary_run.folder
+        file = self.file or self.settings.checkpoint
+        assert file is not None
+        return file
 
     def check_ordinary(self) -> tuple[float, float]:
         """Ask the ordinary classifier about some training images.

@@ -19,15 +19,22 @@ _SAME = ("data_root", "labels", "pretrained_folder", "accelerator", "devices", "
 
 
 def earlier_run(
-    settings: Settings, identity: Mapping[str, Any], role: Literal["seeds", "classifier"], own: Path
+    settings: Settings,
+    identity: Mapping[str, Any],
+    role: Literal["seeds", "classifier"],
+    own: Path,
+    backbone: str = "",
 ) -> tuple[SeedRun, Path | None]:
     """Open the run that the settings name, or else that of 00_cam if it is on the same data, or else a short one.
+
+    A short one that has been begun stays the one.
 
     Args:
         settings: Of the run that continues it.
         identity: What decides the numbers of that run, see :meth:`Run.identity`.
         role: The name of the setting, and what the earlier run is.
         own: Folder of the short run.
+        backbone: Of the run, unless the settings name one; "" if any will do.
 
     Returns:
         The run, not trained yet if it is new, and its folder, or None if it is the short one, which moves with ours.
@@ -38,10 +45,11 @@ def earlier_run(
     common = {"seed": settings.seed, "limit": settings.limit, "precision": settings.precision}
     usual = default_folder("00_cam", settings.preset, common, {})
     mine = _data(identity)
-    fits = _holds_run(usual) and _data(read_identity(usual)) == mine
     given: Path | None = getattr(settings, role)
-    folder = given or (usual if fits and not _holds_run(own) else own)
-    if _holds_run(folder) or folder != own:
+    fits = holds_run(usual) and _data(read_identity(usual)) == mine
+    fits = fits and backbone in ("", read_settings(usual).config.backbone)
+    folder = given or (usual if fits and not holds_run(own) else own)
+    if holds_run(folder) or folder != own:
         earlier = replace(read_settings(folder), **{name: getattr(settings, name) for name in _SAME})
         theirs = _data(read_identity(folder))
         if mine != theirs:
@@ -51,7 +59,7 @@ def earlier_run(
         if not isinstance(earlier.config, CamConfig):
             raise InputError(f"{role} {folder} is a run of {earlier.method}, which makes no CAMs; give one of 00_cam.")
     else:
-        config = _short(settings, settings.config.backbone if role == "classifier" else "")
+        config = _short(settings, backbone)
         weights = settings.weights if config.backbone == settings.config.backbone else None
         earlier = replace(
             settings, notebook="00_cam", method="cam", config=config, weights=weights, folder=own, checkpoint=None
@@ -70,7 +78,8 @@ def _short(settings: Settings, backbone: str) -> CamConfig:
     return config.replace(epochs=max(1, config.epochs // 2), batch_size=batch_size)
 
 
-def _holds_run(folder: Path) -> bool:
+def holds_run(folder: Path) -> bool:
+    """Whether a run has been opened in a folder."""
     return (folder / "config.json").is_file()
 
 

@@ -309,7 +309,18 @@ class Run(ABC, Generic[M]):
         with self.timed("training"):
             if self.delegate("train"):
                 return resume(self.method, self.folder)
-            return train(self.method, self.training_batches(), self.fabric, self.settings.seed, self.folder, report)
+            return train(
+                self.method,
+                self.training_batches(),
+                self.fabric,
+                self.settings.seed,
+                self.folder,
+                report,
+                self.after_epoch,
+            )
+
+    def after_epoch(self, epoch: int) -> None:
+        """Do in one process what belongs to an epoch, from 1, before it counts as done; by default nothing."""
 
     def to_device(self) -> None:
         """Move the networks to where they compute."""

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 from torch import Tensor
 
 from wsss_lib.data.dataset import Dataset, Derived
@@ -16,8 +13,7 @@ from wsss_lib.pipeline.infer import classify, infer, infer_some
 from wsss_lib.pipeline.refine import Powers, refine
 from wsss_lib.pipeline.run import Run
 from wsss_lib.pipeline.store import CamStore, MaskStore
-from wsss_lib.pipeline.train import Example, History, LabelledImages
-from wsss_lib.show.progress import epoch_line
+from wsss_lib.pipeline.train import Example, LabelledImages
 
 _WATCHED = 4
 """How many images' maps are kept after every epoch."""
@@ -36,15 +32,10 @@ class SeedRun(Run[CamMethod]):
         )
         return LabelledImages(self.splits.training, augmentation, self.normalise)
 
-    def train(self, report: Callable[[dict[str, Any]], None] = epoch_line) -> History:
-        """Train to the end, see :meth:`Run.train`, and keep the maps of :meth:`growth` after every epoch."""
-
-        def keep_and_report(row: dict[str, Any]) -> None:
-            data, store = self.growth(row["epoch"])
-            infer_some(self.method, data, store, self.fabric, self.normalise)
-            report(row)
-
-        return super().train(keep_and_report)
+    def after_epoch(self, epoch: int) -> None:
+        """Keep the maps of :meth:`growth`."""
+        data, store = self.growth(epoch)
+        infer_some(self.method, data, store, self.fabric, self.normalise)
 
     def growth(self, epoch: int) -> tuple[Dataset, CamStore]:
         """Return a few images of ``val`` and the store of their maps after an epoch, counted from 1."""

@@ -128,6 +128,7 @@ def train(
     seed: int,
     folder: Path,
     report: Callable[[dict[str, Any]], None],
+    after_epoch: Callable[[int], None],
 ) -> History:
     """Train a method to the end, or continue where an earlier call was stopped.
 
@@ -141,6 +142,7 @@ def train(
         seed: Of the random draws inside the networks (dropout).
         folder: Of the run.
         report: Called with the summary of every finished epoch.
+        after_epoch: Called with the number of an epoch, from 1, before it is written that it is finished.
 
     Returns:
         One row per epoch: `epoch` from 1, the mean losses, `learning_rate` of the first group, `seconds`.
@@ -167,10 +169,13 @@ def train(
             {"epoch": epoch + 1, **losses, "learning_rate": rate, "seconds": round(time.perf_counter() - start, 2)}
         )
         if fabric.is_global_zero:
+            after_epoch(epoch + 1)
             write_checkpoint(path, {"method": method.state_dict(), "history": history})
             write_json_lines(folder / "log.jsonl", history)
             report(history[-1])
         fabric.barrier()
+    if fabric.world_size > 1:
+        resume(method, folder)  # every process has running statistics of its own; those of the first are kept
     method.train(False)
     return history
 

@@ -8,12 +8,14 @@ import torch
 from PIL import Image
 
 from tests import recipe
+from tests.methods.official import picture
 from wsss_lib.data.transforms import (
     Augmentation,
     crop_to_canvas,
     jitter_colour,
     random_crop_box,
     resize_long_side,
+    to_tensor,
     view,
     view_size,
 )
@@ -53,6 +55,28 @@ def test_crop_of_a_larger_canvas_fills_with_the_given_value(golden):
     box = random_crop_box(45, 60, 64, random.Random(5))
     np.testing.assert_array_equal(crop_to_canvas(image, box, 64).permute(1, 2, 0).numpy(), golden["rc_img"])
     np.testing.assert_array_equal(crop_to_canvas(image[:1], box, 64, fill=255)[0].numpy(), golden["rc_lab"])
+
+
+CASES = [
+    *(("oc_cse/transforms", i, *case) for i, case in enumerate([(60, 90, 72, 64), (90, 60, 72, 48), (50, 50, 31, 40)])),
+    *(("acr/transforms", i, *case) for i, case in enumerate([(300, 400, 410, 256), (120, 90, 200, 256)])),
+]
+
+
+@pytest.mark.parametrize(("name", "case", "height", "width", "long_side", "crop"), CASES)
+def test_later_methods_prepare_images_alike(name, case, height, width, long_side, crop):
+    golden, step = recipe.golden(name), 3 if name.startswith("oc_cse") else 4
+    image = resize_long_side(Image.fromarray(picture(f"{name[:-10]}tf/image/{case}", height, width)), long_side)
+    pixels = Normalisation()(to_tensor(image))
+    assert list(pixels.shape[1:]) == golden[f"size_{case}"].tolist()
+    if f"resized_{case}" in golden:
+        np.testing.assert_array_equal(np.asarray(image)[::step, ::step], golden[f"resized_{case}"])
+        np.testing.assert_allclose(pixels.permute(1, 2, 0)[::step, ::step], golden[f"norm_{case}"], atol=1e-6)
+    box = random_crop_box(*pixels.shape[1:], crop, random.Random(case + 1))
+    (canvas_top, canvas_left), (image_top, image_left) = box.canvas, box.image
+    assert [canvas_left, image_left, canvas_top, image_top] == golden[f"xy_{case}"].tolist()
+    cropped = crop_to_canvas(pixels, box, crop)
+    np.testing.assert_allclose(cropped[:, ::step, ::step], golden[f"crop_{case}"], atol=1e-6)
 
 
 def test_views_round_half_to_even():

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tests import recipe
-from wsss_lib.ops.cam import seed
+from wsss_lib.ops.cam import background_power, seed
 from wsss_lib.ops.metrics import (
     average_precision,
     class_mean,
@@ -43,6 +43,59 @@ def test_against_the_standard_definition():
     iou = intersection_over_union(total)
     np.testing.assert_allclose(iou.numpy(), golden["iou"], rtol=1e-12)
     np.testing.assert_allclose(class_mean(iou).item(), golden["miou"].item(), rtol=1e-12)
+
+
+SCORED = [(40, 52, (0, 14)), (33, 47, (3,)), (50, 30, (6, 8, 14))]
+"""Height, width and classes of the images with which OC-CSE's and ACR's code was scored."""
+
+
+def scored_images(method, top, lowest):
+    """Yield maps ``(n, H, W)`` up to ``top``, their classes, and a mask that follows them with noise."""
+    for i, (height, width, classes) in enumerate(SCORED):
+        maps = []
+        for k in classes:
+            [v] = recipe.smooth(f"{method}/eval/cam/{i}/{k}", (1, height, width), cells=5)
+            maps.append(np.float32(v / (v.max() + 1e-5)) * np.float32(top))
+        [noise] = recipe.smooth(f"{method}/eval/gt/{i}", (1, height, width), 5)
+        truth = np.zeros((height, width), np.uint8)
+        for j, (k, v) in enumerate(zip(classes, maps, strict=True)):
+            truth[v + 0.25 * noise > lowest + 0.05 * j] = k + 1
+        truth[abs(noise - 0.5) < 0.01] = 255
+        yield torch.from_numpy(np.stack(maps)), torch.tensor(classes), torch.from_numpy(truth)
+
+
+@pytest.mark.parametrize(("method", "top", "lowest"), [("oc_cse", 0.75, 0.38), ("acr", 0.6, 0.34)])
+def test_official_sweeps(method, top, lowest):
+    golden = recipe.golden(f"{method}/evaluation")
+    thresholds = torch.from_numpy(golden["thresholds"])
+    images = scored_images(method, top, lowest)
+    confusions = sweep_confusions(sum(sweep_histogram(*case, thresholds, 21) for case in images))
+    mean_iou = class_mean(intersection_over_union(confusions), absent="zero").numpy()
+    best = int(mean_iou.argmax())
+    np.testing.assert_allclose(100 * mean_iou, golden["miou"], atol=1e-6)
+    scores = {"miou": 100 * mean_iou}
+    for measure in (precision, recall):
+        scores[measure.__name__] = class_mean(measure(confusions), absent="zero").numpy()
+    if method == "oc_cse":
+        np.testing.assert_allclose(100 * intersection_over_union(confusions).nan_to_num(0), golden["iou"], atol=1e-6)
+        wanted = [float(golden["best_miou"]), float(golden["best_threshold"])]
+        assert [scores["miou"][best], thresholds[best]] == pytest.approx(wanted)
+    else:
+        for name in ("precision", "recall"):
+            np.testing.assert_allclose(scores[name], golden[name], atol=1e-6)
+        row = [scores["miou"][best], thresholds[best], scores["precision"][best], scores["recall"][best]]
+        assert row == pytest.approx(golden["best"].tolist(), abs=1e-6)
+
+
+def test_official_scores_of_a_background_power():
+    golden = recipe.golden("oc_cse/evaluation")
+    confusion = torch.zeros(21, 21, dtype=torch.int64)
+    for maps, classes, truth in scored_images("oc_cse", 0.75, 0.38):
+        labels = torch.cat([torch.zeros(1, dtype=torch.int64), classes + 1])[background_power(maps, 2).argmax(0)]
+        confusion += confusion_matrix(truth, labels.to(torch.uint8), 21)
+    iou = intersection_over_union(confusion)
+    np.testing.assert_allclose(100 * iou.nan_to_num(0), golden["crf_iou"], atol=1e-6)
+    np.testing.assert_allclose(100 * class_mean(iou, absent="zero"), golden["crf_miou"], atol=1e-6)
 
 
 @pytest.mark.parametrize("n", [0, 1, 3])

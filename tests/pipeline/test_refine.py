@@ -8,6 +8,7 @@ import torch
 from lightning_fabric import Fabric
 
 from tests import recipe
+from tests.methods.official import picture
 from tests.pipeline.runs import Pictures, smooth_cams
 from wsss_lib.errors import InputError
 from wsss_lib.ops import dense_crf as crf
@@ -148,18 +149,27 @@ def test_images_without_classes_are_background(tmp_path, pictures, cams, fabric)
     assert not mask.read(pictures.ids[3], 3, SIZES[3]).any()
 
 
-@pytest.mark.parametrize(("name", "keys"), [("psa/infer_colour", "cls"), ("psa/infer_cls", "cam_keys")])
-def test_official_labels_of_both_alphas(tmp_path, fabric, name, keys):
+@pytest.mark.parametrize(
+    ("name", "keys", "powers"),
+    [
+        ("psa/infer_colour", "cls", {"la": 4, "ha": 32}),
+        ("psa/infer_cls", "cam_keys", {"la": 4, "ha": 32}),
+        ("oc_cse/infer", "keys", {"crf_06": 6, "crf_10": 10, "crf_24": 24}),
+        ("acr/infer", "keys", {"crf_06": 6, "crf_24": 24}),
+    ],
+)
+def test_official_labels_of_all_alphas(tmp_path, fabric, name, keys, powers):
     golden = recipe.golden(name)
     classes = torch.from_numpy(golden[keys]).long()
     labels = torch.zeros(1, 20)
     labels[0, classes] = 1
-    data = Pictures([golden["img"].shape[:2]], labels.tolist(), [golden["img"]])
+    image = golden["img"] if "img" in golden else picture(f"{name}/image", 48, 61)
+    data = Pictures([image.shape[:2]], labels.tolist(), [image])
     cams = CamStore(tmp_path / "cams")
     cams.write(data.ids[0], classes, torch.from_numpy(golden["cam"]))
-    stores = [ScoreStore(tmp_path / official) for official in ("la", "ha")]
-    refine(data, Powers(cams, (4, 32)), stores, fabric)
-    for store, official in zip(stores, ("la", "ha"), strict=True):
+    stores = [ScoreStore(tmp_path / official) for official in powers]
+    refine(data, Powers(cams, tuple(powers.values())), stores, fabric)
+    for store, official in zip(stores, powers, strict=True):
         _, probabilities = store.read(data.ids[0])
         difference = np.abs(probabilities.numpy() - golden[official].astype(np.float32)).max(0)
         assert (difference < 2e-3).mean() > 0.99

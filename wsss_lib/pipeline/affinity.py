@@ -226,9 +226,4 @@ class AffinityRun(Run[AffinityNet]):
         }
         if what not in reads:
             raise InputError(f"refinement {what!r} is unknown; choose one of {', '.join(reads)}.")
-        read, names, preset = reads[what]
-        stores = {name: self.masks(name, split) for name in names}
-        with self.timed(f"{what} {split}"):
-            if not self.delegate("refine", what, split):
-                refine(self.data(split), read, list(stores.values()), self.fabric, preset, workers=self.refine_workers)
-        return stores
+        return self.write_masks(what, split, *reads[what])

@@ -13,7 +13,7 @@ import shutil
 import time
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -32,6 +32,7 @@ from wsss_lib.models.pretrained import find_weights, load_backbone
 from wsss_lib.models.weights import LoadReport, read_state
 from wsss_lib.pipeline.engine import check_devices, inside_torchrun, launch_processes, make_fabric
 from wsss_lib.pipeline.evaluate import confusion_summary, score_masks
+from wsss_lib.pipeline.refine import Read, refine
 from wsss_lib.pipeline.store import MaskStore, read_json, write_json
 from wsss_lib.pipeline.train import Example, History, TrainingBatches, TrainingImages, resume, train
 from wsss_lib.show.progress import epoch_line
@@ -282,6 +283,24 @@ class Run(ABC, Generic[M]):
         data = self.data(split)
         classes = ("background", *data.classes)
         return {name: confusion_summary(score_masks(store, data), classes) for name, store in stores.items()}
+
+    def write_masks(
+        self, what: str, split: str, read: Read, names: Sequence[str], preset: str | None
+    ) -> dict[str, MaskStore]:
+        """Write refined masks of a split, those that are not there yet, and return their stores by name.
+
+        Args:
+            what: Name of the refinement, as the method ``refine`` of the subclasses knows it.
+            split: Name of the split.
+            read: Reads the scores of an image.
+            names: Of the stores, one for each of the scores that ``read`` returns.
+            preset: Of the CRF; None for none.
+        """
+        stores = {name: self.masks(name, split) for name in names}
+        with self.timed(f"{what} {split}"):
+            if not self.delegate("refine", what, split):
+                refine(self.data(split), read, list(stores.values()), self.fabric, preset, workers=self.refine_workers)
+        return stores
 
     def variant(self, name: str, **changes: Any) -> Self:
         """Open a run like this one, in a folder within this one's, of which some settings of the method differ.

@@ -10,7 +10,7 @@ from wsss_lib.errors import InputError
 from wsss_lib.methods.method import CamMethod
 from wsss_lib.pipeline.evaluate import SeedScores, score_seeds
 from wsss_lib.pipeline.infer import classify, infer, infer_some
-from wsss_lib.pipeline.refine import Powers, refine
+from wsss_lib.pipeline.refine import Powers
 from wsss_lib.pipeline.run import Run
 from wsss_lib.pipeline.store import CamStore, MaskStore
 from wsss_lib.pipeline.train import Example, LabelledImages
@@ -94,12 +94,7 @@ class SeedRun(Run[CamMethod]):
         if what != "crf":
             raise InputError(f"refinement {what!r} is unknown; choose crf.")
         alphas = self.method.config.alphas
-        stores = {name: self.masks(name, split) for name in (f"crf-{alpha:g}" for alpha in alphas)}
-        with self.timed(f"{what} {split}"):
-            if not self.delegate("refine", what, split):
-                read = Powers(self.cams(split), alphas)
-                refine(self.data(split), read, list(stores.values()), self.fabric, "psa", workers=self.refine_workers)
-        return stores
+        return self.write_masks(what, split, Powers(self.cams(split), alphas), [f"crf-{a:g}" for a in alphas], "psa")
 
     def classify(self, data: Dataset) -> Tensor:
         """Return the logits ``(n, K)`` of the network for whole images."""

@@ -12,6 +12,7 @@ import torch
 
 from tests.data.trees import annotation, coco_annotations, coco_tree, instances, save_mask, write
 from tests.recipe import integers, uniform
+from wsss_lib.data import coco
 from wsss_lib.data.coco import (
     CATEGORY_IDS,
     COCO_CLASSES,
@@ -211,6 +212,46 @@ def test_json_without_a_list(tmp_path, key):
         read_instances(path)
     with pytest.raises(InputError, match=sentence(tmp_path, "cannot be read")):
         read_instances(tmp_path)
+
+
+def test_the_second_reading_takes_the_index(tmp_path, monkeypatch):
+    path = save_json(tmp_path / "x.json", instances())
+    first = read_instances(path)
+    assert sorted(x.name for x in tmp_path.iterdir()) == ["x.json", "x.json.index.npz"]
+    with monkeypatch.context() as patch:
+        patch.setattr(coco, "_parse_instances", None)  # calling it would raise
+        second = read_instances(path)
+    assert second.ids == first.ids
+    assert torch.equal(second.labels, first.labels)
+    assert [second.annotations(row) for row in range(4)] == [first.annotations(row) for row in range(4)]
+
+
+@pytest.mark.parametrize("harm", ["another file", "cut off", "not one", "another version"])
+def test_an_index_that_does_not_fit_is_made_anew(tmp_path, harm, monkeypatch):
+    path = save_json(tmp_path / "x.json", instances([]))
+    read_instances(path)
+    index = tmp_path / "x.json.index.npz"
+    if harm == "another file":
+        save_json(path, instances())
+    elif harm == "cut off":
+        index.write_bytes(index.read_bytes()[:-100])
+    elif harm == "not one":
+        index.write_text("x")
+    else:
+        monkeypatch.setattr(coco, "_INDEX_VERSION", 2)
+    expected = instances() if harm == "another file" else instances([])
+    assert bool(read_instances(path).labels.any()) == bool(expected["annotations"])
+    monkeypatch.setattr(coco, "_parse_instances", None)
+    assert bool(read_instances(path).labels.any()) == bool(expected["annotations"])
+
+
+def test_a_folder_that_cannot_be_written_to_needs_no_index(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise InputError("no room")
+
+    monkeypatch.setattr(coco, "write_atomically", refuse)
+    assert read_instances(save_json(tmp_path / "x.json", instances())).ids == IDS
+    assert [x.name for x in tmp_path.iterdir()] == ["x.json"]
 
 
 def test_json_in_any_order_and_spacing(tmp_path):

@@ -6,13 +6,15 @@ data set says in ``truth`` which masks it has, to be printed beside every number
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
+import zipfile
 from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import torch
@@ -20,7 +22,7 @@ from pycocotools import mask as rle_tools
 from torch import Tensor
 
 from wsss_lib.data.dataset import FileDataset
-from wsss_lib.data.files import IGNORE, IMAGE_SUFFIXES, files_by_stem, image_size, read_mask
+from wsss_lib.data.files import IGNORE, IMAGE_SUFFIXES, files_by_stem, image_size, read_mask, write_atomically
 from wsss_lib.data.voc import read_ids
 from wsss_lib.errors import InputError
 
@@ -42,6 +44,8 @@ CATEGORY_IDS = tuple(number for number in range(1, 91) if number not in (12, 26,
 """The category id in COCO's files of each of :data:`COCO_CLASSES`: ten of the numbers up to 90 are not used."""
 
 _SPLITS = {"train": "train2014", "val": "val2014", "train2014": "train2014", "val2014": "val2014"}
+
+_INDEX_VERSION = 1
 
 MaskValues = Literal["contiguous", "raw"]
 
@@ -322,12 +326,61 @@ def read_instances(path: str | Path) -> Instances:
     """Go once through an instances JSON such as ``instances_val2014.json``.
 
     The file is parsed piece by piece and no polygon is kept, so that a file of hundreds of megabytes leaves a few
-    behind, whichever number of processes reads masks from it.
+    behind, whichever number of processes reads masks from it. What was found is written to ``<file>.index.npz`` beside
+    it, if the folder can be written to, and read from there as long as the file's size and time stay the same.
 
     Raises:
         InputError: The file is missing, no JSON, lacks a field, or an annotation has an unknown image or category.
     """
     path = Path(path).absolute()
+    index = path.with_name(f"{path.name}.index.npz")
+    found = _read_index(path, index)
+    if found is None:
+        found = _parse_instances(path)
+        _write_index(found, index)
+    return found
+
+
+def _stamp(path: Path) -> np.ndarray:
+    """Return what changes when a file is replaced, and the version of the index."""
+    status = path.stat()
+    return np.array([_INDEX_VERSION, status.st_size, status.st_mtime_ns])
+
+
+def _read_index(path: Path, index: Path) -> Instances | None:
+    """Read what an earlier call wrote; None if there is nothing, or not what belongs to the file."""
+    try:
+        with index.open("rb") as stream, np.load(stream) as stored:
+            if not np.array_equal(stored["stamp"], _stamp(path)):
+                return None
+            labels = np.unpackbits(stored["labels"], axis=1, count=len(COCO_CLASSES))
+            return Instances(
+                path=path,
+                ids=tuple(f"{number:012d}" for number in stored["numbers"].tolist()),
+                labels=torch.from_numpy(labels.astype(np.float32)),
+                spans=stored["spans"],
+                bounds=stored["bounds"],
+            )
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None
+
+
+def _write_index(instances: Instances, index: Path) -> None:
+    def write(stream: BinaryIO) -> None:
+        np.savez(
+            stream,
+            stamp=_stamp(instances.path),
+            numbers=np.array([int(image_id) for image_id in instances.ids]),
+            labels=np.packbits(instances.labels.numpy().astype(bool), axis=1),
+            spans=instances.spans,
+            bounds=instances.bounds,
+        )
+
+    with contextlib.suppress(InputError):  # the data may lie where nothing can be written
+        write_atomically(index, write)
+
+
+def _parse_instances(path: Path) -> Instances:
     try:
         # In Latin-1 a character is a byte, so the position of an annotation in the text is that in the file.
         return _index_instances(path, path.read_bytes().decode("latin-1"))

@@ -17,6 +17,9 @@ from torchvision.transforms.v2 import functional as TF
 Normalise = Callable[[Tensor], Tensor]
 """Turns ``(3, H, W)`` uint8 RGB into the float32 input of a network."""
 
+Augment = Callable[[Image.Image, Normalise, random.Random], Tensor]
+"""Turns an RGB picture into a training image ``(3, S, S)`` float32, with draws from the generator."""
+
 
 def resize(image: Image.Image, height: int, width: int) -> Image.Image:
     """Resize with Pillow's bicubic filter (smoothed when it shrinks), as the papers' code does."""

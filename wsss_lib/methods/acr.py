@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from wsss_lib.methods.cam import classification_loss
-from wsss_lib.methods.method import Batch, CamConfig, CamMethod, Engine, backbone_options, draw_targets, pick
+from wsss_lib.methods.method import Batch, CamMethod, Engine, LongSideConfig, backbone_options, draw_targets, pick
 from wsss_lib.methods.optimisers import create_optimizer, parameter_groups, polynomial_schedule
 from wsss_lib.models import create_backbone
 from wsss_lib.models.backbone import Backbone
@@ -155,7 +155,7 @@ def classifier_losses(
 
 
 @dataclass(frozen=True)
-class Config(CamConfig):
+class Config(LongSideConfig):
     """Settings of ACR; the defaults are those of the authors' code.
 
     Attributes:

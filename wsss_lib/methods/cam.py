@@ -22,7 +22,7 @@ from typing import Literal, Self
 import torch.nn.functional as F
 from torch import Tensor
 
-from wsss_lib.methods.method import Batch, CamConfig, CamMethod, Engine, backbone_options
+from wsss_lib.methods.method import Batch, CamMethod, Engine, LongSideConfig, backbone_options
 from wsss_lib.methods.optimisers import create_optimizer, parameter_groups, polynomial_schedule
 from wsss_lib.models import create_backbone
 from wsss_lib.models.backbone import Backbone
@@ -43,7 +43,7 @@ def classification_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Config(CamConfig):
+class Config(LongSideConfig):
     """Settings of the CAM baseline; the defaults are those of AffinityNet's classifier with ResNet-38.
 
     Attributes:

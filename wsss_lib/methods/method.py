@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from wsss_lib.data.transforms import Augment, Augmentation
 from wsss_lib.errors import InputError
-from wsss_lib.models import BACKBONES
 from wsss_lib.models.backbone import Backbone
 from wsss_lib.models.weights import LoadReport
 from wsss_lib.ops.cam import normalise_maximum
@@ -57,7 +57,8 @@ class Config:
     """The settings that every method has; each adds its own.
 
     Attributes:
-        backbone: Name of the network, see `wsss_lib.models.BACKBONES`.
+        backbones: Names of the networks that the method can use.
+        backbone: Name of the network, one of them, see `wsss_lib.models.BACKBONES`.
         backbone_options: Arguments of the network's class, such as ``width``.
         pretrained: Whether training starts from ImageNet weights; the first layers and all batch normalisation then
             stay as they are.
@@ -69,6 +70,8 @@ class Config:
         learning_rate: Initial learning rate of pre-trained weights.
         weight_decay: Decay of the weights, not of the biases.
     """
+
+    backbones: ClassVar[tuple[str, ...]] = ("resnet38d", "vgg16", "resnet50", "mobilenet_v2")
 
     backbone: str = "resnet38d"
     backbone_options: dict[str, Any] = field(default_factory=dict)
@@ -94,8 +97,8 @@ class Config:
         """
         if name not in PRESETS:
             raise InputError(f"preset {name!r} is unknown; choose one of {', '.join(PRESETS)}.")
-        if backbone not in ("", *BACKBONES):
-            raise InputError(f"backbone {backbone!r} is unknown; choose one of {', '.join(BACKBONES)}.")
+        if backbone not in ("", *cls.backbones):
+            raise InputError(f"backbone {backbone!r} cannot be used; choose one of {', '.join(cls.backbones)}.")
         return cls.for_preset(name, backbone)
 
     @classmethod
@@ -134,18 +137,35 @@ class CamConfig(Config):
     """The settings of a method that makes class activation maps. The defaults are those of AffinityNet's classifier.
 
     Attributes:
-        min_long_side: Least length of the longer side of a training image after random resizing, in pixels.
-        max_long_side: Greatest length of it.
         scales: Factors of the image size at which the CAMs are computed and summed, each also mirrored.
         view_multiple: If not 0, views are resized to this multiple plus one, see `wsss_lib.data.transforms.view_size`.
         alphas: Powers of the background with which a CRF is tried on the maps.
     """
 
-    min_long_side: int = 256
-    max_long_side: int = 512
     scales: tuple[float, ...] = (1.0, 0.5, 1.5, 2.0)
     view_multiple: int = 0
     alphas: tuple[float, ...] = (4.0, 32.0)
+
+    @abstractmethod
+    def augmentation(self) -> Augment:
+        """Return what is done to a training image."""
+
+
+@dataclass(frozen=True)
+class LongSideConfig(CamConfig):
+    """The settings of a method that trains like AffinityNet's classifier, on a window of the resized image.
+
+    Attributes:
+        min_long_side: Least length of the longer side of a training image after random resizing, in pixels.
+        max_long_side: Greatest length of it.
+    """
+
+    min_long_side: int = 256
+    max_long_side: int = 512
+
+    def augmentation(self) -> Augment:
+        """Return what is done to a training image."""
+        return Augmentation(self.min_long_side, self.max_long_side, self.crop_size, self.colour_jitter, self.hue_jitter)
 
     def check(self) -> None:
         """Raise InputError if settings contradict each other."""

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from wsss_lib.errors import InputError
 from wsss_lib.methods.cam import classification_loss
-from wsss_lib.methods.method import Batch, CamConfig, CamMethod, Engine, backbone_options, draw_targets, pick
+from wsss_lib.methods.method import Batch, CamMethod, Engine, LongSideConfig, backbone_options, draw_targets, pick
 from wsss_lib.methods.optimisers import create_optimizer, parameter_groups, polynomial_schedule
 from wsss_lib.models import create_backbone
 from wsss_lib.models.backbone import Backbone
@@ -77,7 +77,7 @@ def remaining_labels(labels: Tensor, targets: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Config(CamConfig):
+class Config(LongSideConfig):
     """Settings of OC-CSE; the defaults are those of the authors' code.
 
     Attributes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 from torch import nn
@@ -52,5 +53,40 @@ def polynomial_schedule(optimizer: Optimizer, total_steps: int, power: float = 0
 
     def factor(step: int) -> float:
         return (1 - min(step, total_steps - 1) / total_steps) ** power
+
+    return LambdaLR(optimizer, factor)
+
+
+def warmed_cosine_schedule(
+    optimizer: Optimizer,
+    total_steps: int,
+    epochs: int,
+    warm_up: int,
+    last: float,
+    first: float = 0.016,
+    behind: bool = False,
+) -> LambdaLR:
+    """Change every learning rate from epoch to epoch: a linear warm-up, then half a period of the cosine.
+
+    The factor of epoch e is ``first + (1 - first) e / warm_up`` before ``warm_up``, and then
+    ``last + (1 - last) (1 + cos(pi e / epochs)) / 2``.
+
+    Args:
+        optimizer: The optimiser.
+        total_steps: Of all epochs together.
+        epochs: Number of epochs.
+        warm_up: Number of them that belong to the warm-up; 0 for none.
+        last: Factor towards the end.
+        first: Factor of the first epoch; by default that of MCTformer's code, 1e-6 of 6.25e-5.
+        behind: Whether every epoch has the factor of the one before, as in MCTformer's code.
+    """
+    per_epoch = max(1, total_steps // epochs)
+
+    def factor(step: int) -> float:
+        epoch = min(step, total_steps - 1) // per_epoch
+        epoch = max(0, epoch - 1) if behind else epoch
+        if epoch < warm_up:
+            return first + (1 - first) * epoch / warm_up
+        return last + (1 - last) * (1 + math.cos(math.pi * epoch / epochs)) / 2
 
     return LambdaLR(optimizer, factor)

@@ -6,6 +6,7 @@ from typing import Any
 
 from wsss_lib.errors import InputError
 from wsss_lib.models.backbone import Backbone
+from wsss_lib.models.deit import DeiT
 from wsss_lib.models.mobilenet_v2 import MobileNetV2
 from wsss_lib.models.resnet38d import ResNet38d
 from wsss_lib.models.resnet50 import ResNet50
@@ -16,6 +17,7 @@ BACKBONES: dict[str, type[Backbone]] = {
     "vgg16": VGG16,
     "resnet50": ResNet50,
     "mobilenet_v2": MobileNetV2,
+    "deit_small": DeiT,
 }
 
 

@@ -108,6 +108,10 @@ class Backbone(nn.Module, ABC):
         """Channels and stride of the last tap."""
         return list(self.taps.values())[-1]
 
+    def adapt(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Make the tensors of a file of ImageNet weights fit this network, if need be; by default nothing is done."""
+        return dict(state)
+
     @abstractmethod
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Map ``(B, 3, H, W)`` normalised images to the features ``(B, channels, h, w)`` of every tap."""

@@ -1,4 +1,4 @@
-"""Where pre-trained weights come from: a file that was given, one in ``pretrained/``, or torchvision's own."""
+"""Where pre-trained weights come from: a file that was given, one in ``pretrained/``, or a download."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from wsss_lib.errors import InputError
 from wsss_lib.models.backbone import Backbone, Normalisation
 from wsss_lib.models.weights import LoadReport, load_into, read_sidecar, read_state
 
-_TORCHVISION = {
+_URLS = {
     "mobilenet_v2": MobileNet_V2_Weights.IMAGENET1K_V1.url,
     "resnet50": ResNet50_Weights.IMAGENET1K_V1.url,
+    "deit_small": "https://dl.fbaipublicfiles.com/deit/deit_small_patch16_224-cd65a155.pth",
 }
 
 _OFFICIAL = {
@@ -24,7 +25,7 @@ _OFFICIAL = {
 
 
 def find_weights(backbone: str, folder: Path) -> Path:
-    """Return the file of a backbone's ImageNet weights, downloading it if it is torchvision's and not there yet.
+    """Return the file of a backbone's ImageNet weights, downloading it if it can be and is not there yet.
 
     Args:
         backbone: Name of the backbone.
@@ -33,7 +34,7 @@ def find_weights(backbone: str, folder: Path) -> Path:
     Raises:
         InputError: The file is not there and cannot be downloaded; the sentence names address, file and folder.
     """
-    url = _TORCHVISION.get(backbone)
+    url = _URLS.get(backbone)
     name = Path(urlparse(url).path).name if url else _OFFICIAL[backbone]
     path = folder / name
     if path.is_file():
@@ -71,7 +72,9 @@ def load_backbone(backbone: Backbone, path: Path) -> LoadReport:
     if not path.is_file():
         raise InputError(f"weights file {path} is missing; give the path of a file that exists.")
     sidecar = read_sidecar(path)
-    report = load_into(backbone, read_state(path), source=path, unused=(*backbone.classifier_keys, "fc8."))
+    report = load_into(
+        backbone, backbone.adapt(read_state(path)), source=path, unused=(*backbone.classifier_keys, "fc8.")
+    )
     if sidecar is not None and sidecar.mean is not None and sidecar.std is not None:
         backbone.normalisation = Normalisation(sidecar.mean, sidecar.std)
     return report

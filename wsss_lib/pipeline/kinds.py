@@ -6,6 +6,7 @@ from pathlib import Path
 
 from wsss_lib.pipeline.adversarial import AdversarialRun
 from wsss_lib.pipeline.affinity import AffinityRun
+from wsss_lib.pipeline.census import CensusRun
 from wsss_lib.pipeline.run import Run, Settings, read_settings
 from wsss_lib.pipeline.seeds import SeedRun
 
@@ -13,6 +14,7 @@ _KINDS: dict[str, type[Run]] = {
     "affinitynet": AffinityRun,
     "oc_cse": AdversarialRun,
     "acr": AdversarialRun,
+    "pcss": CensusRun,
 }
 """By method; all others make seeds."""
 

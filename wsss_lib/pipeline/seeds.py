@@ -5,7 +5,6 @@ from __future__ import annotations
 from torch import Tensor
 
 from wsss_lib.data.dataset import Dataset, Derived
-from wsss_lib.data.transforms import Augmentation
 from wsss_lib.errors import InputError
 from wsss_lib.methods.method import CamMethod
 from wsss_lib.pipeline.evaluate import SeedScores, score_seeds
@@ -26,11 +25,7 @@ class SeedRun(Run[CamMethod]):
 
     def example(self) -> Example:
         """Return what makes training examples: augmented images with their labels."""
-        config = self.method.config
-        augmentation = Augmentation(
-            config.min_long_side, config.max_long_side, config.crop_size, config.colour_jitter, config.hue_jitter
-        )
-        return LabelledImages(self.splits.training, augmentation, self.normalise)
+        return LabelledImages(self.splits.training, self.method.config.augmentation(), self.normalise)
 
     def after_epoch(self, epoch: int) -> None:
         """Keep the maps of :meth:`growth`."""

@@ -18,7 +18,7 @@ from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data.distributed import DistributedSampler
 
 from wsss_lib.data.dataset import Dataset
-from wsss_lib.data.transforms import Augmentation, Normalise
+from wsss_lib.data.transforms import Augment, Normalise
 from wsss_lib.errors import InputError
 from wsss_lib.methods.method import Batch, Method
 from wsss_lib.pipeline.engine import loaded
@@ -43,7 +43,7 @@ class LabelledImages:
     """
 
     data: Dataset
-    augmentation: Augmentation
+    augmentation: Augment
     normalise: Normalise
 
     def __call__(self, index: int, rng: random.Random) -> tuple[Tensor, Tensor]:

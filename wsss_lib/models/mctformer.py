@@ -1,0 +1,181 @@
+"""MCTformer: class maps from a transformer's attention and from its patch tokens.
+
+Xu, Ouyang, Bennamoun, Boussaid, Xu, "Multi-class Token Transformer for Weakly Supervised Semantic Segmentation", CVPR
+2022 (V1 and V2); the same authors' MCTformer+ (2023); and the network of PCSS (Kwon et al., ECCV 2024), which is V2
+with another rule for the maps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from wsss_lib.models.backbone import relu
+from wsss_lib.models.deit import AttentionMaps, DeiT
+
+Variant = Literal["v1", "v2", "plus", "pcss"]
+
+
+@dataclass(frozen=True)
+class Passage:
+    """Images on their way through the blocks.
+
+    Attributes:
+        tokens: ``(B, C + h * w, D)``.
+        grid: ``(h, w)``.
+        block: How many blocks they have passed.
+        class_to_patch: For every passed block ``(B, C, h * w)``, the attention of class tokens to patches, mean over
+            the heads; empty unless it was asked for.
+        patch_to_patch: ``(B, h * w, h * w)``, the attention among patches, summed over the blocks; None likewise.
+        class_tokens: For every passed block the class tokens ``(B, C, D)``.
+    """
+
+    tokens: Tensor
+    grid: tuple[int, int]
+    block: int = 0
+    class_to_patch: tuple[Tensor, ...] = ()
+    patch_to_patch: Tensor | None = None
+    class_tokens: tuple[Tensor, ...] = ()
+
+    def constant(self) -> Passage:
+        """Return the same with attention through which no gradient flows."""
+        summed = self.patch_to_patch
+        constant = tuple(x.detach() for x in self.class_to_patch)
+        return replace(self, class_to_patch=constant, patch_to_patch=None if summed is None else summed.detach())
+
+
+class Outputs(NamedTuple):
+    """What the network says about images.
+
+    Attributes:
+        class_logits: ``(B, C)``, the means of the class tokens over the channels.
+        patch_logits: ``(B, C)`` from the patch tokens; None for V1.
+        cams: ``(B, C, h, w)``, at least 0, the maps of the patch tokens alone; None for V1.
+        fused: ``(B, C, h, w)``, the class tokens' attention, times :attr:`cams`; None without attention.
+        refined: ``(B, C, h, w)``, :attr:`fused` spread by the attention among patches; None without attention.
+        class_tokens: For every block the class tokens ``(B, C, D)``.
+    """
+
+    class_logits: Tensor
+    patch_logits: Tensor | None
+    cams: Tensor | None
+    fused: Tensor | None = None
+    refined: Tensor | None = None
+    class_tokens: tuple[Tensor, ...] = ()
+
+    @property
+    def logits(self) -> Tensor:
+        """The mean of both logits ``(B, C)``, or the class tokens' alone."""
+        return self.class_logits if self.patch_logits is None else (self.class_logits + self.patch_logits) / 2
+
+
+def ranked_pooling(maps: Tensor, decay: float = 0.996) -> Tensor:
+    """Pool ``(B, C, h, w)`` maps to ``(B, C)``: a mean weighted by ``decay^i``, i the rank of a value, highest first.
+
+    MCTformer+'s global weighted ranking pooling.
+    """
+    ranked = maps.flatten(2).sort(dim=2, descending=True).values
+    weights = decay ** torch.arange(ranked.shape[2], device=maps.device, dtype=ranked.dtype)
+    return (ranked * weights).sum(2) / weights.sum()
+
+
+def refine_by_patches(patch_to_patch: Tensor, maps: Tensor) -> Tensor:
+    """Spread maps along the attention among patches: ``r_bci = sum_j S_bij m_bcj``.
+
+    Args:
+        patch_to_patch: ``(B, h * w, h * w)``, S.
+        maps: ``(B, C, h, w)``, m.
+
+    Returns:
+        ``(B, C, h, w)``.
+    """
+    return (maps.flatten(2) @ patch_to_patch.transpose(1, 2)).reshape(maps.shape)
+
+
+class MCTformer(nn.Module):
+    """A transformer that classifies twice, by its class tokens and by its patches.
+
+    Args:
+        backbone: The transformer, with C class tokens.
+        variant: Which of the four networks.
+        layers: Over how many of the last blocks the attention of class tokens is averaged (``plus``, ``pcss``) or
+            summed (``v1``, ``v2``); 0 for the authors' number, 3 for ``v1`` and ``v2``, else all.
+    """
+
+    def __init__(self, backbone: DeiT, variant: Variant = "pcss", layers: int = 0) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.variant = variant
+        self.layers = layers or (min(3, backbone.depth) if variant in ("v1", "v2") else backbone.depth)
+        if variant != "v1":
+            self.head = nn.Conv2d(backbone.out.channels, backbone.classes, 3, padding=1)
+
+    @staticmethod
+    def official_key(key: str) -> str | None:
+        """Return our name of a tensor that the authors' checkpoints call ``key``."""
+        return key if key.startswith("head.") else f"backbone.{key}"
+
+    def start(self, images: Tensor) -> Passage:
+        """Turn ``(B, 3, H, W)`` normalised images into tokens."""
+        tokens, grid = self.backbone.embed(images)
+        return Passage(tokens, grid)
+
+    def advance(self, passage: Passage, until: int, maps: AttentionMaps | None = None) -> Passage:
+        """Pass the blocks up to, but without, number ``until``, counted from 0.
+
+        Args:
+            passage: Where the images are.
+            until: The first block that is not passed.
+            maps: Whether the attention is kept, see :class:`wsss_lib.models.deit.Attention`.
+        """
+        count, tokens = self.backbone.classes, passage.tokens
+        class_to_patch, summed = list(passage.class_to_patch), passage.patch_to_patch
+        class_tokens = list(passage.class_tokens)
+        for block in list(self.backbone.blocks)[passage.block : until]:
+            tokens, weights = block(tokens, maps)
+            class_tokens.append(tokens[:, :count])
+            if weights is not None:
+                class_to_patch.append(weights[:, :count, count:])
+                among = weights[:, count:, count:]
+                summed = among if summed is None else summed + among
+        return Passage(tokens, passage.grid, until, tuple(class_to_patch), summed, tuple(class_tokens))
+
+    def with_patches(self, passage: Passage, change: Callable[[Tensor], Tensor]) -> Passage:
+        """Change the patch tokens of a passage, given and returned as ``(B, D, h, w)``."""
+        count, tokens = self.backbone.classes, passage.tokens
+        changed = change(self.backbone.patches(tokens, passage.grid)).flatten(2).transpose(1, 2)
+        return replace(passage, tokens=torch.cat([tokens[:, :count], changed.to(tokens.dtype)], dim=1))
+
+    def finish(self, passage: Passage) -> Outputs:
+        """Read the logits and maps of images that have passed all blocks."""
+        class_logits = passage.tokens[:, : self.backbone.classes].mean(-1)
+        patch_logits = cams = None
+        if self.variant != "v1":
+            maps = self.head(self.backbone.patches(passage.tokens, passage.grid))  # (B, C, h, w)
+            patch_logits = ranked_pooling(maps) if self.variant == "plus" else maps.mean(dim=(2, 3))
+            cams = relu(maps.detach() if self.variant == "v2" else maps.clone())
+        fused = refined = None
+        if passage.patch_to_patch is not None:
+            fused = self.fuse(passage, cams)
+            refined = refine_by_patches(passage.patch_to_patch, fused)
+        return Outputs(class_logits, patch_logits, cams, fused, refined, passage.class_tokens)
+
+    def fuse(self, passage: Passage, cams: Tensor | None) -> Tensor:
+        """Return the attention of the class tokens in the last blocks, times the maps of the patches, ``(B, C, h, w)``.
+
+        V1: ``sum_l A_l``; V2: ``sum_l A_l * cams``; +: ``sqrt(mean_l A_l * cams)``; PCSS: ``mean_l A_l * cams``.
+        """
+        chosen = torch.stack(passage.class_to_patch[-self.layers :])
+        attention = chosen.sum(0) if self.variant in ("v1", "v2") else chosen.mean(0)
+        attention = attention.unflatten(2, passage.grid)
+        if cams is None:
+            return attention
+        return (attention * cams).sqrt() if self.variant == "plus" else attention * cams
+
+    def forward(self, images: Tensor, maps: AttentionMaps | None = None) -> Outputs:
+        """Return logits and maps of ``(B, 3, H, W)`` normalised images; those with attention only if asked for."""
+        return self.finish(self.advance(self.start(images), self.backbone.depth, maps))

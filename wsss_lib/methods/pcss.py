@@ -66,14 +66,15 @@ class Config(CamConfig):
         random_erasing: Probability that noise covers a part of a training image.
         last_learning_rate: At the end of the cosine schedule.
         warm_up: Epochs of linear growth before it.
+        plain_epochs: Epochs without phases and shortcuts before all others, for a network without ImageNet weights.
         phase_weight: Weight of the difference between the maps with own and with mixed magnitudes; 0 leaves phase
             concentration out.
-        phase_start: First epoch of that difference, from 0.
+        phase_start: First epoch of that difference, from 0, the plain ones not counted.
         merge_block: After which block, from 0, magnitudes are mixed.
         own_magnitude: Share of an image's own magnitudes in the mixture.
         shortcut_weight: Weight of the difference between the maps of an image with and without its most influential
             frequencies; 0 leaves shortcut suppression and the census out.
-        shortcut_start: After this epoch, from 0, the first census takes place.
+        shortcut_start: After this epoch, from 0, the plain ones not counted, the first census takes place.
         shortcut_interval: Epochs from one census to the next.
         probed_images: Images of every class that take part in a census.
         mirror: How the census takes a block of frequencies out, see :func:`wsss_lib.ops.frequency.probe_filters`.
@@ -97,6 +98,7 @@ class Config(CamConfig):
     random_erasing: float = 0.0
     last_learning_rate: float = 1e-5
     warm_up: int = 5
+    plain_epochs: int = 0
     phase_weight: float = 2.0
     phase_start: int = 0
     merge_block: int = 7
@@ -117,15 +119,15 @@ class Config(CamConfig):
                 backbone=backbone,
                 backbone_options={"channels": 96, "depth": 4, "heads": 3, "patch": 8, "grid": 12},
                 pretrained=False,
-                epochs=40,
+                epochs=30,
                 batch_size=16,
                 crop_size=96,
                 learning_rate=1e-3,
                 operations=0,
                 merge_block=2,
-                shortcut_start=9,
-                shortcut_interval=10,
-                probed_images=16,
+                plain_epochs=20,
+                shortcut_start=0,
+                probed_images=8,
             )
         if name == "photos":
             return cls(backbone=backbone, epochs=8, batch_size=16, learning_rate=3e-5, warm_up=1, operations=1)
@@ -366,6 +368,7 @@ class PCSS(CamMethod):
         num_classes: C.
 
     Attributes:
+        epoch: The epoch, from 0, the plain ones not counted.
         probed: Returns, for the number of an epoch, the images of its census in batches ``(B, 3, size, size)`` with
             ``(B, C)`` bool, for which classes they count; each process its share. Needed by shortcut suppression.
     """
@@ -381,7 +384,7 @@ class PCSS(CamMethod):
         self.influence = Influence(num_classes, config.crop_size, backbone.patch)
         self.networks = {"network": self.network, "influence": self.influence}
         self.probed: Callable[[int], Iterable[tuple[Tensor, Tensor]]] | None = None
-        self.epoch = 0
+        self.epoch = -config.plain_epochs
 
     @property
     def backbone(self) -> DeiT:
@@ -412,8 +415,8 @@ class PCSS(CamMethod):
     def begin_epoch(self, epoch: int, batches: Iterable[Batch]) -> None:  # noqa: ARG002
         """Hold a census, if one is due."""
         config = self.config
-        self.epoch = epoch
-        since = epoch - 1 - config.shortcut_start
+        self.epoch = epoch - config.plain_epochs
+        since = self.epoch - 1 - config.shortcut_start
         if config.shortcut_weight and since >= 0 and since % config.shortcut_interval == 0:
             self.hold_census(epoch)
 
@@ -470,9 +473,10 @@ class PCSS(CamMethod):
         """Return the parts of the loss, see :meth:`update`."""
         config = self.config
         suppresses = config.shortcut_weight > 0 and self.epoch > config.shortcut_start
-        compares = config.phase_weight > 0 and self.epoch >= config.phase_start
+        mixes = config.phase_weight > 0 and self.epoch >= 0
+        compares = mixes and self.epoch >= config.phase_start
         suppressed = self.influence.suppress(images, labels) if suppresses else None
-        plain, of_suppressed, mixed = self.forward(images, suppressed, order if config.phase_weight else None, compares)
+        plain, of_suppressed, mixed = self.forward(images, suppressed, order if mixes else None, compares)
         losses = {"classification": both_losses(plain, labels)}
         if config.network == "plus":
             losses["contrast"] = class_token_contrast(plain.class_tokens, labels)

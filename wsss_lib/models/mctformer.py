@@ -109,6 +109,7 @@ class MCTformer(nn.Module):
     def __init__(self, backbone: DeiT, variant: Variant = "pcss", layers: int = 0) -> None:
         super().__init__()
         self.backbone = backbone
+        self.backbone.norm.requires_grad_(False)  # nothing passes it
         self.variant = variant
         self.layers = layers or (min(3, backbone.depth) if variant in ("v1", "v2") else backbone.depth)
         if variant != "v1":

@@ -9,7 +9,7 @@ from pathlib import Path
 from wsss_lib.data.coco import load_coco
 from wsss_lib.data.dataset import Dataset
 from wsss_lib.data.folder import load_folder
-from wsss_lib.data.toy import COUNTS, ToyWorld
+from wsss_lib.data.toy import COUNTS, ToyOptions, ToyWorld
 from wsss_lib.data.voc import load_voc
 from wsss_lib.errors import InputError
 
@@ -32,7 +32,13 @@ class Splits:
         return self.training.classes
 
 
-def open_splits(preset: str, root: Path | None = None, labels: Path | None = None, limit: int = 0) -> Splits:
+def open_splits(
+    preset: str,
+    root: Path | None = None,
+    labels: Path | None = None,
+    limit: int = 0,
+    toy: ToyOptions | None = None,
+) -> Splits:
     """Open the data of a preset.
 
     ``photos`` takes a folder in VOC's layout, trained on ``train_aug`` where it has such a list, or a folder of
@@ -43,12 +49,14 @@ def open_splits(preset: str, root: Path | None = None, labels: Path | None = Non
         root: The folder of the data; ``toy`` needs none.
         labels: Where the image-level labels of a folder in VOC's layout come from, see `load_voc`.
         limit: If positive, only the first images of every split, for a quick look.
+        toy: Of what kind the toy world is; None for the usual one.
 
     Raises:
         InputError: The folder is missing or is not what the preset needs.
     """
     if preset == "toy":
-        world = {name: ToyWorld(name, min(limit or count, count)) for name, count in COUNTS.items()}
+        counts = {name: min(limit or count, count) for name, count in COUNTS.items()}
+        world = {name: ToyWorld(name, count, options=toy or ToyOptions()) for name, count in counts.items()}
         return Splits(world["train"], world)
     splits = _open_files(preset, root, labels)
     if not limit:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from wsss_lib.data.toy import ToyOptions
 from wsss_lib.data.transforms import Augment, Augmentation
 from wsss_lib.errors import InputError
 from wsss_lib.models.backbone import Backbone
@@ -58,6 +59,7 @@ class Config:
 
     Attributes:
         backbones: Names of the networks that the method can use.
+        toy_world: Of what kind the toy world is, in which the method is shown.
         backbone: Name of the network, one of them, see `wsss_lib.models.BACKBONES`.
         backbone_options: Arguments of the network's class, such as ``width``.
         pretrained: Whether training starts from ImageNet weights; the first layers and all batch normalisation then
@@ -72,6 +74,7 @@ class Config:
     """
 
     backbones: ClassVar[tuple[str, ...]] = ("resnet38d", "vgg16", "resnet50", "mobilenet_v2")
+    toy_world: ClassVar[ToyOptions] = ToyOptions()
 
     backbone: str = "resnet38d"
     backbone_options: dict[str, Any] = field(default_factory=dict)

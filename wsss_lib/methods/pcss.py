@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 
 from wsss_lib.data.randaugment import CropAugmentation
+from wsss_lib.data.toy import ToyOptions
 from wsss_lib.data.transforms import Augment
 from wsss_lib.errors import InputError
 from wsss_lib.methods.cam import classification_loss
@@ -82,6 +83,7 @@ class Config(CamConfig):
     """
 
     backbones: ClassVar[tuple[str, ...]] = ("deit_small",)
+    toy_world: ClassVar[ToyOptions] = ToyOptions(shortcut=20.0, shortcut_share=0.8)
 
     backbone: str = "deit_small"
     epochs: int = 60

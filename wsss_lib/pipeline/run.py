@@ -123,7 +123,8 @@ class Run(ABC, Generic[M]):
         check_devices(settings.accelerator, settings.devices, settings.precision)
         self.settings = settings
         self.folder = settings.folder
-        self.splits = open_splits(settings.preset, settings.data_root, settings.labels, settings.limit)
+        world = settings.config.toy_world
+        self.splits = open_splits(settings.preset, settings.data_root, settings.labels, settings.limit, world)
         self.weights = self._find_weights()
         self.weights_report: LoadReport | None = None
         if not settings.resume and (self.folder / "config.json").is_file():

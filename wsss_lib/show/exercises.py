@@ -16,7 +16,9 @@ from wsss_lib.methods.acr import masked_error
 from wsss_lib.methods.affinitynet import semi_labels
 from wsss_lib.methods.cam import classification_loss
 from wsss_lib.methods.oc_cse import erasing_mask, remaining_labels
+from wsss_lib.models.mctformer import refine_by_patches
 from wsss_lib.ops.cam import normalise_maximum, normalise_range, seed
+from wsss_lib.ops.frequency import magnitude, with_magnitude
 from wsss_lib.ops.metrics import intersection_over_union
 
 
@@ -104,6 +106,21 @@ def check_masked_error(answer: Callable[[Tensor, Tensor, Tensor], Tensor | None]
     drawn, images = torch.randn(2, 2, 3, 4, 4, generator=random)
     mask = torch.rand(2, 1, 4, 4, generator=random)
     return _compare(answer(drawn, images, mask), masked_error(drawn, images, mask), "random images and a random mask")
+
+
+def check_refine(answer: Callable[[Tensor, Tensor], Tensor | None]) -> bool:
+    """Check a function from attention among patches ``(B, N, N)`` and maps ``(B, C, h, w)`` to refined maps."""
+    random = torch.Generator().manual_seed(9)
+    among, maps = torch.rand(2, 12, 12, generator=random), torch.rand(2, 5, 3, 4, generator=random)
+    wanted = refine_by_patches(among, maps)
+    return _compare(answer(among, maps), wanted, "random attention (2, 12, 12) and random maps (2, 5, 3, 4)")
+
+
+def check_mixture(answer: Callable[[Tensor, Tensor, float], Tensor | None]) -> bool:
+    """Check a function from two features ``(B, D, h, w)`` and a share to those with the mixed magnitudes."""
+    one, other = torch.randn(2, 2, 3, 4, 4, generator=torch.Generator().manual_seed(10))
+    wanted = with_magnitude(one, 0.3 * magnitude(one) + 0.7 * magnitude(other))
+    return _compare(answer(one, other, 0.3), wanted, "random features and the share 0.3")
 
 
 def check_choice(given: str, right: str, why: Mapping[str, str]) -> bool:

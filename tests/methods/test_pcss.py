@@ -175,6 +175,19 @@ def test_parts_begin_when_they_are_due():
     assert held == [2, 5]
 
 
+def test_plain_epochs_come_first():
+    method = small(plain_share=0.5, shortcut_start=0)
+    method.setup(FABRIC, total_steps=8)
+    held = []
+    method.hold_census = lambda epoch: held.append(epoch) or method.influence.update(torch.rand(3, 4, 4))
+    counts = []
+    for epoch in range(4):
+        method.begin_epoch(epoch, [])
+        counts.append(len(method.losses(*batch_of([[1.0, 0, 0], [0, 1, 1]]))))
+    assert counts == [1, 1, 3, 5]
+    assert held == [3]
+
+
 @pytest.mark.parametrize("network", ["v1", "v2", "plus"])
 def test_mctformers_losses(network):
     method = small(network, epochs=2)

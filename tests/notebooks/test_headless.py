@@ -150,6 +150,42 @@ def test_02_oc_cse_refuses_a_classifier_that_does_not_classify(tmp_path):
 
 
 @pytest.mark.slow
+def test_04_pcss_runs_from_its_folder(tmp_path):
+    """With a census, and with each part alone."""
+    result = papermill(
+        ROOT / "notebooks", "04_pcss.ipynb", tmp_path / "out.ipynb", *SMALL, "-p", "epochs", "2",
+        "-p", "ablations", "3", "-p", "out", str(tmp_path / "run"),
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr[-3000:]
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    kinds = {"neither", "PCSS", "phase concentration alone", "shortcut suppression alone"}
+    assert set(metrics["comparison"]) == set(metrics["reliance"]) == kinds
+    assert all(0 <= row["precision_without"] <= 1 for row in metrics["reliance"].values())
+    assert {"seed", "crf-6", "crf-24"} <= set(metrics["refinements"]["val"])
+
+
+@pytest.mark.slow
+def test_04_pcss_runs_on_coco(tmp_path):
+    """With a transformer's weights, images without objects, and masks that are rendered."""
+    import torch
+
+    from tests.data import trees
+    from wsss_lib.models.deit import DeiT
+
+    root = trees.coco_splits_tree(tmp_path / "COCO2014")
+    weights = {**DeiT(1).state_dict(), "head.weight": torch.zeros(1000, 384), "head.bias": torch.zeros(1000)}
+    torch.save({"model": weights}, tmp_path / "deit.pth")
+    result = papermill(
+        ROOT, "notebooks/04_pcss.ipynb", tmp_path / "out.ipynb", "-p", "preset", "coco14", "-p", "data_root", str(root),
+        "-p", "weights", str(tmp_path / "deit.pth"), "-p", "epochs", "1", "-p", "batch_size", "2",
+        "-p", "crop_size", "32", "-p", "out", str(tmp_path / "run"),
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr[-3000:]
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert len(metrics["seeds"]["val"]["swept"]["classes"]) == 81
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("parameters", "sentence"),
     [

@@ -1,6 +1,5 @@
 """A run of PCSS: the census in the middle of the training, stopping and continuing, several processes, COCO."""
 
-import json
 from pathlib import Path
 from unittest import mock
 
@@ -28,7 +27,7 @@ def tiny(**changes):
         "batch_size": 4,
         "crop_size": 32,
         "merge_block": 1,
-        "plain_epochs": 0,
+        "plain_share": 0.0,
         "shortcut_start": 0,
         "shortcut_interval": 1,
         "probed_images": 3,
@@ -114,20 +113,7 @@ def test_the_mctformers_need_no_census(tmp_path, network):
 
 @pytest.fixture
 def coco(tmp_path):
-    """A folder in COCO's layout: three training images, one of them without objects, and one for validation."""
-    root = tmp_path / "COCO2014"
-    box = [[4.0, 4.0, 24.0, 4.0, 24.0, 24.0, 4.0, 24.0]]
-    for split, objects in {"train2014": {1: 18, 2: 90, 3: None}, "val2014": {7: 18}}.items():
-        for number in objects:
-            trees.save_image(root / split / f"COCO_{split}_{number:012d}.jpg", (40, 48), seed=number)
-        annotations = [
-            {"id": n, "image_id": n, "category_id": category, "segmentation": box, "area": 400.0, "iscrowd": 0}
-            for n, category in objects.items()
-            if category
-        ]
-        content = {"images": [{"id": n} for n in objects], "annotations": annotations}
-        trees.write(root / "annotations" / f"instances_{split}.json", json.dumps(content))
-    return root
+    return trees.coco_splits_tree(tmp_path / "COCO2014")
 
 
 def test_the_whole_path_on_coco(tmp_path, coco):

@@ -67,7 +67,7 @@ class Config(CamConfig):
         random_erasing: Probability that noise covers a part of a training image.
         last_learning_rate: At the end of the cosine schedule.
         warm_up: Epochs of linear growth before it.
-        plain_epochs: Epochs without phases and shortcuts before all others, for a network without ImageNet weights.
+        plain_share: Share of the epochs that come first, without phases and shortcuts, in place of ImageNet weights.
         phase_weight: Weight of the difference between the maps with own and with mixed magnitudes; 0 leaves phase
             concentration out.
         phase_start: First epoch of that difference, from 0, the plain ones not counted.
@@ -100,7 +100,7 @@ class Config(CamConfig):
     random_erasing: float = 0.0
     last_learning_rate: float = 1e-5
     warm_up: int = 5
-    plain_epochs: int = 0
+    plain_share: float = 0.0
     phase_weight: float = 2.0
     phase_start: int = 0
     merge_block: int = 7
@@ -127,8 +127,9 @@ class Config(CamConfig):
                 learning_rate=1e-3,
                 operations=0,
                 merge_block=2,
-                plain_epochs=20,
+                plain_share=0.2,
                 shortcut_start=0,
+                shortcut_interval=8,
                 probed_images=8,
             )
         if name == "photos":
@@ -153,6 +154,11 @@ class Config(CamConfig):
                 f"network {self.network} is MCTformer's and knows neither phases nor shortcuts; set phase_weight and "
                 "shortcut_weight to 0, or choose network pcss."
             )
+
+    @property
+    def plain_epochs(self) -> int:
+        """Number of epochs without phases and shortcuts."""
+        return int(self.plain_share * self.epochs)
 
     def augmentation(self) -> Augment:
         """Return what is done to a training image."""

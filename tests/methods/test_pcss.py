@@ -24,6 +24,8 @@ from wsss_lib.methods.pcss import (
     classification_loss,
     map_difference,
 )
+from wsss_lib.ops.cam import background_power
+from wsss_lib.ops.dense_crf import dense_crf, unary_from_scores
 from wsss_lib.ops.frequency import half_plane
 from wsss_lib.pipeline.infer import multi_scale_cam
 
@@ -381,6 +383,17 @@ def test_official_inference_of_v2():
         [(classes, maps)] = multi_scale_cam(method, [images], labels, (64, 64))
     assert classes.tolist() == golden["keys0"].tolist()
     np.testing.assert_allclose(maps, golden["maps0"], atol=5e-4)
+
+
+@pytest.mark.parametrize("alpha", [1, 6, 12, 24])
+def test_official_crf(alpha):
+    classes = np.unique(recipe.integers("pcss/crf_alpha/classes", (2,), 0, 20))
+    cams = np.stack([recipe.smooth(f"pcss/crf_alpha/cam{c}", (1, 30, 38), cells=5)[0] for c in classes])
+    noise = recipe.array("pcss/crf_alpha/img/noise", (3, 30, 38), 0.05)
+    image = np.round((recipe.smooth("pcss/crf_alpha/img", (3, 30, 38), cells=6) + noise) * 255).clip(0, 255)
+    unary = unary_from_scores(background_power(torch.from_numpy(cams), alpha)[None])
+    [[ours]] = dense_crf([torch.from_numpy(image.astype(np.uint8))], [unary], "psa")
+    np.testing.assert_allclose(ours, recipe.golden("pcss/crf_alpha")[f"alpha{alpha}"], atol=2e-3)
 
 
 @pytest.mark.parametrize("network", ["pcss", "v1", "v2", "plus"])

@@ -87,6 +87,37 @@ def test_official_sweeps(method, top, lowest):
         assert row == pytest.approx(golden["best"].tolist(), abs=1e-6)
 
 
+def pcss_images():
+    """Yield maps ``(n, 30, 41)``, their classes, and a mask that follows them with noise."""
+    for i in range(4):
+        name = "pcss/evaluation"
+        classes = np.unique(recipe.integers(f"{name}/classes{i}", (3,), 0, 20))
+        maps = np.stack([recipe.smooth(f"{name}/cam{i}/{c}", (1, 30, 41), cells=5)[0] for c in classes])
+        background = 0.45 + recipe.array(f"{name}/gtnoise{i}", (30, 41), 0.05)
+        scores = np.concatenate([background[None], maps + 0.1 * recipe.array(f"{name}/gtcls{i}", maps.shape)])
+        truth = np.array([0, *(classes + 1)], np.uint8)[scores.argmax(0)]
+        truth[recipe.uniform(f"{name}/void{i}", (30, 41)) < 0.05] = 255
+        yield torch.from_numpy(maps), torch.from_numpy(classes), torch.from_numpy(truth)
+
+
+def test_official_sweep_that_stops():
+    """The authors of PCSS go up from 0.30 and stop at the first threshold that is no better."""
+    golden = recipe.golden("pcss/evaluation")
+
+    def iou_at(thresholds):
+        histograms = [sweep_histogram(*case, thresholds.double(), 21) for case in pcss_images()]
+        return 100 * intersection_over_union(sweep_confusions(sum(histograms))).nan_to_num(0)
+
+    iou = iou_at(torch.from_numpy(golden["thresholds"]))
+    np.testing.assert_allclose(iou, golden["iou"], atol=1e-4)
+    np.testing.assert_allclose(iou.mean(-1), golden["miou"], atol=1e-4)
+    upwards = iou_at(torch.arange(30, 60) / 100).mean(-1).tolist()
+    worse = next((i for i in range(1, 30) if upwards[i] <= upwards[i - 1]), 30)
+    assert worse + (worse < 30) == golden["sweep_steps"]
+    wanted = golden["sweep_best"].tolist()
+    assert [upwards[worse - 1], 0.3 + (worse - 1) / 100] == pytest.approx(wanted, abs=1e-4)
+
+
 def test_official_scores_of_a_background_power():
     golden = recipe.golden("oc_cse/evaluation")
     confusion = torch.zeros(21, 21, dtype=torch.int64)

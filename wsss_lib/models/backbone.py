@@ -55,16 +55,18 @@ class Tap:
 class BatchNorm2d(nn.BatchNorm2d):
     """Batch normalisation that can be frozen for good.
 
-    Frozen, it always uses its running statistics and becomes one multiply-add by constants. Autograd then keeps
-    nothing of it, whereas ``nn.BatchNorm2d`` in evaluation mode stores its whole input for the backward pass.
+    Frozen, it always uses its running statistics and becomes one multiply-add. If its scale and shift are frozen, too,
+    autograd keeps nothing of it, whereas ``nn.BatchNorm2d`` in evaluation mode stores its whole input for the backward
+    pass.
     """
 
     frozen: bool = False
 
-    def freeze(self) -> None:
-        """Use the running statistics from now on and train neither scale nor shift."""
+    def freeze(self, affine: bool = True) -> None:
+        """Use the running statistics from now on and, unless told otherwise, train neither scale nor shift."""
         self.frozen = True
-        self.requires_grad_(False)
+        if affine:
+            self.requires_grad_(False)
         self.eval()
 
     def train(self, mode: bool = True) -> Self:
@@ -85,6 +87,8 @@ class BatchNorm2d(nn.BatchNorm2d):
 
 class Backbone(nn.Module, ABC):
     """A network from images to features, its classifier taken off.
+
+    :meth:`forward` of some can be done in two parts, :meth:`until_last` and :meth:`last`, with something in between.
 
     Attributes:
         taps: The places where features come out, shallow to deep; the last is the output.
@@ -116,11 +120,24 @@ class Backbone(nn.Module, ABC):
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Map ``(B, 3, H, W)`` normalised images to the features ``(B, channels, h, w)`` of every tap."""
 
-    def freeze(self, first_layers: bool = True) -> None:
-        """Freeze all batch normalisation and, unless told otherwise, the layers named in `frozen_layers`."""
+    def until_last(self, images: Tensor) -> Tensor:
+        """Return the features of the last tap but one."""
+        raise NotImplementedError
+
+    def last(self, features: Tensor) -> Tensor:
+        """Return those of the last tap, from those of the last but one."""
+        raise NotImplementedError
+
+    def freeze(self, first_layers: bool = True, affine: bool = True) -> None:
+        """Freeze all batch normalisation and, unless told otherwise, the layers named in `frozen_layers`.
+
+        Args:
+            first_layers: Whether these layers are frozen.
+            affine: Whether scale and shift of the batch normalisations are frozen, too, not only their statistics.
+        """
         for module in self.modules():
             if isinstance(module, BatchNorm2d):
-                module.freeze()
+                module.freeze(affine)
         if first_layers:
             for name in self.frozen_layers:
                 self.get_submodule(name).requires_grad_(False)

@@ -59,3 +59,11 @@ class MobileNetV2(Backbone):
             if f"features.{i}" in self.taps:
                 taps[f"features.{i}"] = x
         return taps
+
+    def until_last(self, images: Tensor) -> Tensor:
+        """Return ``features.13``."""
+        return self.features[:14](images)
+
+    def last(self, features: Tensor) -> Tensor:
+        """Return ``features.18`` of ``features.13``."""
+        return self.features[14:](features)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck, ResNet
 
 from wsss_lib.models.backbone import Backbone, BatchNorm2d, Tap
@@ -24,12 +24,13 @@ class ResNet50(Backbone):
         width: Factor of the inner channel counts of the bottlenecks; 1 is the paper's network. Below 1, every stage
             also has one block only, which makes the small variant of the toy world.
         output_stride: 8 or 16.
+        dilated: Whether dilation makes up for the strides that are left out, as far as ``layer4`` is concerned.
     """
 
     frozen_layers = ("conv1", "layer1")
     classifier_keys = ("fc.",)
 
-    def __init__(self, width: float = 1.0, output_stride: Literal[8, 16] = 16) -> None:
+    def __init__(self, width: float = 1.0, output_stride: Literal[8, 16] = 16, dilated: bool = True) -> None:
         super().__init__(
             {
                 "layer1": Tap(256, 4),
@@ -45,6 +46,9 @@ class ResNet50(Backbone):
             replace_stride_with_dilation=[False, output_stride == 8, True],
             norm_layer=BatchNorm2d,
         )
+        for convolution in (m for m in net.layer4.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3)):
+            if not dilated:
+                convolution.dilation = convolution.padding = (1, 1)
         self.conv1, self.bn1, self.relu, self.maxpool = net.conv1, net.bn1, net.relu, net.maxpool
         self.layer1, self.layer2, self.layer3, self.layer4 = net.layer1, net.layer2, net.layer3, net.layer4
 
@@ -55,3 +59,12 @@ class ResNet50(Backbone):
         layer2 = self.layer2(layer1)
         layer3 = self.layer3(layer2)
         return {"layer1": layer1, "layer2": layer2, "layer3": layer3, "layer4": self.layer4(layer3)}
+
+    def until_last(self, images: Tensor) -> Tensor:
+        """Return ``layer3``."""
+        x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
+        return self.layer3(self.layer2(self.layer1(x)))
+
+    def last(self, features: Tensor) -> Tensor:
+        """Return ``layer4`` of ``layer3``."""
+        return self.layer4(features)

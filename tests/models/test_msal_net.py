@@ -1,0 +1,115 @@
+"""MSAL's classification network against the authors', whose convolutions were given the right number of inputs."""
+
+import numpy as np
+import pytest
+import torch
+
+from tests import recipe
+from tests.ops.test_superpixels import near
+from wsss_lib.errors import InputError
+from wsss_lib.models.mobilenet_v2 import MobileNetV2
+from wsss_lib.models.msal_net import MSALNet
+from wsss_lib.models.resnet50 import ResNet50
+from wsss_lib.models.weights import load_into
+
+MEAN, STD = (0.471, 0.448, 0.408), (0.234, 0.239, 0.242)
+
+
+def state(shapes, prefix):
+    """A made-up checkpoint; with smaller last scales of the blocks, or activations would explode."""
+    values = recipe.fill(recipe.shapes(f"msal/{shapes}"), prefix)
+    return {k: torch.from_numpy(v * np.float32(0.2) if k.endswith("bn3.weight") else v) for k, v in values.items()}
+
+
+def noisy_images(name, count, height, width, mean=MEAN, std=STD):
+    images = []
+    for i in range(count):
+        values = recipe.smooth(f"{name}/{i}", (3, height, width), 6)
+        values = (values + 0.15 * recipe.array(f"{name}/{i}/n", (3, height, width))).clip(0, 1)
+        images.append((values - np.array(mean).reshape(3, 1, 1)) / np.array(std).reshape(3, 1, 1))
+    return torch.from_numpy(np.stack(images).astype(np.float32))
+
+
+def association(name, count, height, width):
+    return torch.from_numpy(recipe.array(name, (count, 9, height, width), 1.5)).softmax(1)
+
+
+def paper(mode="concat"):
+    backbone = ResNet50(dilated=False)
+    backbone.freeze(first_layers=False, affine=False)
+    return MSALNet(backbone, 20, mode)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["concat", "noq"])
+def test_official_network(mode):
+    golden = recipe.golden(f"msal/cls_model_{mode}")
+    network = paper(mode)
+    load_into(network, state(f"cls_model_{mode}", f"msal/cls_{mode}/w"), source="x.pth", rename=network.official_key)
+    network.eval()
+    seen = {}
+    for name in ("get_qfeats", "get_tran_conv4", "ala1", "get_tran_conv5", "ala2"):
+        network.get_submodule(name).register_forward_hook(lambda _m, _i, out, name=name: seen.update({name: out}))
+    images = noisy_images(f"msal/cls_{mode}/image", 1, 96, 96)
+    q = association(f"msal/cls_{mode}/q", 1, 96, 96)
+    with torch.no_grad():
+        maps, pooled = network(images, q)
+        near(maps, golden["logits"], 2e-3, 5e-4)
+        near(pooled, golden["logits_pooled"], 2e-3, 5e-4)
+        for name, values in seen.items():
+            near(values, golden[name], 2e-3, 5e-4)
+        near(network(images, q, 2, 0.92)[0], golden["logits_ap"], 2e-3, 5e-4)
+        near(network(images, q, 8, 0.6)[0], golden["logits_ap8"], 2e-3, 5e-4)
+
+
+def small(backbone="resnet50", mode="concat"):
+    torch.manual_seed(0)
+    net = ResNet50(0.25, dilated=False) if backbone == "resnet50" else MobileNetV2(0.5)
+    return MSALNet(net, 3, mode, 0.25)
+
+
+@pytest.mark.parametrize("backbone", ["resnet50", "mobilenet_v2"])
+@pytest.mark.parametrize("mode", ["concat", "noq"])
+def test_with_small_networks(backbone, mode):
+    network = small(backbone, mode).eval()
+    images, q = torch.randn(2, 3, 64, 96), torch.randn(2, 9, 64, 96).softmax(1)
+    maps, pooled = network(images, q, 2)
+    assert (maps.shape, pooled.shape) == ((2, 4, 4, 6), (2, 4))
+    other = network(images, q.flip(1), 2)[0]
+    assert torch.equal(other, maps) is (mode == "noq")
+
+
+@pytest.mark.parametrize("backbone", ["resnet50", "mobilenet_v2"])
+def test_the_two_parts_of_a_backbone_are_the_whole(backbone):
+    net = small(backbone).backbone.eval()
+    images = torch.randn(1, 3, 64, 64)
+    taps = list(net(images).values())
+    assert torch.equal(net.until_last(images), taps[-2])
+    assert torch.equal(net.last(taps[-2]), taps[-1])
+
+
+def test_statistics_are_fixed_and_scales_are_not():
+    network = small()
+    network.backbone.freeze(first_layers=False, affine=False)
+    network.train()
+    before = network.backbone.bn1.running_mean.clone()
+    maps, _ = network(torch.randn(2, 3, 64, 64), torch.randn(2, 9, 64, 64).softmax(1))
+    maps.square().sum().backward()
+    assert torch.equal(network.backbone.bn1.running_mean, before)
+    assert network.backbone.bn1.weight.grad.abs().sum() > 0
+    assert network.backbone.bn1.bias.grad.abs().sum() > 0
+
+
+def test_without_dilation():
+    dilations = {
+        dilated: [m.dilation[0] for m in ResNet50(dilated=dilated).modules() if isinstance(m, torch.nn.Conv2d)]
+        for dilated in (True, False)
+    }
+    assert max(dilations[False]) == 1
+    assert max(dilations[True]) == 2
+
+
+def test_a_checkpoint_of_the_other_mode(tmp_path):
+    network, other = small(), small(mode="noq").state_dict()
+    with pytest.raises(InputError, match="probably for another network"):
+        load_into(network, other, source=tmp_path / "x.pth")

@@ -1,0 +1,114 @@
+"""MSAL's classification network: features and class maps that are mixed along superpixels.
+
+Multi-type semantic affinity learning (MSAL, 2024). The release cannot run, since the convolutions that predict the
+mixing have half as many inputs as they are given; ``concat`` gives them all (as in the authors' earlier ESC), ``noq``
+leaves out what comes from the superpixels. The keys of new layers are the official ones.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from wsss_lib.models.backbone import Backbone, scaled
+from wsss_lib.ops.propagation import propagate_affinity
+from wsss_lib.ops.superpixels import mix_neighbours
+
+_SLOPE = 0.1
+
+
+def _normed(before: int, after: int, kernel: int, stride: int = 1) -> nn.Sequential:
+    convolution = nn.Conv2d(before, after, kernel, stride, padding=(kernel - 1) // 2, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm2d(after), nn.LeakyReLU(_SLOPE))
+
+
+def _plain(before: int, after: int, kernel: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(before, after, kernel, padding=(kernel - 1) // 2), nn.LeakyReLU(_SLOPE))
+
+
+def _gate(channels: int) -> nn.Sequential:
+    inner = max(1, channels // 16)
+    return nn.Sequential(
+        nn.Conv2d(channels, inner, 1, bias=False), nn.ReLU(), nn.Conv2d(inner, channels, 1, bias=False), nn.Sigmoid()
+    )
+
+
+def _mean(features: Tensor) -> Tensor:
+    return features.mean(dim=(2, 3), keepdim=True)
+
+
+class MSALNet(nn.Module):
+    """Dynamic convolutional reconstruction (DCR) and affinity propagation (AP) around a backbone of stride 16.
+
+    DCR mixes every position with its eight neighbours, with weights that a small network predicts from the features
+    and from how pixels belong to superpixels: once for the features before the backbone's last stage, once for the
+    class maps.
+
+    Args:
+        backbone: Of stride 16 at its last two taps; it must be able to stop before the last one.
+        num_classes: K foreground classes; a channel for the background comes first, which nothing trains.
+        mode: ``concat`` or ``noq``, see above.
+        width: Factor of the channels of the small networks; 1 is the published one.
+    """
+
+    def __init__(
+        self, backbone: Backbone, num_classes: int, mode: Literal["concat", "noq"] = "concat", width: float = 1.0
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.mode = mode
+        middle, last = (tap.channels for tap in list(backbone.taps.values())[-2:])
+        inner = scaled(128, width)
+        joined = 2 * inner if mode == "concat" else inner
+        self.get_qfeats = nn.Sequential(
+            _normed(9, scaled(32, width), 4, 4), _normed(scaled(32, width), inner, 4, 4), _plain(inner, inner, 3)
+        )
+        self.x4_feats = nn.Sequential(_normed(middle, inner, 1))
+        self.x5_feats = nn.Sequential(_normed(last, inner, 1))
+        self.get_tran_conv4 = nn.Sequential(_plain(joined, 2 * inner, 3), _plain(2 * inner, 9, 1), nn.Softmax(dim=1))
+        self.get_tran_conv5 = nn.Sequential(_plain(joined, 2 * inner, 3), _plain(2 * inner, 9, 1), nn.Softmax(dim=1))
+        self.ala1 = _gate(middle)
+        self.ala2 = _gate(last)
+        self.classifier = nn.Sequential(nn.Conv2d(last, 1 + num_classes, 1, bias=False))
+
+    @staticmethod
+    def official_key(key: str) -> str | None:
+        """Return our name of a tensor of the authors' checkpoints, which hold the backbone twice."""
+        if key.startswith("stage"):
+            return None
+        return key.replace("model.", "backbone.", 1) if key.startswith("model.") else key
+
+    def _weights(
+        self, reduce: nn.Module, predict: nn.Module, features: Tensor, of_superpixels: Tensor | None
+    ) -> Tensor:
+        """Predict with which weights every position is mixed with those around it, ``(B, 9, h, w)``."""
+        reduced = reduce(features.detach())
+        return predict(reduced if of_superpixels is None else torch.cat([reduced, of_superpixels], dim=1))
+
+    def forward(
+        self, images: Tensor, association: Tensor, iterations: int = 0, threshold: float = 0.6
+    ) -> tuple[Tensor, Tensor]:
+        """Return class maps and logits.
+
+        Args:
+            images: ``(B, 3, H, W)`` normalised images, H and W multiples of 16.
+            association: ``(B, 9, H, W)``, see `wsss_lib.ops.superpixels`.
+            iterations: Of AP; 0 leaves it out.
+            threshold: Of AP.
+
+        Returns:
+            Signed maps ``(B, 1 + K, H / 16, W / 16)``, and the means ``(B, 1 + K)`` of what they were before DCR.
+        """
+        of_superpixels = self.get_qfeats(association) if self.mode == "concat" else None
+        x4 = self.backbone.until_last(images)
+        weights = self._weights(self.x4_feats, self.get_tran_conv4, x4, of_superpixels)
+        x4 = mix_neighbours(x4 * self.ala1(_mean(x4)), weights)
+        x5 = self.backbone.last(x4)
+        weights = self._weights(self.x5_feats, self.get_tran_conv5, x5, of_superpixels)
+        x5 = x5 * self.ala2(_mean(x5.detach()))
+        maps = self.classifier(x5)
+        mixed = propagate_affinity(mix_neighbours(maps, weights), x4, iterations, threshold)
+        return mixed, F.adaptive_avg_pool2d(maps, 1).flatten(1)

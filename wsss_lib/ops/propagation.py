@@ -1,0 +1,34 @@
+"""Spreading maps among positions whose features point into the same direction."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def propagate_affinity(maps: Tensor, features: Tensor, iterations: int, threshold: float = 0.6) -> Tensor:
+    """Replace every value by the mean over the positions with similar features, several times (MSAL's AP).
+
+    ``M <- M a`` with ``a_ij = s_ij / sum_i s_ij``, s the cosine similarities, cut to [0.01, 0.999], those below the
+    threshold left out. Gradients reach the features, too, through the similarities that are not cut.
+
+    Args:
+        maps: ``(B, C, h, w)`` float, M.
+        features: ``(B, c, h, w)`` float.
+        iterations: How often; 0 returns the maps.
+        threshold: Least similarity that counts.
+
+    Returns:
+        ``(B, C, h, w)``. A position whose features are 0 is like no other, and becomes 0.
+    """
+    if not iterations:
+        return maps
+    directions = F.normalize(features.flatten(2), dim=1, eps=1e-12)
+    similarity = (directions.transpose(1, 2) @ directions).clamp(0.01, 0.999)
+    similarity = torch.where(similarity < threshold, torch.zeros_like(similarity), similarity)
+    shares = similarity / similarity.sum(dim=1, keepdim=True).clamp(min=1e-12)
+    spread = maps.flatten(2)
+    for _ in range(iterations):
+        spread = spread @ shares
+    return spread.reshape(maps.shape)

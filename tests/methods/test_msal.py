@@ -1,0 +1,193 @@
+"""MSAL's losses, steps and inference against the authors' code."""
+
+import numpy as np
+import pytest
+import torch
+from lightning_fabric import Fabric
+
+from tests import recipe
+from tests.models.test_msal_net import association, noisy_images, state
+from tests.ops.test_superpixels import near
+from wsss_lib.errors import InputError
+from wsss_lib.methods.cam import classification_loss
+from wsss_lib.methods.method import PRESETS, Batch
+from wsss_lib.methods.msal import (
+    MSAL,
+    Config,
+    image_target,
+    ipc_loss,
+    normalise_cams,
+    saliency_target,
+    valid_cells,
+)
+from wsss_lib.methods.optimisers import polynomial_schedule
+from wsss_lib.models.superpixel_net import SuperpixelNet
+from wsss_lib.models.weights import load_into
+
+
+def ipc_inputs():
+    labels = torch.zeros(2, 20)
+    for i in range(2):
+        labels[i, torch.from_numpy(recipe.integers(f"msal/ipc/label/{i}", (2,), 0, 20))] = 1
+    saliency = [np.floor(255 * recipe.smooth(f"msal/ipc/sal/{i}", (1, 144, 144), 4)[0]) for i in range(2)]
+    logits = [4 * recipe.smooth(f"msal/ipc/logits/{i}", (21, 9, 9), 4) - np.float32(1.5) for i in range(2)]
+    return {
+        "images": noisy_images("msal/ipc/image", 2, 144, 144),
+        "q": association("msal/ipc/q", 2, 144, 144),
+        "labels": labels,
+        "saliency": torch.from_numpy(np.stack(saliency))[:, None] / 255,
+        "logits": torch.from_numpy(np.stack(logits).astype(np.float32)),
+        "pooled": torch.from_numpy(recipe.array("msal/ipc/pooled", (2, 21))),
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "patches", "gate"),
+    [
+        ("image_p9", 9, 0.1),
+        ("image_p1", 1, 0.1),
+        ("image_pad_p9", 9, 0.1),
+        ("image_th30_p9", 9, 0.3),
+        ("image_dead_p9", 9, 0.1),
+        ("sal_p1", 1, 0.01),
+        ("sal_pad_p1", 1, 0.01),
+        ("sal_pad_p4", 4, 0.01),
+    ],
+)
+def test_official_losses(name, patches, gate):
+    golden, given = recipe.golden("msal/ipc_loss"), ipc_inputs()
+    images, q, labels = given["images"], given["q"], given["labels"]
+    if "pad" in name:
+        images[:, :, :37] = 0
+        images[:, :, :, -24:] = 0
+    logits, pooled = given["logits"], given["pooled"].requires_grad_()
+    if "dead" in name:
+        logits = logits - logits.abs()
+    logits.requires_grad_()
+    cams = normalise_cams(logits)[:, 1:] * labels[:, :, None, None]
+    target = image_target(images, q) if name.startswith("image") else saliency_target(given["saliency"], images, q)
+    parts = [classification_loss(pooled[:, 1:], labels), 0.3 * ipc_loss(cams, target, patches, gate)]
+    np.testing.assert_allclose([part.item() for part in parts], golden[name], rtol=1e-3, atol=1e-5)
+    of_logits, of_pooled = torch.autograd.grad(sum(parts), [logits, pooled])
+    near(of_logits, golden[f"{name}_grad_logits"], atol=1e-4 * np.abs(golden[f"{name}_grad_logits"]).max() + 1e-8)
+    if name == "image_p9":
+        near(of_pooled, golden["grad_pooled"])
+
+
+def test_official_cams():
+    near(normalise_cams(ipc_inputs()["logits"]), recipe.golden("msal/ipc_loss")["make_cam"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["image", "saliency"])
+def test_official_steps(target):
+    short = {"image": "image", "saliency": "sal"}[target]
+    golden = recipe.golden(f"msal/cls_steps_{short}")
+    changes = {"training_iterations": 2, "threshold": 0.9, "patches": 4, "gate": 0.1, "power": 0.5}
+    if target == "saliency":
+        changes = {"training_iterations": 0, "patches": 1, "gate": 0.01, "power": 0.9}
+    config = Config.preset("voc12").replace(learning_rate=1e-3, target=target, **changes)
+    method = MSAL(config, 20)
+    weights = state("cls_model_concat", "msal/clsstep/w")
+    load_into(method.network, weights, source="x.pth", rename=method.network.official_key)
+    method.setup(Fabric(accelerator="cpu", devices=1), total_steps=10)
+    method.train()
+    groups = [group["params"] for group in method.optimizers["network"].param_groups]
+    sizes = [len(group) for group in groups] + [sum(p.numel() for p in group) for group in groups]
+    assert sizes == golden["groups"].tolist()
+    labels = torch.zeros(2, 20)
+    labels[:, [10, 12]] = 1
+    images, q = noisy_images("msal/clsstep/image", 2, 96, 96), association("msal/clsstep/q", 2, 96, 96)
+    saliency = np.stack([np.floor(255 * recipe.smooth(f"msal/clsstep/sal/{i}", (1, 96, 96), 4)) for i in range(2)])
+    saliency = torch.from_numpy(saliency.astype(np.float32)) / 255
+    seen = []
+    for _ in range(3):
+        losses = method.update(images, labels, q, saliency if target == "saliency" else None)
+        seen.append([losses[name].item() for name in ("classification", "ipc", "gradient")])
+    np.testing.assert_allclose(seen, golden["losses"], rtol=0.02, atol=1e-3)
+
+
+def test_official_optimizer():
+    golden = recipe.golden("msal/poly_optimizer")
+    parameters = [torch.from_numpy(recipe.array(f"msal/optim/p{i}", (4, 3))).requires_grad_() for i in range(4)]
+    groups = [
+        {"params": [p], "lr": 0.1 * factor, "weight_decay": decay}
+        for p, factor, decay in zip(parameters, (1, 2, 10, 20), (4e-5, 0, 4e-5, 0), strict=True)
+    ]
+    optimizer = torch.optim.SGD(groups, lr=0.1, momentum=Config().momentum, nesterov=True)
+    schedule = polynomial_schedule(optimizer, 9, Config().power)
+    for step in range(5):
+        for i, parameter in enumerate(parameters):
+            parameter.grad = torch.from_numpy(recipe.array(f"msal/optim/g{i}/{step}", (4, 3)))
+        norm = torch.nn.utils.clip_grad_norm_(parameters, Config().clip)
+        np.testing.assert_allclose(norm, golden["grad_norm"][step], rtol=1e-5)
+        np.testing.assert_allclose(schedule.get_last_lr(), golden["lr"][step], rtol=1e-5)
+        optimizer.step()
+        schedule.step()
+    np.testing.assert_allclose(torch.stack(parameters).detach(), golden["params"], rtol=1e-5, atol=1e-6)
+
+
+def small(**changes):
+    torch.manual_seed(0)
+    method = MSAL(Config.preset("toy").replace(**changes), 3)
+    method.superpixels = SuperpixelNet(0.25)
+    return method
+
+
+@pytest.mark.parametrize("changes", [{}, {"ipc_weight": 0.0}, {"dcr": "noq", "training_iterations": 0}])
+def test_one_step(changes):
+    method = small(**changes)
+    method.setup(Fabric(accelerator="cpu", devices=1), total_steps=4)
+    before = [p.clone() for p in method.superpixels.parameters()]
+    losses = method.step(Batch(torch.randn(2, 3, 96, 96), torch.eye(3)[:2], torch.arange(2)))
+    assert set(losses) == {"loss", "classification", "gradient"} | ({"ipc"} if "ipc_weight" not in changes else set())
+    assert all(torch.equal(a, b) for a, b in zip(before, method.superpixels.parameters(), strict=True))
+    assert all(p.grad is None for p in method.superpixels.parameters())
+
+
+def test_maps_of_any_size():
+    method = small()
+    method.train(False)
+    with torch.no_grad():
+        assert method.cam(torch.randn(1, 3, 50, 70)).shape == (1, 3, 64, 80)
+        assert method.logits(torch.randn(1, 3, 50, 70)).shape == (1, 3)
+
+
+def test_without_superpixels():
+    method = small()
+    method.superpixels = None
+    with pytest.raises(InputError, match="set the attribute superpixels"):
+        method.cam(torch.randn(1, 3, 32, 32))
+
+
+def test_without_saliency():
+    method = small(target="saliency")
+    method.setup(Fabric(accelerator="cpu", devices=1), total_steps=4)
+    with pytest.raises(InputError, match="no saliency maps; give them, or choose target image"):
+        method.step(Batch(torch.randn(2, 3, 96, 96), torch.eye(3)[:2], torch.arange(2)))
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets(preset):
+    Config.preset(preset).check()
+    with pytest.raises(InputError, match="crop_size 100 is no multiple of 16"):
+        Config.preset(preset).replace(crop_size=100).check()
+    with pytest.raises(InputError, match="patches 5 is no square number"):
+        Config.preset(preset).replace(patches=5).check()
+
+
+def test_padding_is_told_by_the_first_pixel_of_a_cell():
+    images = torch.ones(1, 3, 32, 48)
+    images[:, :, :8] = 0  # covers the first pixels of the upper cells
+    images[:, :, :, 40:] = 0  # and the last of the cells on the right
+    assert valid_cells(images)[0, 0].tolist() == [[0, 0, 0], [1, 1, 1]]
+
+
+def test_two_colours_that_the_maps_tell_apart_are_rebuilt():
+    cams = torch.zeros(1, 2, 6, 6)
+    cams[:, 0, :, :3] = 1
+    target = torch.zeros(1, 3, 6, 6)
+    target[:, 0, :, :3] = 2
+    target[:, 1, :, 3:] = 1
+    assert ipc_loss(cams, target, 1) < 1e-4
+    assert ipc_loss(cams.flip(-1).roll(1, -1), target, 1) > 0.1

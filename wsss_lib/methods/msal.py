@@ -1,0 +1,316 @@
+"""MSAL: pixels belong to superpixels, superpixels to their neighbours, and all to a prototype of their class.
+
+"Weakly Supervised Semantic Segmentation via Multi-Type Semantic Affinity Learning" (2024). Three affinities meet in one
+classification network: of pixels with superpixels (dynamic convolutional reconstruction), of positions with each other
+(affinity propagation), and of positions with class prototypes (the intra-patch prototype contrast, IPC).
+
+Differences from the authors' release (CHENDL-SHEN/MSA), which cannot be run as it is:
+
+- The convolutions that predict the mixing have as many inputs as they are given; there half as many.
+- The superpixel network computes no gradients; there every step collects some for its weights that nobody uses.
+- The weight decay is passed in the place of the momentum there, so the momentum is 4e-5; that is the default here, too.
+- A position without features stays without a map; there it makes everything NaN.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import SGD
+
+from wsss_lib.errors import InputError
+from wsss_lib.methods.cam import classification_loss
+from wsss_lib.methods.method import Batch, CamMethod, Engine, LongSideConfig, backbone_options
+from wsss_lib.methods.optimisers import polynomial_schedule
+from wsss_lib.models import create_backbone
+from wsss_lib.models.backbone import Backbone
+from wsss_lib.models.msal_net import MSALNet
+from wsss_lib.models.superpixel_net import CELL, SuperpixelNet
+from wsss_lib.models.weights import LoadReport, load_into
+from wsss_lib.ops.superpixels import superpixel_pool, superpixel_upsample, tile
+
+_EPS = 1e-5
+
+
+def normalise_cams(maps: Tensor) -> Tensor:
+    """Divide signed maps ``(..., H, W)`` by their own maxima: ``relu(relu(M) - 1e-5) / (max relu(M) + 1e-5)``."""
+    rectified = maps.relu()
+    return F.relu(rectified - _EPS) / (rectified.amax(dim=(-2, -1), keepdim=True) + _EPS)
+
+
+def valid_cells(images: Tensor, cell: int = 16) -> Tensor:
+    """Return where ``(B, 3, H, W)`` normalised images are no padding, judged by the first pixel of every cell.
+
+    Returns:
+        ``(B, 1, H / S, W / S)`` float, 1 or 0.
+    """
+    return (images.sum(1, keepdim=True)[:, :, ::cell, ::cell] != 0).to(images)
+
+
+def image_target(images: Tensor, association: Tensor) -> Tensor:
+    """Return the mean colour of every superpixel, ``(B, 3, h, w)``, 0 in the padding: what MSAL-I rebuilds."""
+    return superpixel_pool(images, association).detach() * valid_cells(images)
+
+
+def saliency_target(saliency: Tensor, images: Tensor, association: Tensor) -> Tensor:
+    """Return saliency s and 1 - s of every superpixel, ``(B, 2, h, w)``, 0 in the padding: what MSAL-S rebuilds.
+
+    Args:
+        saliency: ``(B, 1, H, W)`` float in [0, 1].
+        images: ``(B, 3, H, W)`` normalised images.
+        association: ``(B, 9, H, W)``.
+    """
+    pooled = superpixel_pool(saliency, association).detach()
+    return torch.cat([pooled, 1 - pooled], dim=1) * valid_cells(images)
+
+
+def ipc_loss(cams: Tensor, target: Tensor, patches: int = 9, gate: float = 0.1) -> Tensor:
+    """Return how badly a target is rebuilt from one prototype per class, patch by patch.
+
+    With the maps a_k, the background ``a_0 = 1 - max_k a_k`` and the directions T of the target's vectors, the
+    prototype of a class is ``mu_k = sum_p a_k(p) T(p) / sum_p a_k(p)``, and ``R(p) = sum_k a_k(p) mu_k`` should be
+    T(p). The squared difference is averaged over all positions that count.
+
+    Args:
+        cams: ``(B, K, h, w)`` normalised maps, 0 for classes that an image does not show.
+        target: ``(B, d, h, w)``, 0 where nothing is to be rebuilt; it gets no gradient.
+        patches: Into how many patches maps are cut, a square number.
+        gate: A patch counts if it has a background above this, and something else above this; if none does, all do.
+
+    Returns:
+        A scalar.
+    """
+    cams, target = tile(cams, patches), tile(target.detach(), patches)
+    known = (target.sum(1, keepdim=True) != 0).to(cams)
+    background = 1 - cams.amax(1, keepdim=True)
+    seen = known * background.detach()
+    mixed = ((1 - seen).amax(dim=(1, 2, 3)) > gate) & (seen.amax(dim=(1, 2, 3)) > gate)
+    if not mixed.any():
+        mixed = torch.ones_like(mixed)
+    counts = known * mixed[:, None, None, None]
+    share = (counts * torch.cat([background, cams], dim=1)).flatten(2)  # (n, 1 + K, N)
+    direction = (counts * F.normalize(target, dim=1, eps=1e-12)).flatten(2)  # (n, d, N)
+    prototypes = direction @ share.transpose(1, 2) / (share.sum(2)[:, None] + _EPS)  # (n, d, 1 + K)
+    difference = (prototypes @ share - direction).square().sum(1, keepdim=True)
+    weights = counts.flatten(2)
+    return (weights * difference).sum() / (weights.sum() + 1e-3)
+
+
+@dataclass(frozen=True)
+class Config(LongSideConfig):
+    """Settings of MSAL; the defaults are those of the authors' code for the image variant.
+
+    Attributes:
+        target: What the IPC loss rebuilds: the colours of the ``image`` (MSAL-I) or its ``saliency`` (MSAL-S).
+        dcr: See :class:`wsss_lib.models.msal_net.MSALNet`.
+        head_width: Likewise.
+        iterations: Of affinity propagation when maps are made; 0 leaves it out.
+        training_iterations: Of affinity propagation in training.
+        threshold: Least similarity that affinity propagation counts.
+        ipc_weight: Weight of the IPC loss; 0 leaves it out.
+        patches: Into how many patches the maps are cut for it.
+        gate: What a patch must have of background, and of the rest, to count.
+        momentum: Of stochastic gradient descent with Nesterov's rule.
+        power: Of the polynomial schedule.
+        head_factor: How much faster than the backbone the new layers learn.
+        clip: Greatest norm of all gradients together.
+    """
+
+    backbones = ("resnet50", "mobilenet_v2")
+
+    backbone: str = "resnet50"
+    epochs: int = 12
+    crop_size: int = 480
+    min_long_side: int = 320
+    max_long_side: int = 640
+    colour_jitter: float = 0.0
+    hue_jitter: float = 0.0
+    learning_rate: float = 0.1
+    weight_decay: float = 4e-5
+    scales: tuple[float, ...] = (0.5, 1.0, 1.5, 2.0)
+    target: Literal["image", "saliency"] = "image"
+    dcr: Literal["concat", "noq"] = "concat"
+    head_width: float = 1.0
+    iterations: int = 8
+    training_iterations: int = 8
+    threshold: float = 0.6
+    ipc_weight: float = 0.3
+    patches: int = 9
+    gate: float = 0.1
+    momentum: float = 4e-5
+    power: float = 0.5
+    head_factor: float = 10.0
+    clip: float = 1.0
+
+    @classmethod
+    def for_preset(cls, name: str, backbone: str) -> Self:
+        """Return the settings of a preset."""
+        backbone = backbone or ("mobilenet_v2" if name == "photos" else "resnet50")
+        options = backbone_options(name, backbone)
+        if backbone == "resnet50":
+            options = {**options, "output_stride": 16, "dilated": False}
+        elif name == "toy":
+            options["output_stride"] = 16
+        if name == "toy":
+            return cls(
+                backbone=backbone,
+                backbone_options=options,
+                pretrained=False,
+                crop_size=96,
+                min_long_side=96,
+                max_long_side=96,
+                head_width=0.25,
+                scales=(1.0, 1.5),
+            )
+        return cls(backbone=backbone, backbone_options=options)
+
+    def check(self) -> None:
+        """Raise InputError if settings contradict each other."""
+        super().check()
+        if self.crop_size % CELL:
+            raise InputError(f"crop_size {self.crop_size} is no multiple of {CELL}; give one.")
+        if math.isqrt(self.patches) ** 2 != self.patches:
+            raise InputError(f"patches {self.patches} is no square number; give 1, 4, 9 or 16.")
+
+
+def named_groups(network: nn.Module, config: Config) -> list[dict[str, object]]:
+    """Return the authors' four groups: by whether a name ends in ``weight``, and by whether it is the backbone's.
+
+    Scales of batch normalisations count as weights. Biases learn twice as fast and do not decay.
+    """
+    groups = []
+    for of_backbone, factor in ((True, 1.0), (False, config.head_factor)):
+        named = [(n, p) for n, p in network.named_parameters() if n.startswith("backbone.") is of_backbone]
+        for is_weight in (True, False):
+            parameters = [p for n, p in named if p.requires_grad and n.endswith("weight") is is_weight]
+            rate = config.learning_rate * factor * (1 if is_weight else 2)
+            groups.append({"params": parameters, "lr": rate, "weight_decay": config.weight_decay if is_weight else 0.0})
+    return groups
+
+
+class MSAL(CamMethod):
+    """A classifier of which the maps are mixed along superpixels and rebuild what the image shows.
+
+    Args:
+        config: Its settings.
+        num_classes: K.
+
+    Attributes:
+        superpixels: The trained superpixel network, which is not trained here; needed by everything.
+    """
+
+    config: Config
+
+    def __init__(self, config: Config, num_classes: int) -> None:
+        super().__init__(config)
+        backbone = create_backbone(config.backbone, **config.backbone_options)
+        if config.pretrained:
+            backbone.freeze(first_layers=False, affine=False)
+        self.network = MSALNet(backbone, num_classes, config.dcr, config.head_width)
+        self.networks = {"network": self.network}
+        self.superpixels: SuperpixelNet | None = None
+
+    @property
+    def backbone(self) -> Backbone:
+        """The classifier's backbone."""
+        return self.network.backbone
+
+    def setup(self, engine: Engine, total_steps: int) -> None:
+        """Make stochastic gradient descent with the authors' groups, and its polynomial schedule."""
+        config = self.config
+        optimizer = SGD(
+            named_groups(self.network, config), lr=config.learning_rate, momentum=config.momentum, nesterov=True
+        )
+        self.schedules["network"] = polynomial_schedule(optimizer, total_steps, config.power)
+        self.engine = engine
+        self.forward, self.optimizers["network"] = engine.setup(self.network, optimizer)
+
+    def associate(self, images: Tensor) -> Tensor:
+        """Return the association ``(B, 9, H, W)`` of ``(B, 3, H, W)`` images, without gradients.
+
+        Raises:
+            InputError: There is no superpixel network.
+        """
+        if self.superpixels is None:
+            raise InputError("MSAL has no superpixel network; set the attribute superpixels first.")
+        with torch.no_grad():
+            return self.superpixels.eval()(images)
+
+    def step(self, batch: Batch) -> dict[str, Tensor]:
+        """Do one update of the image variant."""
+        return self.update(batch.images, batch.labels, self.associate(batch.images))
+
+    def update(
+        self, images: Tensor, labels: Tensor, association: Tensor, saliency: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Do one update: ``L = BCE + 0.3 IPC``.
+
+        Args:
+            images: ``(B, 3, H, W)`` normalised images.
+            labels: ``(B, K)``.
+            association: ``(B, 9, H, W)``.
+            saliency: ``(B, 1, H, W)`` in [0, 1], for the saliency variant.
+
+        Returns:
+            ``loss`` and its parts ``classification`` and ``ipc``, the latter with its weight; ``gradient``: the norm of
+            all gradients before they were clipped.
+        """
+        config = self.config
+        maps, pooled = self.forward(images, association, config.training_iterations, config.threshold)
+        losses = {"classification": classification_loss(pooled[:, 1:].float(), labels)}
+        if config.ipc_weight:
+            cams = normalise_cams(maps[:, 1:].float()) * labels[:, :, None, None]
+            if config.target == "image":
+                target = image_target(images, association)
+            elif saliency is None:
+                raise InputError("MSAL-S has no saliency maps; give them, or choose target image.")
+            else:
+                target = saliency_target(saliency, images, association)
+            losses["ipc"] = config.ipc_weight * ipc_loss(cams, target, config.patches, config.gate)
+        loss = torch.stack(list(losses.values())).sum()
+        optimizer = self.optimizers["network"]
+        optimizer.zero_grad()
+        self.engine.backward(loss)
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), config.clip)
+        optimizer.step()
+        self.schedules["network"].step()
+        parts = {"loss": loss, **losses, "gradient": norm}
+        return {name: value.detach() for name, value in parts.items()}
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Return the class logits ``(B, K)`` of images of any size, which are resized to whole cells."""
+        whole = to_whole_cells(images)
+        return self.network(whole, self.associate(whole))[1][:, 1:]
+
+    def cam(self, images: Tensor) -> Tensor:
+        """Return the signed maps ``(B, K, H', W')``, up-sampled along the superpixels to whole cells of pixels."""
+        whole = to_whole_cells(images)
+        association = self.associate(whole)
+        maps, _ = self.network(whole, association, self.config.iterations, self.config.threshold)
+        return superpixel_upsample(maps[:, 1:], association)
+
+    def normalise_maps(self, maps: Tensor) -> Tensor:
+        """Bring summed maps ``(n, H, W)`` to [0, 1)."""
+        return normalise_cams(maps)
+
+    def load_official(self, state: Mapping[str, Tensor], source: Path) -> LoadReport:
+        """Load a network that the authors' code trained."""
+        return load_into(self.network, state, source=source, rename=self.network.official_key)
+
+
+def to_whole_cells(images: Tensor) -> Tensor:
+    """Resize ``(B, 3, H, W)`` images bilinearly so that both sides are multiples of 16, rounded up."""
+    size = [CELL * math.ceil(side / CELL) for side in images.shape[2:]]
+    if list(images.shape[2:]) == size:
+        return images
+    return F.interpolate(images, size=size, mode="bilinear", align_corners=False)
+
+
+METHOD = MSAL

@@ -3,13 +3,15 @@
 import numpy as np
 import pytest
 import torch
+from lightning_fabric import Fabric
 
 from tests import recipe
 from tests.models.test_msal_net import association, noisy_images
 from tests.ops.test_superpixels import near
-from wsss_lib.methods.superpixels import rgb_to_lab, superpixel_loss, with_positions
+from wsss_lib.errors import InputError
+from wsss_lib.methods.method import PRESETS, Batch
+from wsss_lib.methods.superpixels import Config, Superpixels, rgb_to_lab, superpixel_loss, with_positions
 from wsss_lib.models.backbone import Normalisation
-from wsss_lib.models.superpixel_net import SuperpixelNet
 from wsss_lib.models.weights import load_into
 
 
@@ -37,23 +39,39 @@ def test_official_loss(kind):
 @pytest.mark.slow
 def test_official_steps():
     golden = recipe.golden("msal/scn_steps")
-    network = SuperpixelNet()
+    method = Superpixels(Config(), 20)
+    network = method.network
     state = recipe.fill(recipe.shapes("msal/spixel_net"), "msal/scn/w")
     load_into(network, {k: torch.from_numpy(v) for k, v in state.items()}, source="made up")
     images = noisy_images("msal/scn/image", 2, 64, 64, Normalisation().mean, Normalisation().std)
     lab = smooth_stack("msal/scn/lab", 2, 3, 64, 6)
-    optimizer = torch.optim.Adam([p for p in network.parameters() if p.requires_grad], lr=5e-5)
-    seen = []
+    method.setup(Fabric(accelerator="cpu", devices=1), total_steps=4)
+    method.train()
+    seen, found = [], []
+    network.register_forward_hook(lambda _m, _i, out: found.append(out["association"]))
     for _ in range(4):
-        q = network(images)
-        losses = superpixel_loss(q, lab)
+        losses = method.update(images, lab)
         seen.append([losses[name].item() for name in ("loss", "appearance", "position")])
-        optimizer.zero_grad()
-        losses["loss"].backward()
-        optimizer.step()
     np.testing.assert_allclose(seen, golden["losses"], rtol=2e-3)
-    near(q, golden["q_last"], 2e-3, 1e-3)
+    near(found[-1], golden["q_last"], 2e-3, 1e-3)
     assert sum(not p.requires_grad for p in network.parameters()) == golden["unused_params"]
+
+
+def test_a_step_on_images():
+    method = Superpixels(Config.preset("toy"), 6)
+    method.setup(Fabric(accelerator="cpu", devices=1), total_steps=30)
+    method.train()
+    torch.manual_seed(0)
+    images = torch.nn.functional.interpolate(torch.randn(2, 3, 7, 7), size=(64, 64))
+    losses = [method.step(Batch(images, torch.zeros(2, 6), torch.arange(2)))["appearance"].item() for _ in range(30)]
+    assert losses[-1] < 0.8 * losses[0]
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets(preset):
+    Config.preset(preset).check()
+    with pytest.raises(InputError, match="crop_size 100 is no multiple of 16"):
+        Config.preset(preset).replace(crop_size=100).check()
 
 
 def test_lab():

@@ -32,11 +32,11 @@ def test_official_network(image):
     for name in ("conv1b", "conv4b", "deconv3", "conv0_1", "pred_mask0"):
         network.get_submodule(name).register_forward_hook(lambda _m, _i, out, name=name: seen.update({name: out}))
     with torch.no_grad():
-        near(network(image), golden["q_eval"], atol=1e-4)
+        near(network(image)["association"], golden["q_eval"], atol=1e-4)
         for name, values in seen.items():
             near(values, golden[name], atol=1e-4)
         network.train()
-        near(network(image), golden["q_train"], atol=1e-4)
+        near(network(image)["association"], golden["q_train"], atol=1e-4)
     near(network.conv0a[1].running_mean, golden["bn_mean_after"])
     near(network.conv0a[1].running_var, golden["bn_var_after"])
     assert len(network.state_dict()) == 100
@@ -62,14 +62,14 @@ def test_a_checkpoint_of_another_size(tmp_path):
 
 
 def test_an_association_is_a_distribution():
-    association = SuperpixelNet(0.25)(torch.randn(2, 3, 32, 48))
+    association = SuperpixelNet(0.25)(torch.randn(2, 3, 32, 48))["association"]
     assert association.shape == (2, 9, 32, 48)
     torch.testing.assert_close(association.sum(1), torch.ones(2, 32, 48))
 
 
 def test_all_that_is_used_is_trained():
     network = SuperpixelNet(0.25)
-    network(torch.randn(1, 3, 32, 32))[:, 4].sum().backward()
+    network(torch.randn(1, 3, 32, 32))["association"][:, 4].sum().backward()
     assert all((p.grad is not None) == p.requires_grad for p in network.parameters())
 
 

@@ -19,9 +19,9 @@ def shown(monkeypatch):
 
 def test_growth_has_a_column_for_every_epoch(monkeypatch):
     data, calls = Pictures([(20, 30), (20, 30)], [[0, 1], [0, 1]]), shown(monkeypatch)
-    growth(data, [reader(0.1), reader(0.9)])
+    growth(data, {1: reader(0.1), 4: reader(0.9)})
     [(rows, titles)] = calls
-    assert titles == ["image", "epoch 1", "epoch 2"]
+    assert titles == ["image", "epoch 1", "epoch 4"]
     assert list(rows) == ["class1 (picture0)", "class1 (picture1)"]
     early, late = rows["class1 (picture0)"][1:]
     assert late.mean() > early.mean()
@@ -42,5 +42,5 @@ def test_side_by_side_uses_each_threshold(monkeypatch):
 
 def test_they_draw():
     data = Pictures([(20, 30)], [[0, 1]])
-    assert growth(data, [reader(0.5)]).png()
+    assert growth(data, {1: reader(0.5)}).png()
     assert side_by_side(data, {0: "x"}, {"a": (reader(0.5), 0.2)}).png()

@@ -241,7 +241,7 @@ class MSAL(CamMethod):
         if self.superpixels is None:
             raise InputError("MSAL has no superpixel network; set the attribute superpixels first.")
         with torch.no_grad():
-            return self.superpixels.eval()(images)
+            return self.superpixels.eval()(images)["association"]
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
         """Do one update of the image variant."""

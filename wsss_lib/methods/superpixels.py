@@ -9,9 +9,22 @@ the input, where the authors resize it once more without smoothing.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Self
+
 import torch
 from torch import Tensor
+from torch.optim import Adam
+from torch.optim.lr_scheduler import LambdaLR
 
+from wsss_lib.data.transforms import Augment, Augmentation
+from wsss_lib.errors import InputError
+from wsss_lib.methods import method
+from wsss_lib.methods.method import Batch, Engine, Method
+from wsss_lib.models.superpixel_net import CELL, SuperpixelNet
+from wsss_lib.models.weights import LoadReport, load_into
 from wsss_lib.ops.superpixels import superpixel_pool, superpixel_upsample
 
 POSITION_WEIGHT = 0.003
@@ -71,3 +84,114 @@ def superpixel_loss(
     position = position_weight * (rebuilt[:, -2:] - target[:, -2:]).norm(dim=1).sum() / (batch * cell)
     terms = {"appearance": _SCALE * appearance, "position": _SCALE * position}
     return {"loss": terms["appearance"] + terms["position"], **terms}
+
+
+@dataclass(frozen=True)
+class Config(method.Config):
+    """Settings of the superpixel network's training; the defaults are MSAL's.
+
+    Attributes:
+        width: Factor of the network's channels.
+        min_long_side: Least length of the longer side of a training image after random resizing, in pixels.
+        max_long_side: Greatest length of it.
+        position_weight: Weight of the second term of the loss.
+    """
+
+    backbones: ClassVar[tuple[str, ...]] = ("superpixel_net",)
+
+    backbone: str = "superpixel_net"
+    pretrained: bool = False
+    epochs: int = 50
+    crop_size: int = 512
+    colour_jitter: float = 0.0
+    hue_jitter: float = 0.0
+    learning_rate: float = 5e-5
+    weight_decay: float = 0.0
+    width: float = 1.0
+    min_long_side: int = 320
+    max_long_side: int = 640
+    position_weight: float = POSITION_WEIGHT
+
+    @classmethod
+    def for_preset(cls, name: str, backbone: str) -> Self:
+        """Return the settings of a preset."""
+        del backbone
+        if name == "toy":
+            return cls(
+                epochs=6, batch_size=8, crop_size=96, min_long_side=96, max_long_side=96, learning_rate=2e-3, width=0.5
+            )
+        if name == "photos":
+            return cls(epochs=2, batch_size=8, crop_size=256, min_long_side=320, max_long_side=400, learning_rate=5e-4)
+        return cls()
+
+    def check(self) -> None:
+        """Raise InputError if settings contradict each other."""
+        if self.crop_size % CELL:
+            raise InputError(f"crop_size {self.crop_size} is no multiple of {CELL}; give one.")
+
+    def augmentation(self) -> Augment:
+        """Return what is done to a training image."""
+        return Augmentation(self.min_long_side, self.max_long_side, self.crop_size, 0.0, 0.0)
+
+
+class Superpixels(Method):
+    """The superpixel network, and how it learns.
+
+    Args:
+        config: Its settings.
+        num_classes: Of no meaning: no labels are used.
+    """
+
+    config: Config
+
+    def __init__(self, config: Config, num_classes: int) -> None:
+        super().__init__(config)
+        del num_classes
+        self.network = SuperpixelNet(config.width)
+        self.networks = {"network": self.network}
+
+    @property
+    def backbone(self) -> SuperpixelNet:
+        """The network."""
+        return self.network
+
+    def setup(self, engine: Engine, total_steps: int) -> None:
+        """Make Adam, with a constant learning rate."""
+        del total_steps
+        config = self.config
+        trained = [p for p in self.network.parameters() if p.requires_grad]
+        optimizer = Adam(trained, lr=config.learning_rate, weight_decay=config.weight_decay)
+        self.schedules["network"] = LambdaLR(optimizer, lambda _: 1.0)
+        self.engine = engine
+        self.forward, self.optimizers["network"] = engine.setup(self.network, optimizer)
+
+    def step(self, batch: Batch) -> dict[str, Tensor]:
+        """Do one update on the colours of the images."""
+        colours = self.network.normalisation.undo(batch.images).to(batch.images) / 255
+        return self.update(batch.images, rgb_to_lab(colours))
+
+    def update(self, images: Tensor, values: Tensor) -> dict[str, Tensor]:
+        """Do one update.
+
+        Args:
+            images: ``(B, 3, H, W)`` normalised images.
+            values: What is to be rebuilt, see :func:`superpixel_loss`.
+
+        Returns:
+            See :func:`superpixel_loss`.
+        """
+        losses = superpixel_loss(
+            self.forward(images)["association"], values, position_weight=self.config.position_weight
+        )
+        self.optimizers["network"].zero_grad()
+        self.engine.backward(losses["loss"])
+        self.optimizers["network"].step()
+        self.schedules["network"].step()
+        return {name: value.detach() for name, value in losses.items()}
+
+    def load_official(self, state: Mapping[str, Tensor], source: Path) -> LoadReport:
+        """Load a network of the authors, such as ``SpixelNet_bsd_ckpt.tar``."""
+        return load_into(self.network, state, source=source)
+
+
+METHOD = Superpixels

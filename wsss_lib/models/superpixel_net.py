@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wsss_lib.errors import InputError
+from wsss_lib.models.backbone import Backbone, Tap
 
 CELL = 16
 """Side of a cell of the grid of superpixels, in pixels."""
@@ -30,7 +31,7 @@ def _enlargement(before: int, after: int) -> nn.Sequential:
     return nn.Sequential(nn.ConvTranspose2d(before, after, 4, stride=2, padding=1), nn.LeakyReLU(_SLOPE))
 
 
-class SuperpixelNet(nn.Module):
+class SuperpixelNet(Backbone):
     """A U-Net from images to the association of pixels with the superpixels around them.
 
     Three of its layers, ``pred_mask1`` to ``pred_mask3``, are part of every checkpoint and have no use.
@@ -40,7 +41,7 @@ class SuperpixelNet(nn.Module):
     """
 
     def __init__(self, width: float = 1.0) -> None:
-        super().__init__()
+        super().__init__({"association": Tap(9, 1)})
         channels = [max(1, ceil(c * width)) for c in _CHANNELS]
         for level, after in enumerate(channels):
             before = channels[level - 1] if level else 3
@@ -59,8 +60,8 @@ class SuperpixelNet(nn.Module):
                 if layer.bias is not None:
                     nn.init.zeros_(layer.bias)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Return the association Q ``(B, 9, H, W)`` of ``(B, 3, H, W)`` normalised images; its 9 channels sum to 1.
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """Map ``(B, 3, H, W)`` normalised images to the association ``(B, 9, H, W)``, of which the 9 channels sum to 1.
 
         Raises:
             InputError: A side is no multiple of 16.
@@ -76,4 +77,4 @@ class SuperpixelNet(nn.Module):
         for level in reversed(range(self.levels - 1)):
             enlarged = self.get_submodule(f"deconv{level}")(x)
             x = self.get_submodule(f"conv{level}_1")(torch.cat([shortcuts[level], enlarged], dim=1))
-        return F.softmax(self.get_submodule("pred_mask0")(x), dim=1)
+        return {"association": F.softmax(self.get_submodule("pred_mask0")(x), dim=1)}

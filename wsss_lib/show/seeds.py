@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from wsss_lib.data.dataset import Dataset
 from wsss_lib.ops.cam import seed
@@ -10,19 +10,19 @@ from wsss_lib.show import figures
 from wsss_lib.show.widgets import ReadMaps, shown_classes
 
 
-def growth(data: Dataset, reads: Sequence[ReadMaps]) -> figures.Plot:
+def growth(data: Dataset, reads: Mapping[int, ReadMaps]) -> figures.Plot:
     """Show how the map of the first class of each image changed from epoch to epoch.
 
     Args:
         data: The images, each of which shows a class.
-        reads: For every epoch, where its maps come from.
+        reads: For every epoch that is to be shown, where its maps come from.
     """
     rows: dict[str, list[figures.Picture]] = {}
     for index, image_id in enumerate(data.ids):
         image, name = data.image(index), shown_classes(data, index)[0][0]
-        maps = [read(image_id)[1][0].numpy() for read in reads]
+        maps = [read(image_id)[1][0].numpy() for read in reads.values()]
         rows[f"{name} ({image_id})"] = [image, *(figures.overlay(image, m) for m in maps)]
-    return figures.table_of_pictures(rows, ["image", *(f"epoch {i}" for i in range(1, len(reads) + 1))], inches=1.3)
+    return figures.table_of_pictures(rows, ["image", *(f"epoch {epoch}" for epoch in reads)], inches=1.3)
 
 
 def side_by_side(

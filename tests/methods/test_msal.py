@@ -23,6 +23,8 @@ from wsss_lib.methods.msal import (
 from wsss_lib.methods.optimisers import polynomial_schedule
 from wsss_lib.models.superpixel_net import SuperpixelNet
 from wsss_lib.models.weights import load_into
+from wsss_lib.ops.cam import seed
+from wsss_lib.pipeline.infer import multi_scale_cam
 
 
 def ipc_inputs():
@@ -151,6 +153,42 @@ def test_maps_of_any_size():
     with torch.no_grad():
         assert method.cam(torch.randn(1, 3, 50, 70)).shape == (1, 3, 64, 80)
         assert method.logits(torch.randn(1, 3, 50, 70)).shape == (1, 3)
+
+
+@pytest.mark.slow
+def test_official_inference():
+    """That of the saliency evaluator; the other adds the maps at the size of the largest scale."""
+    golden = recipe.golden("msal/inference")
+    method = MSAL(Config.preset("voc12").replace(iterations=1, threshold=0.9), 20)
+    weights = state("cls_model_concat", "msal/infer/cls")
+    load_into(method.network, weights, source="x.pth", rename=method.network.official_key)
+    method.superpixels = SuperpixelNet()
+    values = recipe.fill(recipe.shapes("msal/spixel_net"), "msal/infer/sp")
+    load_into(method.superpixels, {k: torch.from_numpy(v) for k, v in values.items()}, source="y.tar")
+    method.train(False)
+    labels = torch.zeros(1, 20)
+    labels[0, [14, 18]] = 1
+    image = noisy_images("msal/infer/image", 1, 70, 90)
+    with torch.inference_mode():
+        [(classes, maps)] = multi_scale_cam(method, [image], labels, (70, 90))
+    assert classes.tolist() == [14, 18]
+    official = golden["sal_multi_r0_cam"]  # a channel of background first, sampled
+    places = np.linspace(0, 3 * 70 * 90 - 1, official.size).astype(np.int64)
+    whole = torch.cat([torch.zeros(1, 70, 90), maps]).flatten().numpy()[places]
+    of_classes = places >= 70 * 90
+    np.testing.assert_allclose(whole[of_classes], official[of_classes], rtol=5e-3, atol=1e-3)
+    for percent in (20, 30):
+        labels_of = seed(maps, classes, percent / 100)
+        assert (labels_of.numpy() != golden[f"sal_multi_r0_label{percent}"]).mean() < 2e-3
+
+
+def test_images_without_classes_have_no_maps():
+    method = small()
+    method.train(False)
+    with torch.no_grad():
+        first, second = method.multi_scale(torch.randn(2, 3, 50, 70), torch.tensor([[0.0, 0, 0], [1, 0, 1]]))
+    assert (first.shape, second.shape) == ((0, 50, 70), (2, 50, 70))
+    assert 0 <= second.min() <= second.max() < 1
 
 
 def test_without_superpixels():

@@ -279,10 +279,12 @@ class CamMethod(Method):
 
     Attributes:
         signed: Whether the maps may be negative. Such maps are rectified after they are enlarged.
+        scales_itself: Whether the method resizes images itself, in :meth:`multi_scale`.
     """
 
     config: CamConfig
     signed: ClassVar[bool] = False
+    scales_itself: ClassVar[bool] = False
 
     @abstractmethod
     def logits(self, images: Tensor) -> Tensor:
@@ -291,6 +293,18 @@ class CamMethod(Method):
     @abstractmethod
     def cam(self, images: Tensor) -> Tensor:
         """Return the class activation maps ``(B, K, h, w)`` of ``(B, 3, H, W)`` images, not normalised."""
+
+    def multi_scale(self, images: Tensor, labels: Tensor) -> list[Tensor]:
+        """Return the normalised maps of all scales together, for a method that resizes images itself.
+
+        Args:
+            images: ``(B, 3, H, W)`` normalised images of their own size.
+            labels: ``(B, K)``, 1 where an image shows a class.
+
+        Returns:
+            For each image ``(n, H, W)`` in [0, 1), of the n classes that it shows.
+        """
+        raise NotImplementedError
 
     def normalise_maps(self, maps: Tensor) -> Tensor:
         """Bring summed maps ``(n, H, W)``, at least 0, to [0, 1)."""

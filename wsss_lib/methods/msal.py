@@ -34,6 +34,7 @@ from wsss_lib.models.backbone import Backbone
 from wsss_lib.models.msal_net import MSALNet
 from wsss_lib.models.superpixel_net import CELL, SuperpixelNet
 from wsss_lib.models.weights import LoadReport, load_into
+from wsss_lib.ops.cam import upsample
 from wsss_lib.ops.superpixels import superpixel_pool, superpixel_upsample, tile
 
 _EPS = 1e-5
@@ -207,6 +208,7 @@ class MSAL(CamMethod):
     """
 
     config: Config
+    scales_itself = True
 
     def __init__(self, config: Config, num_classes: int) -> None:
         super().__init__(config)
@@ -293,24 +295,56 @@ class MSAL(CamMethod):
         """Return the signed maps ``(B, K, H', W')``, up-sampled along the superpixels to whole cells of pixels."""
         whole = to_whole_cells(images)
         association = self.associate(whole)
-        maps, _ = self.network(whole, association, self.config.iterations, self.config.threshold)
-        return superpixel_upsample(maps[:, 1:], association)
+        return superpixel_upsample(self.maps(whole, association), association)
 
-    def normalise_maps(self, maps: Tensor) -> Tensor:
-        """Bring summed maps ``(n, H, W)`` to [0, 1)."""
-        return normalise_cams(maps)
+    def maps(self, images: Tensor, association: Tensor) -> Tensor:
+        """Return the signed maps ``(B, K, h, w)`` of the superpixels, after affinity propagation."""
+        return self.network(images, association, self.config.iterations, self.config.threshold)[0][:, 1:]
+
+    def multi_scale(self, images: Tensor, labels: Tensor) -> list[Tensor]:
+        """Sum the maps of all scales and of the mirrored images, at the size of scale 1, and normalise the sum.
+
+        As in the authors' code the classifier sees images that were resized twice, the superpixel network once. Only
+        the maps of the classes that an image shows are up-sampled.
+        """
+        size = (images.shape[2], images.shape[3])
+        common = whole_cells(size)
+        present = [label.nonzero().flatten() for label in labels]
+        sums: list[Tensor] = [images.new_zeros(1, len(classes), *common) for classes in present]
+        for scale in self.config.scales:
+            scaled = (max(1, round(size[0] * scale)), max(1, round(size[1] * scale)))
+            once = _resize(images, whole_cells(scaled))
+            twice = _resize(_resize(images, scaled), whole_cells(scaled))
+            association = self.associate(torch.cat([once, once.flip(-1)])).float()
+            maps = self.maps(torch.cat([twice, twice.flip(-1)]), association).float()
+            for i, classes in enumerate(present):
+                if not len(classes):
+                    continue
+                for j, mirrored in ((i, False), (len(images) + i, True)):
+                    enlarged = superpixel_upsample(maps[[j]][:, classes], association[[j]])
+                    part = _resize(enlarged, common)
+                    sums[i] += part.flip(-1) if mirrored else part
+        return [_resize(normalise_cams(total), size)[0] for total in sums]
 
     def load_official(self, state: Mapping[str, Tensor], source: Path) -> LoadReport:
         """Load a network that the authors' code trained."""
         return load_into(self.network, state, source=source, rename=self.network.official_key)
 
 
+def whole_cells(size: tuple[int, int]) -> tuple[int, int]:
+    """Round a height and a width up to multiples of 16."""
+    return CELL * math.ceil(size[0] / CELL), CELL * math.ceil(size[1] / CELL)
+
+
 def to_whole_cells(images: Tensor) -> Tensor:
     """Resize ``(B, 3, H, W)`` images bilinearly so that both sides are multiples of 16, rounded up."""
-    size = [CELL * math.ceil(side / CELL) for side in images.shape[2:]]
-    if list(images.shape[2:]) == size:
-        return images
-    return F.interpolate(images, size=size, mode="bilinear", align_corners=False)
+    return _resize(images, whole_cells((images.shape[2], images.shape[3])))
+
+
+def _resize(images: Tensor, size: tuple[int, int]) -> Tensor:
+    if not images.shape[1]:
+        return images.new_zeros(len(images), 0, *size)
+    return images if images.shape[2:] == size else upsample(images, size)
 
 
 METHOD = MSAL

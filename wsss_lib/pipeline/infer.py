@@ -67,6 +67,12 @@ class Views(TorchDataset[tuple[int, list[Tensor]]]):
         return [batch for batch in mine if not all(self.data.ids[i] in store for i in batch)]
 
 
+def views_for(method: CamMethod, data: Dataset, normalise: Normalise) -> Views:
+    """Return the views that a method makes its maps from; one that resizes images itself gets them as they are."""
+    scales = (1.0,) if method.scales_itself else method.config.scales
+    return Views(data, scales, normalise, method.config.view_multiple or None)
+
+
 def _pixels_per_batch(fabric: Fabric) -> int:
     return PIXELS_PER_BATCH.get(fabric.device.type, PIXELS_PER_BATCH["cuda"])
 
@@ -89,6 +95,9 @@ def multi_scale_cam(
         For every image, ``classes`` ``(n,)`` int64 and their maps ``(n, H, W)`` float32 in [0, 1).
     """
     present = [label.nonzero().flatten() for label in labels]
+    if method.scales_itself:
+        [images] = views
+        return list(zip(present, method.multi_scale(images, labels), strict=True))
     sums = [torch.zeros(len(classes), *size, device=labels.device) for classes in present]
     for images in views:
         maps = method.cam(torch.cat([images, images.flip(-1)])).float()  # (2B, K, h, w)
@@ -117,7 +126,7 @@ def infer(
         workers: Processes that decode and resize; 0 for none.
     """
     method.train(False)
-    views = Views(data, method.config.scales, normalise, method.config.view_multiple or None)
+    views = views_for(method, data, normalise)
     todo = views.missing_batches(store, fabric)
     loader = DataLoader(views, batch_sampler=todo, num_workers=workers)
     for indices, images in bar(loaded(loader), f"CAMs of {data.name}", len(todo)):
@@ -134,7 +143,7 @@ def infer(
 def infer_some(method: CamMethod, data: Dataset, store: CamStore, fabric: Fabric, normalise: Normalise) -> None:
     """Write the maps of a few images, in this process alone."""
     method.train(False)
-    views = Views(data, method.config.scales, normalise, method.config.view_multiple or None)
+    views = views_for(method, data, normalise)
     for index in range(len(data)):
         images = [fabric.to_device(image)[None] for image in views[index][1]]
         [result] = multi_scale_cam(method, images, fabric.to_device(data.labels[[index]]), data.size(index))

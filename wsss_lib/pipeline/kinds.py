@@ -9,12 +9,15 @@ from wsss_lib.pipeline.affinity import AffinityRun
 from wsss_lib.pipeline.census import CensusRun
 from wsss_lib.pipeline.run import Run, Settings, read_settings
 from wsss_lib.pipeline.seeds import SeedRun
+from wsss_lib.pipeline.superpixels import MsalRun, SuperpixelRun
 
 _KINDS: dict[str, type[Run]] = {
     "affinitynet": AffinityRun,
     "oc_cse": AdversarialRun,
     "acr": AdversarialRun,
     "pcss": CensusRun,
+    "superpixels": SuperpixelRun,
+    "msal": MsalRun,
 }
 """By method; all others make seeds."""
 

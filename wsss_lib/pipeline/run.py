@@ -55,6 +55,7 @@ class Settings:
         weights: File of the pre-trained weights; None for the usual one.
         seeds: Folder of the run whose class activation maps this one refines; None for the usual one.
         classifier: Folder of the run, or file of the authors' network, of the ordinary classifier; None for the usual.
+        superpixels: Folder of the run, or file, of the superpixel network; None for a run in this run's folder.
         checkpoint: File of a network that the authors' code trained, which is then used instead of training one.
         pretrained_folder: Where usual weight files lie.
         seed: Of all random draws.
@@ -76,6 +77,7 @@ class Settings:
     weights: Path | None = None
     seeds: Path | None = None
     classifier: Path | None = None
+    superpixels: Path | None = None
     checkpoint: Path | None = None
     pretrained_folder: Path = Path("pretrained")
     seed: int = 0
@@ -96,7 +98,8 @@ class Settings:
     def from_dict(cls, values: dict[str, Any]) -> Settings:
         """Undo :meth:`to_dict`."""
         config = load_method(values["method"]).Config.from_dict(values["config"])
-        names = ("folder", "data_root", "labels", "weights", "seeds", "classifier", "checkpoint", "pretrained_folder")
+        names = ["folder", "data_root", "labels", "weights", "pretrained_folder"]
+        names += ["seeds", "classifier", "superpixels", "checkpoint"]
         paths = {name: None if values.get(name) is None else Path(values[name]) for name in names}
         return cls(**{**values, **paths, "config": config})
 
@@ -168,7 +171,7 @@ class Run(ABC, Generic[M]):
             )
 
     def _remove(self) -> None:
-        for name in ("cams", "scores", "masks", "seeds", "classifier", "growth", "variants"):
+        for name in ("cams", "scores", "masks", "seeds", "classifier", "superpixels", "growth", "variants"):
             shutil.rmtree(self.folder / name, ignore_errors=True)
         for name in ("config.json", "log.jsonl", "checkpoint.pt", "metrics.json", "seconds.json"):
             (self.folder / name).unlink(missing_ok=True)

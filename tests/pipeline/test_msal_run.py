@@ -1,0 +1,75 @@
+"""Runs of MSAL and of its superpixels: training one for the other, files, continuing."""
+
+import pytest
+import torch
+
+from tests.pipeline.runs import sentence_of, silent
+from wsss_lib.methods import msal, superpixels
+from wsss_lib.models.superpixel_net import SuperpixelNet
+from wsss_lib.pipeline.kinds import reopen
+from wsss_lib.pipeline.run import Settings
+from wsss_lib.pipeline.superpixels import MsalRun, SuperpixelRun
+
+TINY = superpixels.Config.preset("toy").replace(epochs=1, width=0.125, batch_size=8)
+
+
+@pytest.fixture(autouse=True)
+def small_superpixels(monkeypatch):
+    monkeypatch.setattr(superpixels.Config, "preset", lambda *_: TINY)
+
+
+def open_msal(folder, **changes):
+    config = msal.Config.for_preset("toy", "").replace(
+        epochs=2, batch_size=8, scales=(1.0,), **changes.pop("config", {})
+    )
+    fields = {"accelerator": "cpu", "workers": 0, "limit": 16, **changes}
+    return MsalRun(Settings("05_msal", "msal", "toy", config, folder, **fields))
+
+
+def test_from_the_toy_world_to_scores(tmp_path):
+    run = open_msal(tmp_path / "run")
+    assert not (tmp_path / "run" / "superpixels" / "checkpoint.pt").exists()
+    history = run.train(silent)
+    assert set(history[0]) == {"epoch", "loss", "classification", "ipc", "gradient", "learning_rate", "seconds"}
+    assert (tmp_path / "run" / "superpixels" / "checkpoint.pt").exists()
+    store = run.infer("val")
+    classes, maps = store.read(run.data("val").ids[0])
+    assert maps.shape == (len(classes), 96, 96)
+    assert 0 < run.score("val").mean_iou.max() < 1
+    again = reopen(tmp_path / "run")
+    assert isinstance(again, MsalRun)
+    assert isinstance(again.superpixel_run, SuperpixelRun)
+    assert again.identity() == run.identity()
+    assert again.is_trained
+    before = {k: v for k, v in run.superpixels.state_dict().items() if "running" in k}
+    assert all(torch.equal(v, again.superpixels.state_dict()[k]) for k, v in before.items())
+
+
+def test_variants_share_the_superpixels(tmp_path):
+    run = open_msal(tmp_path / "run")
+    variant = run.variant("no-ipc", ipc_weight=0.0)
+    assert variant.superpixel_run.folder == tmp_path / "run" / "superpixels"
+    differing = {k for k, v in variant.identity().items() if v != run.identity()[k]}
+    assert differing == {"ipc_weight"}
+
+
+def test_a_file(tmp_path):
+    torch.save({"state_dict": SuperpixelNet().state_dict()}, tmp_path / "SpixelNet_bsd_ckpt.tar")
+    run = open_msal(tmp_path / "run", superpixels=tmp_path / "SpixelNet_bsd_ckpt.tar")
+    assert run.superpixel_run is None
+    assert not any(p.requires_grad for p in run.method.superpixels.parameters())
+    assert run.method.superpixels.training is False
+
+
+def test_a_file_of_another_size(tmp_path):
+    torch.save(SuperpixelNet(0.5).state_dict(), tmp_path / "x.tar")
+    message = sentence_of(lambda: open_msal(tmp_path / "run", superpixels=tmp_path / "x.tar"))
+    assert "probably for another network" in message
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_of_another_method(tmp_path):
+    other = open_msal(tmp_path / "other")
+    message = sentence_of(lambda: open_msal(tmp_path / "run", superpixels=other.folder))
+    assert message == f"superpixels {other.folder} is a run of msal; give one of superpixels."
+    assert not (tmp_path / "run").exists()

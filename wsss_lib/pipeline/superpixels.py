@@ -1,0 +1,97 @@
+"""Runs of the superpixel network, and of MSAL, which needs one that is trained."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from wsss_lib.errors import InputError
+from wsss_lib.methods import superpixels
+from wsss_lib.methods.method import CamMethod
+from wsss_lib.methods.msal import MSAL
+from wsss_lib.methods.superpixels import Superpixels
+from wsss_lib.models.superpixel_net import SuperpixelNet
+from wsss_lib.models.weights import load_into, read_state
+from wsss_lib.pipeline.run import Run, file_hash, read_settings
+from wsss_lib.pipeline.seeds import SeedRun
+from wsss_lib.pipeline.train import Example, LabelledImages
+
+_SAME = ("data_root", "labels", "pretrained_folder", "accelerator", "devices", "workers")
+
+
+class SuperpixelRun(Run[Superpixels]):
+    """A run that trains the superpixel network on the training images; their labels are not used."""
+
+    def example(self) -> Example:
+        """Return what makes training examples."""
+        return LabelledImages(self.splits.training, self.method.config.augmentation(), self.normalise)
+
+
+class MsalRun(SeedRun):
+    """A run of MSAL.
+
+    Attributes:
+        superpixel_run: The run that trains or has trained the superpixel network; None if a file is used.
+        file: A file with such a network; None if it is not used.
+    """
+
+    superpixel_run: SuperpixelRun | None = None
+    file: Path | None = None
+
+    def prepare(self) -> None:
+        """Find the superpixel network: what the settings name, a file or a run, or else a run in this run's folder.
+
+        Raises:
+            InputError: What the settings name is none.
+        """
+        settings = self.settings
+        self.refuse_other(super().identity())
+        if settings.superpixels is not None and settings.superpixels.is_file():
+            self.file = settings.superpixels
+            self.refuse_other(self.identity())
+            _ = self.superpixels  # read at once: another file must not claim the folder
+            return
+        folder = settings.superpixels or self.folder / "superpixels"
+        if settings.superpixels is not None or (folder / "config.json").is_file():
+            earlier = replace(read_settings(folder), **{name: getattr(settings, name) for name in _SAME})
+            if earlier.method != "superpixels":
+                raise InputError(f"superpixels {folder} is a run of {earlier.method}; give one of superpixels.")
+        else:
+            config = superpixels.Config.preset(settings.preset)
+            earlier = replace(
+                settings, method="superpixels", config=config, folder=folder, weights=None, checkpoint=None
+            )
+        self.superpixel_run = SuperpixelRun(earlier)
+
+    def identity(self) -> dict[str, Any]:
+        """Return what decides the numbers of the run; the superpixel network is part of it."""
+        identity = super().identity()
+        if self.file is not None:
+            identity["superpixels"] = file_hash(self.file)
+        if self.superpixel_run is not None:
+            identity["superpixels"] = self.superpixel_run.fingerprint()
+        return identity
+
+    def shared(self) -> dict[str, Any]:
+        """Return where the superpixel network is, so that variants do not make their own."""
+        return {} if self.superpixel_run is None else {"superpixels": self.superpixel_run.folder}
+
+    @cached_property
+    def superpixels(self) -> SuperpixelNet:
+        """The superpixel network, trained first if need be, and fixed."""
+        if self.superpixel_run is None:
+            assert self.file is not None
+            network = SuperpixelNet()
+            load_into(network, read_state(self.file), source=self.file)
+        else:
+            if not self.superpixel_run.is_trained:
+                self.superpixel_run.train()
+            network = self.superpixel_run.method.network
+        return network.eval().requires_grad_(False).to(self.fabric.device)
+
+    def equip(self, method: CamMethod) -> None:
+        """Give the method its superpixels."""
+        assert isinstance(method, MSAL)
+        method.superpixels = self.superpixels

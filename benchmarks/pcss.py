@@ -319,7 +319,7 @@ def arguments() -> argparse.Namespace:
     options.add_argument("--steps", type=int, default=2, help="whose losses are compared (default: 2)")
     options.add_argument("--census-images", type=int, help="images of a census (default: 4, on CUDA 64)")
     options.add_argument("--census-crop", type=int, help="side of its images (default: 96, on CUDA 224)")
-    options.add_argument("--at-once", type=int, help="filtered images at a time (default: 64, on CUDA 512)")
+    options.add_argument("--at-once", type=int, help="filtered images at a time (default: 32, on CUDA 512)")
     options.add_argument("--precision", choices=("32-true", "bf16-mixed"), default="32-true", help="adds a variant")
     chosen = options.parse_args()
     on_cuda = chosen.device == "cuda"
@@ -327,7 +327,7 @@ def arguments() -> argparse.Namespace:
         "batch": (8, 64),
         "census_images": (4, 64),
         "census_crop": (96, 224),
-        "at_once": (64, 512),
+        "at_once": (32, 512),
     }.items():
         if getattr(chosen, name) is None:
             setattr(chosen, name, cuda if on_cuda else cpu)

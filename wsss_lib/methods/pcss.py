@@ -51,7 +51,7 @@ from wsss_lib.ops.frequency import (
     with_magnitude,
 )
 
-_AT_ONCE = 64
+_AT_ONCE = 32
 """Filtered images that go through the network together in the census."""
 
 

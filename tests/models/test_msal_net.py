@@ -69,14 +69,14 @@ def small(backbone="resnet50", mode="concat"):
 
 
 @pytest.mark.parametrize("backbone", ["resnet50", "mobilenet_v2"])
-@pytest.mark.parametrize("mode", ["concat", "noq"])
+@pytest.mark.parametrize("mode", ["concat", "noq", "off"])
 def test_with_small_networks(backbone, mode):
     network = small(backbone, mode).eval()
     images, q = torch.randn(2, 3, 64, 96), torch.randn(2, 9, 64, 96).softmax(1)
     maps, pooled = network(images, q, 2)
     assert (maps.shape, pooled.shape) == ((2, 4, 4, 6), (2, 4))
     other = network(images, q.flip(1), 2)[0]
-    assert torch.equal(other, maps) is (mode == "noq")
+    assert torch.equal(other, maps) is (mode != "concat")
 
 
 @pytest.mark.parametrize("backbone", ["resnet50", "mobilenet_v2"])

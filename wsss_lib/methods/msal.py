@@ -18,12 +18,12 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim import SGD
+from torch.optim import SGD, AdamW, Optimizer
 
 from wsss_lib.errors import InputError
 from wsss_lib.methods.cam import classification_loss
@@ -115,16 +115,18 @@ class Config(LongSideConfig):
         iterations: Of affinity propagation when maps are made; 0 leaves it out.
         training_iterations: Of affinity propagation in training.
         threshold: Least similarity that affinity propagation counts.
+        along_superpixels: Whether maps are enlarged along the superpixels, or bilinearly.
         ipc_weight: Weight of the IPC loss; 0 leaves it out.
         patches: Into how many patches the maps are cut for it.
         gate: What a patch must have of background, and of the rest, to count.
-        momentum: Of stochastic gradient descent with Nesterov's rule.
+        optimizer: ``sgd`` as in the paper, with Nesterov's rule, or ``adamw``.
+        momentum: Of ``sgd``.
         power: Of the polynomial schedule.
         head_factor: How much faster than the backbone the new layers learn.
         clip: Greatest norm of all gradients together.
     """
 
-    backbones = ("resnet50", "mobilenet_v2")
+    backbones: ClassVar[tuple[str, ...]] = ("resnet50", "mobilenet_v2")
 
     backbone: str = "resnet50"
     epochs: int = 12
@@ -137,14 +139,16 @@ class Config(LongSideConfig):
     weight_decay: float = 4e-5
     scales: tuple[float, ...] = (0.5, 1.0, 1.5, 2.0)
     target: Literal["image", "saliency"] = "image"
-    dcr: Literal["concat", "noq"] = "concat"
+    dcr: Literal["concat", "noq", "off"] = "concat"
     head_width: float = 1.0
     iterations: int = 8
     training_iterations: int = 8
     threshold: float = 0.6
+    along_superpixels: bool = True
     ipc_weight: float = 0.3
     patches: int = 9
     gate: float = 0.1
+    optimizer: Literal["sgd", "adamw"] = "sgd"
     momentum: float = 4e-5
     power: float = 0.5
     head_factor: float = 10.0
@@ -164,11 +168,31 @@ class Config(LongSideConfig):
                 backbone=backbone,
                 backbone_options=options,
                 pretrained=False,
-                crop_size=96,
-                min_long_side=96,
-                max_long_side=96,
+                crop_size=176,
+                min_long_side=192,
+                max_long_side=192,
+                optimizer="adamw",
+                learning_rate=2e-3,
+                weight_decay=1e-2,
+                head_factor=1.0,
+                power=0.9,
                 head_width=0.25,
-                scales=(1.0, 1.5),
+                training_iterations=2,
+                scales=(2.0,),
+            )
+        if name == "photos":
+            return cls(
+                backbone=backbone,
+                backbone_options=options,
+                epochs=6,
+                crop_size=256,
+                min_long_side=257,
+                max_long_side=385,
+                optimizer="adamw",
+                learning_rate=1e-4,
+                head_factor=20.0,
+                power=0.9,
+                scales=(1.0, 0.5, 1.5, 2.0),
             )
         return cls(backbone=backbone, backbone_options=options)
 
@@ -227,9 +251,10 @@ class MSAL(CamMethod):
     def setup(self, engine: Engine, total_steps: int) -> None:
         """Make stochastic gradient descent with the authors' groups, and its polynomial schedule."""
         config = self.config
-        optimizer = SGD(
-            named_groups(self.network, config), lr=config.learning_rate, momentum=config.momentum, nesterov=True
-        )
+        groups = named_groups(self.network, config)
+        optimizer: Optimizer = AdamW(groups, lr=config.learning_rate)
+        if config.optimizer == "sgd":
+            optimizer = SGD(groups, lr=config.learning_rate, momentum=config.momentum, nesterov=True)
         self.schedules["network"] = polynomial_schedule(optimizer, total_steps, config.power)
         self.engine = engine
         self.forward, self.optimizers["network"] = engine.setup(self.network, optimizer)
@@ -295,7 +320,13 @@ class MSAL(CamMethod):
         """Return the signed maps ``(B, K, H', W')``, up-sampled along the superpixels to whole cells of pixels."""
         whole = to_whole_cells(images)
         association = self.associate(whole)
-        return superpixel_upsample(self.maps(whole, association), association)
+        return self.enlarge(self.maps(whole, association), association)
+
+    def enlarge(self, maps: Tensor, association: Tensor) -> Tensor:
+        """Enlarge ``(B, K, h, w)`` maps to the size of the association, along superpixels if the settings say so."""
+        if self.config.along_superpixels:
+            return superpixel_upsample(maps, association)
+        return upsample(maps, (association.shape[2], association.shape[3]))
 
     def maps(self, images: Tensor, association: Tensor) -> Tensor:
         """Return the signed maps ``(B, K, h, w)`` of the superpixels, after affinity propagation."""
@@ -321,7 +352,7 @@ class MSAL(CamMethod):
                 if not len(classes):
                     continue
                 for j, mirrored in ((i, False), (len(images) + i, True)):
-                    enlarged = superpixel_upsample(maps[[j]][:, classes], association[[j]])
+                    enlarged = self.enlarge(maps[[j]][:, classes], association[[j]])
                     part = _resize(enlarged, common)
                     sums[i] += part.flip(-1) if mirrored else part
         return [_resize(normalise_cams(total), size)[0] for total in sums]

@@ -118,7 +118,13 @@ class Config(method.Config):
         del backbone
         if name == "toy":
             return cls(
-                epochs=6, batch_size=8, crop_size=96, min_long_side=96, max_long_side=96, learning_rate=2e-3, width=0.5
+                epochs=4,
+                batch_size=8,
+                crop_size=176,
+                min_long_side=192,
+                max_long_side=192,
+                learning_rate=2e-3,
+                width=0.5,
             )
         if name == "photos":
             return cls(epochs=2, batch_size=8, crop_size=256, min_long_side=320, max_long_side=400, learning_rate=5e-4)

@@ -2,7 +2,7 @@
 
 Multi-type semantic affinity learning (MSAL, 2024). The release cannot run, since the convolutions that predict the
 mixing have half as many inputs as they are given; ``concat`` gives them all (as in the authors' earlier ESC), ``noq``
-leaves out what comes from the superpixels. The keys of new layers are the official ones.
+leaves out what comes from the superpixels, ``off`` the mixing altogether. New layers have the official keys.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from wsss_lib.models.backbone import Backbone, scaled
 from wsss_lib.ops.propagation import propagate_affinity
 from wsss_lib.ops.superpixels import mix_neighbours
+
+Mode = Literal["concat", "noq", "off"]
 
 _SLOPE = 0.1
 
@@ -50,26 +52,26 @@ class MSALNet(nn.Module):
     Args:
         backbone: Of stride 16 at its last two taps; it must be able to stop before the last one.
         num_classes: K foreground classes; a channel for the background comes first, which nothing trains.
-        mode: ``concat`` or ``noq``, see above.
+        mode: ``concat``, ``noq`` or ``off``, see above.
         width: Factor of the channels of the small networks; 1 is the published one.
     """
 
-    def __init__(
-        self, backbone: Backbone, num_classes: int, mode: Literal["concat", "noq"] = "concat", width: float = 1.0
-    ) -> None:
+    def __init__(self, backbone: Backbone, num_classes: int, mode: Mode = "concat", width: float = 1.0) -> None:
         super().__init__()
         self.backbone = backbone
         self.mode = mode
         middle, last = (tap.channels for tap in list(backbone.taps.values())[-2:])
         inner = scaled(128, width)
         joined = 2 * inner if mode == "concat" else inner
-        self.get_qfeats = nn.Sequential(
-            _normed(9, scaled(32, width), 4, 4), _normed(scaled(32, width), inner, 4, 4), _plain(inner, inner, 3)
-        )
-        self.x4_feats = nn.Sequential(_normed(middle, inner, 1))
-        self.x5_feats = nn.Sequential(_normed(last, inner, 1))
-        self.get_tran_conv4 = nn.Sequential(_plain(joined, 2 * inner, 3), _plain(2 * inner, 9, 1), nn.Softmax(dim=1))
-        self.get_tran_conv5 = nn.Sequential(_plain(joined, 2 * inner, 3), _plain(2 * inner, 9, 1), nn.Softmax(dim=1))
+        if mode != "off":
+            first = scaled(32, width)
+            self.get_qfeats = nn.Sequential(
+                _normed(9, first, 4, 4), _normed(first, inner, 4, 4), _plain(inner, inner, 3)
+            )
+            for tap, channels in ((4, middle), (5, last)):
+                self.add_module(f"x{tap}_feats", nn.Sequential(_normed(channels, inner, 1)))
+                predict = nn.Sequential(_plain(joined, 2 * inner, 3), _plain(2 * inner, 9, 1), nn.Softmax(dim=1))
+                self.add_module(f"get_tran_conv{tap}", predict)
         self.ala1 = _gate(middle)
         self.ala2 = _gate(last)
         self.classifier = nn.Sequential(nn.Conv2d(last, 1 + num_classes, 1, bias=False))
@@ -81,12 +83,13 @@ class MSALNet(nn.Module):
             return None
         return key.replace("model.", "backbone.", 1) if key.startswith("model.") else key
 
-    def _weights(
-        self, reduce: nn.Module, predict: nn.Module, features: Tensor, of_superpixels: Tensor | None
-    ) -> Tensor:
-        """Predict with which weights every position is mixed with those around it, ``(B, 9, h, w)``."""
-        reduced = reduce(features.detach())
-        return predict(reduced if of_superpixels is None else torch.cat([reduced, of_superpixels], dim=1))
+    def _mix(self, maps: Tensor, tap: int, features: Tensor, of_superpixels: Tensor | None) -> Tensor:
+        """Mix ``(B, c, h, w)`` maps with weights that are predicted from the features of tap 4 or 5."""
+        if self.mode == "off":
+            return maps
+        reduced = self.get_submodule(f"x{tap}_feats")(features.detach())
+        joined = reduced if of_superpixels is None else torch.cat([reduced, of_superpixels], dim=1)
+        return mix_neighbours(maps, self.get_submodule(f"get_tran_conv{tap}")(joined))
 
     def forward(
         self, images: Tensor, association: Tensor, iterations: int = 0, threshold: float = 0.6
@@ -104,11 +107,8 @@ class MSALNet(nn.Module):
         """
         of_superpixels = self.get_qfeats(association) if self.mode == "concat" else None
         x4 = self.backbone.until_last(images)
-        weights = self._weights(self.x4_feats, self.get_tran_conv4, x4, of_superpixels)
-        x4 = mix_neighbours(x4 * self.ala1(_mean(x4)), weights)
+        x4 = self._mix(x4 * self.ala1(_mean(x4)), 4, x4, of_superpixels)
         x5 = self.backbone.last(x4)
-        weights = self._weights(self.x5_feats, self.get_tran_conv5, x5, of_superpixels)
-        x5 = x5 * self.ala2(_mean(x5.detach()))
-        maps = self.classifier(x5)
-        mixed = propagate_affinity(mix_neighbours(maps, weights), x4, iterations, threshold)
+        maps = self.classifier(x5 * self.ala2(_mean(x5.detach())))
+        mixed = propagate_affinity(self._mix(maps, 5, x5, of_superpixels), x4, iterations, threshold)
         return mixed, F.adaptive_avg_pool2d(maps, 1).flatten(1)

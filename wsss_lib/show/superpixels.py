@@ -1,0 +1,38 @@
+"""Pictures of superpixels."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from wsss_lib.ops.boundaries import boundaries
+from wsss_lib.show import figures
+
+_LINE = (255, 230, 0)
+
+
+def outlined(image: figures.Picture, segments: Tensor) -> np.ndarray:
+    """Draw the boundaries between segments ``(H, W)`` int64 over an image of that size, ``(H, W, 3)`` uint8."""
+    picture = np.array(image, dtype=np.uint8)
+    picture[boundaries(segments).numpy()] = _LINE
+    return picture
+
+
+def neighbours_of_pixel(association: Tensor, row: int, column: int, cell: int = 16) -> np.ndarray:
+    """Return how much one pixel belongs to the nine superpixels around it, as a map of their cells.
+
+    Args:
+        association: ``(9, H, W)``.
+        row: Of the pixel.
+        column: Of the pixel.
+        cell: Side of a cell.
+
+    Returns:
+        ``(H, W)`` float32 in [0, 1].
+    """
+    height, width = association.shape[1] // cell, association.shape[2] // cell
+    grid = torch.zeros(height + 2, width + 2)
+    r, c = row // cell, column // cell
+    grid[r : r + 3, c : c + 3] = association[:, row, column].reshape(3, 3).cpu()
+    return grid[1:-1, 1:-1].repeat_interleave(cell, 0).repeat_interleave(cell, 1).numpy()

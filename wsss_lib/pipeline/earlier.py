@@ -14,8 +14,8 @@ from wsss_lib.pipeline.parameters import default_folder
 from wsss_lib.pipeline.run import Settings, read_identity, read_settings
 from wsss_lib.pipeline.seeds import SeedRun
 
-_SAME = ("data_root", "labels", "pretrained_folder", "accelerator", "devices", "workers")
-"""Settings that both runs have in common."""
+IN_COMMON = ("data_root", "labels", "pretrained_folder", "accelerator", "devices", "workers")
+"""Settings that a run and the one that it continues have in common."""
 
 
 def earlier_run(
@@ -50,7 +50,7 @@ def earlier_run(
     fits = fits and backbone in ("", read_settings(usual).config.backbone)
     folder = given or (usual if fits and not holds_run(own) else own)
     if holds_run(folder) or folder != own:
-        earlier = replace(read_settings(folder), **{name: getattr(settings, name) for name in _SAME})
+        earlier = replace(read_settings(folder), **{name: getattr(settings, name) for name in IN_COMMON})
         theirs = _data(read_identity(folder))
         if mine != theirs:
             raise InputError(

@@ -14,11 +14,10 @@ from wsss_lib.methods.msal import MSAL
 from wsss_lib.methods.superpixels import Superpixels
 from wsss_lib.models.superpixel_net import SuperpixelNet
 from wsss_lib.models.weights import load_into, read_state
+from wsss_lib.pipeline.earlier import IN_COMMON
 from wsss_lib.pipeline.run import Run, file_hash, read_settings
 from wsss_lib.pipeline.seeds import SeedRun
 from wsss_lib.pipeline.train import Example, LabelledImages
-
-_SAME = ("data_root", "labels", "pretrained_folder", "accelerator", "devices", "workers")
 
 
 class SuperpixelRun(Run[Superpixels]):
@@ -55,7 +54,7 @@ class MsalRun(SeedRun):
             return
         folder = settings.superpixels or self.folder / "superpixels"
         if settings.superpixels is not None or (folder / "config.json").is_file():
-            earlier = replace(read_settings(folder), **{name: getattr(settings, name) for name in _SAME})
+            earlier = replace(read_settings(folder), **{name: getattr(settings, name) for name in IN_COMMON})
             if earlier.method != "superpixels":
                 raise InputError(f"superpixels {folder} is a run of {earlier.method}; give one of superpixels.")
         else:

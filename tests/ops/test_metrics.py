@@ -68,7 +68,7 @@ def scored_images(method, top, lowest):
 def test_official_sweeps(method, top, lowest):
     golden = recipe.golden(f"{method}/evaluation")
     thresholds = torch.from_numpy(golden["thresholds"])
-    images = scored_images(method, top, lowest)
+    images = list(scored_images(method, top, lowest))
     confusions = sweep_confusions(sum(sweep_histogram(*case, thresholds, 21) for case in images))
     mean_iou = class_mean(intersection_over_union(confusions), absent="zero").numpy()
     best = int(mean_iou.argmax())
@@ -85,6 +85,11 @@ def test_official_sweeps(method, top, lowest):
             np.testing.assert_allclose(scores[name], golden[name], atol=1e-6)
         row = [scores["miou"][best], thresholds[best], scores["precision"][best], scores["recall"][best]]
         assert row == pytest.approx(golden["best"].tolist(), abs=1e-6)
+        thresholds = torch.arange(3, 30, dtype=torch.float64) / 100  # of the other script
+        confusions = sweep_confusions(sum(sweep_histogram(*case, thresholds, 21) for case in images))
+        mean_iou = 100 * class_mean(intersection_over_union(confusions), absent="zero")
+        best = int(mean_iou.argmax())
+        assert [mean_iou[best], thresholds[best]] == pytest.approx(golden["best_evaluation_py"].tolist(), abs=1e-6)
 
 
 def pcss_images():

@@ -16,7 +16,6 @@ from wsss_lib.methods import acr
 from wsss_lib.methods.acr import ACR, Config, draw_grid, masked_error, target_map
 from wsss_lib.methods.method import PRESETS, Batch
 from wsss_lib.methods.optimisers import polynomial_schedule
-from wsss_lib.models import BACKBONES
 from wsss_lib.models.backbone import Normalisation
 from wsss_lib.models.reconstructor import UNet, decoder_levels
 from wsss_lib.ops.cam import normalise_range
@@ -396,7 +395,7 @@ def test_both_encoders_start_from_the_same_place():
     assert method.backbones[0] is method.backbone
 
 
-@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("backbone", Config.backbones)
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_has_every_backbone(preset, backbone):
     config = Config.preset(preset, backbone)

@@ -10,7 +10,6 @@ from tests.methods import official
 from wsss_lib.errors import InputError
 from wsss_lib.methods.affinitynet import AffinityNet, Config, affinity_loss, enlarge, semi_labels
 from wsss_lib.methods.method import PRESETS, Batch
-from wsss_lib.models import BACKBONES
 from wsss_lib.pipeline.refine import label_map
 
 SMALL = {"network_options": {"group_norm": True}}
@@ -124,7 +123,7 @@ def test_it_can_learn_where_a_square_ends():
     assert losses[-1] < 0.5 * losses[0]
 
 
-@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("backbone", Config.backbones)
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_has_every_backbone(preset, backbone):
     config = Config.preset(preset, backbone)

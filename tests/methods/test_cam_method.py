@@ -10,7 +10,6 @@ from tests.methods import official
 from wsss_lib.errors import InputError
 from wsss_lib.methods.cam import CAM, Config, classification_loss
 from wsss_lib.methods.method import PRESETS, Batch
-from wsss_lib.models import BACKBONES
 
 
 def test_loss_and_gradient():
@@ -38,7 +37,7 @@ def test_three_updates_of_the_official_script():
     official.assert_moved_alike(method, golden, checkpoint)
 
 
-@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("backbone", Config.backbones)
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_has_every_backbone(preset, backbone):
     config = Config.preset(preset, backbone)

@@ -16,7 +16,6 @@ from wsss_lib.errors import InputError
 from wsss_lib.methods.method import PRESETS, Batch
 from wsss_lib.methods.oc_cse import OCCSE, Config, erase, erasing_mask, remaining_labels
 from wsss_lib.methods.optimisers import create_optimizer, polynomial_schedule
-from wsss_lib.models import BACKBONES
 from wsss_lib.models.backbone import Normalisation
 from wsss_lib.models.classifier import Classifier
 from wsss_lib.pipeline.infer import multi_scale_cam
@@ -251,7 +250,7 @@ def test_official_checkpoints_load(tmp_path):
         method.load_official({**state, "fc9.weight": torch.zeros(3, 3, 1, 1)}, tmp_path / "acr.ckpt")
 
 
-@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("backbone", Config.backbones)
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_has_every_backbone(preset, backbone):
     config = Config.preset(preset, backbone)

@@ -6,7 +6,8 @@ import torch
 
 from tests import recipe
 from wsss_lib.errors import InputError
-from wsss_lib.models import BACKBONES, create_backbone
+from wsss_lib.methods.method import Config
+from wsss_lib.models import create_backbone
 from wsss_lib.models.backbone import BatchNorm2d, Normalisation
 from wsss_lib.models.classifier import Classifier
 
@@ -50,7 +51,7 @@ def test_official_network(backbone, name, frozen):
             np.testing.assert_allclose(stat, golden[f"{tap}_stat"], rtol=1e-3)
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("name", Config.backbones)
 def test_taps_have_the_stated_channels_and_size(name, device):
     network = create_backbone(name, **SMALL[name]).to(device).eval()
     features = network(torch.randn(2, 3, 65, 90, device=device))
@@ -74,7 +75,7 @@ def test_output_stride_8_keeps_values_where_stride_16_samples(name):
     torch.testing.assert_close(a[inner], b[inner], rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("name", Config.backbones)
 def test_frozen_layers_and_norms_do_not_change(name):
     model = Classifier(create_backbone(name, **SMALL[name]), 3)
     model.backbone.freeze()
@@ -132,7 +133,7 @@ def test_unknown_backbone():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("name", Config.backbones)
 def test_training_a_narrow_network_on_contiguous_images(name):
     """Narrow strided 1×1 convolutions have crashed PyTorch's CPU kernels; ours must survive its smallest networks."""
     model = Classifier(create_backbone(name, **SMALL[name]), 3)

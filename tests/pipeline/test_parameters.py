@@ -163,7 +163,7 @@ def test_known_injected_parameters():
 def test_unknown_names():
     assert sentence(preset="voc") == "preset 'voc' is unknown; choose one of toy, photos, voc12, coco14."
     assert sentence(preset="").startswith("preset '' is unknown")
-    assert sentence(backbone="vgg19").startswith("backbone 'vgg19' is unknown; choose one of resnet38d,")
+    assert sentence(backbone="vgg19").startswith("backbone 'vgg19' cannot be used; choose one of resnet38d,")
     assert "optimizer" in sentence(optimizer="adam")
     with pytest.raises(InputError, match=r"method 'camel' is unknown; choose one of .*cam"):
         read_parameters("00_cam", "camel", {})

@@ -137,6 +137,7 @@ def mean_colours(toy, k):
     return np.array([np.asarray(toy.shortcut_free(i))[b].mean(0) for i, b in enumerate(bodies) if toy.labels[i, k]])
 
 
+@pytest.mark.slow
 def test_without_part_the_bodies_of_a_pair_look_different():
     for k in (0, 2, 4):
         gaps = {}

@@ -171,6 +171,7 @@ def some_images(run):
 # ------------------------------------------------------------------------------------------------------- the whole run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_from_a_classifier_to_scores(tmp_path, data, classifier, method, monkeypatch):
     given = {"classifier": classifier} if method == "oc_cse" else {}
@@ -717,6 +718,7 @@ def test_a_usual_file_that_comes_later_changes_nothing(tmp_path, monkeypatch):
 # ---------------------------------------------------------------------------------- the classifier must know something
 
 
+@pytest.mark.slow
 def test_a_classifier_that_knows_nothing_is_refused(tmp_path, data):
     """It has been trained, for one epoch of a few images."""
     poor = open_cam(tmp_path / "poor", data)
@@ -840,6 +842,7 @@ def test_what_diverges_is_stopped(tmp_path, data, classifier, monkeypatch, metho
     assert len(opened("run").train(silent)) == 2  # and where the failure is gone, it continues
 
 
+@pytest.mark.slow
 def test_an_adversary_that_wins_is_noticed(tmp_path, data):
     config = tiny("acr", adversarial_target_weight=1e4, learning_rate=0.1, epochs=8)
     run = open_adversarial(tmp_path / "run", "acr", data, config)
@@ -864,6 +867,7 @@ def authors_file(path, network):
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_a_checkpoint_of_the_authors_is_used_as_it_is(tmp_path, data, classifier, method, monkeypatch):
     source = opened_for("imagenet", method, tmp_path / "source", data, classifier)
@@ -895,6 +899,7 @@ def test_a_checkpoint_needs_no_classifier(tmp_path):
 # ------------------------------------------------------------------------------------------------------------ variants
 
 
+@pytest.mark.slow
 def test_variants_share_the_classifier(tmp_path, monkeypatch):
     monkeypatch.setattr(adversarial, "_MARGIN", -1.0)  # of four images little is learned
     monkeypatch.setattr(earlier, "_short", lambda *_: tiny_config(epochs=1, batch_size=2))

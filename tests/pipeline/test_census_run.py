@@ -46,6 +46,7 @@ def trained(folder, **changes) -> tuple[CensusRun, History]:
     return run, run.train(silent)
 
 
+@pytest.mark.slow
 def test_from_the_toy_world_to_scores(tmp_path):
     run, history = trained(tmp_path / "run")
     always = {"epoch", "loss", "classification", "mixed", "mixed_maps", "learning_rate", "seconds"}
@@ -58,6 +59,7 @@ def test_from_the_toy_world_to_scores(tmp_path):
     assert isinstance(reopen(tmp_path / "run"), CensusRun)
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_ends_with_the_same_numbers(tmp_path):
     whole, history = trained(tmp_path / "whole")
 
@@ -85,6 +87,7 @@ def test_only_images_that_count_are_looked_at(tmp_path):
     assert not torch.equal(other[0][0][:3], batches[0][0][:3])
 
 
+@pytest.mark.slow
 def test_two_processes_hold_one_census(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(Path(__file__).parents[2])
     config = tiny(epochs=2, batch_size=4, phase_weight=0.0)

@@ -6,6 +6,8 @@ from tests.pipeline import runs
 from wsss_lib.data import toy
 from wsss_lib.pipeline.compare import compare, comparison_table, differences
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def two(tmp_path, monkeypatch):

@@ -26,6 +26,7 @@ def open_msal(folder, **changes):
     return MsalRun(Settings("05_msal", "msal", "toy", config, folder, **fields))
 
 
+@pytest.mark.slow
 def test_from_the_toy_world_to_scores(tmp_path):
     run = open_msal(tmp_path / "run")
     assert not (tmp_path / "run" / "superpixels" / "checkpoint.pt").exists()

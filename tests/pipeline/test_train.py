@@ -64,6 +64,7 @@ def stop_in_step(monkeypatch, number):
 # ----------------------------------------------------------------------------------------------------- interruptions
 
 
+@pytest.mark.slow
 def test_stopped_after_an_epoch_and_again_within_one(tmp_path, whole, monkeypatch):
     def stop(_):
         raise KeyboardInterrupt
@@ -82,6 +83,7 @@ def test_stopped_after_an_epoch_and_again_within_one(tmp_path, whole, monkeypatc
     assert_equals_whole(run, whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [1, 3])
 def test_stopped_and_continued_in_the_same_notebook(tmp_path, whole, monkeypatch, step):
     """The interrupted network is still in memory, in the middle of the first or second epoch of two steps."""
@@ -94,6 +96,7 @@ def test_stopped_and_continued_in_the_same_notebook(tmp_path, whole, monkeypatch
     assert_equals_whole(run, whole)
 
 
+@pytest.mark.slow
 def test_a_finished_training_is_not_done_again(tmp_path, whole, monkeypatch):
     run = open_run(tmp_path)
     run.train(silent)
@@ -128,12 +131,14 @@ def test_killed_while_training(tmp_path, whole):
 # ----------------------------------------------------------------------------------------------- what numbers depend on
 
 
+@pytest.mark.slow
 def test_workers_change_nothing(tmp_path, whole):
     run = open_run(tmp_path, workers=2)
     run.train(silent)
     assert_equals_whole(run, whole)
 
 
+@pytest.mark.slow
 def test_the_seed_decides(tmp_path, whole):
     again = open_run(tmp_path / "same")
     again.train(silent)
@@ -142,6 +147,7 @@ def test_the_seed_decides(tmp_path, whole):
     assert [row["loss"] for row in other] != [row["loss"] for row in whole[0]]
 
 
+@pytest.mark.slow
 def test_numbers_drawn_elsewhere_do_not_matter(tmp_path, whole):
     torch.manual_seed(123)
     run = open_run(tmp_path)
@@ -195,6 +201,7 @@ def test_batch_size_and_number_of_devices(tmp_path):
         TrainingBatches(run.training_batches().images, 7, TwoDevices(), 0, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_loss_that_is_no_number_stops_and_keeps_the_last_epoch(tmp_path, whole, monkeypatch, value):
     step, calls = cam.CAM.step, []
@@ -288,6 +295,7 @@ def test_photographs_of_all_kinds(tmp_path):
 # ------------------------------------------------------------------------------------------------------------ the log
 
 
+@pytest.mark.slow
 def test_the_log_is_the_history(tmp_path, whole, capsys):
     run = open_run(tmp_path)
     run.train()

@@ -88,6 +88,7 @@ def test_sliders_change_the_picture(data, live):
     assert all(content.startswith(b"\x89PNG") for content in seen)
 
 
+@pytest.mark.slow
 def test_the_classes_are_those_of_the_image(data, live):
     widgets.explore(data, MAPS.__getitem__)
     sliders, screen = controls(live[0])

@@ -6,8 +6,6 @@ import torch
 from tests import recipe
 from wsss_lib.models.backbone import Normalisation
 
-POSITIONS = {"plus": "separate"}
-
 
 def filled(network, shapes, name):
     """Give a network the made-up checkpoint ``name``, as the authors' files have it."""

@@ -116,7 +116,7 @@ class MCTformer(nn.Module):
             self.head = nn.Conv2d(backbone.out.channels, backbone.classes, 3, padding=1)
 
     @staticmethod
-    def official_key(key: str) -> str | None:
+    def official_key(key: str) -> str:
         """Return our name of a tensor that the authors' checkpoints call ``key``."""
         return key if key.startswith("head.") else f"backbone.{key}"
 

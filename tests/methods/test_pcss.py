@@ -441,13 +441,24 @@ def test_paper_settings():
     assert (coco.shortcut_weight, coco.phase_weight, coco.shortcut_start, coco.phase_start) == (0.4, 0.4, 3, 3)
 
 
+def test_the_mctformers_bring_their_settings_along():
+    v2 = Config.preset("voc12").replace(network="v2")
+    assert (v2.phase_weight, v2.shortcut_weight, v2.random_erasing, v2.crop_scale) == (0.0, 0.0, 0.25, (0.08, 1.0))
+    plus = Config.preset("voc12").replace(network="plus", epochs=3)
+    assert (plus.crop_size, plus.batch_size, plus.epochs, plus.scales) == (448, 32, 3, (1.0, 0.75, 1.25))
+    toy = Config.preset("toy").replace(network="v1")
+    assert (toy.phase_weight, toy.crop_scale) == (0.0, (0.6, 1.2))
+    for config in (v2, plus, toy, v2.replace(epochs=2)):
+        config.check()
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
         ({"crop_size": 100}, "crop_size 100 is no multiple of a patch, 16"),
         ({"merge_block": 11}, "merge_block 11 must leave a block of 12 behind it"),
         ({"crop_scale": (1.2, 0.6)}, "must be two numbers, the smaller one first"),
-        ({"network": "v2"}, "set phase_weight and shortcut_weight to 0, or choose network pcss"),
+        ({"network": "v2", "phase_weight": 2.0}, "set phase_weight and shortcut_weight to 0, or choose network pcss"),
     ],
 )
 def test_settings_that_contradict_each_other(changes, says):

@@ -165,6 +165,17 @@ def test_04_pcss_runs_from_its_folder(tmp_path):
 
 
 @pytest.mark.slow
+def test_04_pcss_runs_mctformer(tmp_path):
+    """V1, which has no maps of patches."""
+    result = papermill(
+        ROOT / "notebooks", "04_pcss.ipynb", tmp_path / "out.ipynb", *SMALL, "-p", "network", "v1",
+        "-p", "out", str(tmp_path / "run"),
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["parameters"]["phase_weight"] == 0
+
+
+@pytest.mark.slow
 def test_04_pcss_runs_on_coco(tmp_path):
     """With a transformer's weights, images without objects, and masks that are rendered."""
     import torch

@@ -55,6 +55,16 @@ _AT_ONCE = 32
 """Filtered images that go through the network together in the census."""
 
 
+_PLUS: dict[str, Any] = {
+    "crop_size": 448,
+    "batch_size": 32,
+    "epochs": 45,
+    "learning_rate": 3.125e-5,
+    "scales": (1.0, 0.75, 1.25),
+}
+"""MCTformer+'s settings that differ from MCTformer's."""
+
+
 @dataclass(frozen=True)
 class Config(CamConfig):
     """Settings of PCSS and MCTformer; the defaults are those of the authors' code for VOC 2012.
@@ -137,6 +147,16 @@ class Config(CamConfig):
         if name == "coco14":
             return cls(backbone=backbone, phase_weight=0.4, phase_start=3, shortcut_weight=0.4, shortcut_start=3)
         return cls(backbone=backbone)
+
+    def replace(self, **changes: Any) -> Self:
+        """Return a copy with some fields changed; a network of MCTformer's brings its published settings along."""
+        network = changes.get("network", self.network)
+        if network not in ("pcss", self.network):
+            brought: dict[str, Any] = {"phase_weight": 0.0, "shortcut_weight": 0.0}
+            if self.pretrained:
+                brought |= {"crop_scale": (0.08, 1.0), "random_erasing": 0.25, **(_PLUS if network == "plus" else {})}
+            changes = {**brought, **changes}
+        return super().replace(**changes)
 
     def check(self) -> None:
         """Raise InputError if settings contradict each other."""

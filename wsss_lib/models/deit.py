@@ -7,7 +7,7 @@ one for each class.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 import torch
@@ -202,11 +202,11 @@ class DeiT(Backbone):
             of_classes, of_patches = self.pos_embed.split([self.classes, self.grid**2], dim=1)
             margin = 0.1
         else:
-            of_classes, of_patches, margin = self.pos_embed_cls, self.pos_embed_pat, 0.0
+            # the output's size follows from the factors; rounding must not take a patch off it
+            of_classes, of_patches, margin = self.pos_embed_cls, self.pos_embed_pat, 1e-6
         if (height, width) != (self.grid, self.grid):
             square = of_patches.transpose(1, 2).reshape(1, -1, self.grid, self.grid)
-            # the output's size follows from the factors; rounding must not take a patch off it
-            scale = [(side + (margin or 1e-6)) / self.grid for side in (height, width)]
+            scale = [(side + margin) / self.grid for side in (height, width)]
             square = F.interpolate(square, scale_factor=scale, mode="bicubic", align_corners=False)
             of_patches = square.flatten(2).transpose(1, 2)
         return torch.cat([of_classes, of_patches], dim=1)
@@ -240,6 +240,6 @@ class DeiT(Backbone):
         return {"tokens": self.patches(tokens, grid)}
 
 
-def decays(parameter: nn.Parameter, name: str, kept: Sequence[str] = ("cls_token", "pos_embed")) -> bool:
+def decays(parameter: nn.Parameter, name: str) -> bool:
     """Whether weight decay acts on a parameter: on matrices, not on biases, normalisations, tokens and positions."""
-    return parameter.ndim > 1 and not name.rpartition(".")[2].startswith(tuple(kept))
+    return parameter.ndim > 1 and not name.rpartition(".")[2].startswith(("cls_token", "pos_embed"))

@@ -9,7 +9,7 @@ In a run's folder::
     scores/<what>/<split>/<id>.npz `classes` int64 (n,), `scores` (1 + n, h, w), background first
     masks/<what>/<split>/<id>.png  VOC palette, 255 ignored
     growth/<epoch>/<id>.npz        the maps of a few images after every epoch
-    seeds/, classifier/            a run that this one needed and did not find
+    seeds/, classifier/, superpixels/   runs that this one needed and did not find
     variants/<name>/               a run like this one with some settings changed
     metrics.json                   settings, versions, times, scores
 """

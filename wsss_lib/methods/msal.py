@@ -30,7 +30,7 @@ from wsss_lib.methods.cam import classification_loss
 from wsss_lib.methods.method import Batch, CamMethod, Engine, LongSideConfig, backbone_options
 from wsss_lib.methods.optimisers import polynomial_schedule
 from wsss_lib.models import create_backbone
-from wsss_lib.models.backbone import Backbone
+from wsss_lib.models.backbone import Backbone, Normalisation
 from wsss_lib.models.msal_net import MSALNet
 from wsss_lib.models.superpixel_net import CELL, SuperpixelNet
 from wsss_lib.models.weights import LoadReport, load_into
@@ -38,6 +38,7 @@ from wsss_lib.ops.cam import upsample
 from wsss_lib.ops.superpixels import superpixel_pool, superpixel_upsample, tile
 
 _EPS = 1e-5
+_COCO = Normalisation(mean=(0.471, 0.448, 0.408), std=(0.234, 0.239, 0.242))
 
 
 def normalise_cams(maps: Tensor) -> Tensor:
@@ -109,6 +110,8 @@ class Config(LongSideConfig):
     """Settings of MSAL; the defaults are those of the authors' code for the image variant.
 
     Attributes:
+        statistics: Of which data set the mean and the standard deviation normalise the images. The authors' classifier
+            sees those of ``coco`` on both data sets.
         target: What the IPC loss rebuilds: the colours of the ``image`` (MSAL-I) or its ``saliency`` (MSAL-S).
         dcr: See :class:`wsss_lib.models.msal_net.MSALNet`.
         head_width: Likewise.
@@ -138,6 +141,7 @@ class Config(LongSideConfig):
     learning_rate: float = 0.1
     weight_decay: float = 4e-5
     scales: tuple[float, ...] = (0.5, 1.0, 1.5, 2.0)
+    statistics: Literal["imagenet", "coco"] = "coco"
     target: Literal["image", "saliency"] = "image"
     dcr: Literal["concat", "noq", "off"] = "concat"
     head_width: float = 1.0
@@ -168,6 +172,7 @@ class Config(LongSideConfig):
                 backbone=backbone,
                 backbone_options=options,
                 pretrained=False,
+                statistics="imagenet",
                 crop_size=176,
                 min_long_side=192,
                 max_long_side=192,
@@ -184,6 +189,7 @@ class Config(LongSideConfig):
             return cls(
                 backbone=backbone,
                 backbone_options=options,
+                statistics="imagenet",
                 epochs=6,
                 crop_size=256,
                 min_long_side=257,
@@ -192,9 +198,14 @@ class Config(LongSideConfig):
                 learning_rate=1e-4,
                 head_factor=20.0,
                 power=0.9,
-                scales=(1.0, 0.5, 1.5, 2.0),
+                scales=(1.0, 0.5, 1.5),
             )
         return cls(backbone=backbone, backbone_options=options)
+
+    @property
+    def needs_superpixels(self) -> bool:
+        """Whether any part that is switched on uses them."""
+        return self.dcr == "concat" or self.ipc_weight > 0 or self.along_superpixels
 
     def check(self) -> None:
         """Raise InputError if settings contradict each other."""
@@ -239,6 +250,8 @@ class MSAL(CamMethod):
         backbone = create_backbone(config.backbone, **config.backbone_options)
         if config.pretrained:
             backbone.freeze(first_layers=False, affine=False)
+        if config.statistics == "coco":
+            backbone.normalisation = _COCO
         self.network = MSALNet(backbone, num_classes, config.dcr, config.head_width)
         self.networks = {"network": self.network}
         self.superpixels: SuperpixelNet | None = None
@@ -262,9 +275,13 @@ class MSAL(CamMethod):
     def associate(self, images: Tensor) -> Tensor:
         """Return the association ``(B, 9, H, W)`` of ``(B, 3, H, W)`` images, without gradients.
 
+        It is zero if the settings switch off all that would use it.
+
         Raises:
             InputError: There is no superpixel network.
         """
+        if not self.config.needs_superpixels:
+            return images.new_zeros(len(images), 9, images.shape[2], images.shape[3])
         if self.superpixels is None:
             raise InputError("MSAL has no superpixel network; set the attribute superpixels first.")
         with torch.no_grad():

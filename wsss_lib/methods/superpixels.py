@@ -124,10 +124,18 @@ class Config(method.Config):
                 min_long_side=192,
                 max_long_side=192,
                 learning_rate=2e-3,
-                width=0.5,
+                width=0.25,
             )
         if name == "photos":
-            return cls(epochs=2, batch_size=8, crop_size=256, min_long_side=320, max_long_side=400, learning_rate=5e-4)
+            return cls(
+                epochs=6,
+                batch_size=8,
+                crop_size=256,
+                min_long_side=320,
+                max_long_side=500,
+                learning_rate=1e-3,
+                width=0.5,
+            )
         return cls()
 
     def check(self) -> None:

@@ -91,6 +91,7 @@ class MsalRun(SeedRun):
         return network.eval().requires_grad_(False).to(self.fabric.device)
 
     def equip(self, method: CamMethod) -> None:
-        """Give the method its superpixels."""
+        """Give the method its superpixels, if it needs them."""
         assert isinstance(method, MSAL)
-        method.superpixels = self.superpixels
+        if method.config.needs_superpixels:
+            method.superpixels = self.superpixels

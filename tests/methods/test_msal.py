@@ -6,7 +6,7 @@ import torch
 from lightning_fabric import Fabric
 
 from tests import recipe
-from tests.models.test_msal_net import association, noisy_images, state
+from tests.models.test_msal_net import MEAN, STD, association, noisy_images, state
 from tests.ops.test_superpixels import near
 from wsss_lib.errors import InputError
 from wsss_lib.methods.cam import classification_loss
@@ -21,9 +21,10 @@ from wsss_lib.methods.msal import (
     valid_cells,
 )
 from wsss_lib.methods.optimisers import polynomial_schedule
+from wsss_lib.models.backbone import Normalisation
 from wsss_lib.models.superpixel_net import SuperpixelNet
 from wsss_lib.models.weights import load_into
-from wsss_lib.ops.cam import seed
+from wsss_lib.ops.cam import seed, upsample
 from wsss_lib.pipeline.infer import multi_scale_cam
 
 
@@ -156,10 +157,18 @@ def test_maps_of_any_size():
 
 
 @pytest.mark.slow
-def test_official_inference():
-    """That of the saliency evaluator; the other adds the maps at the size of the largest scale."""
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("image_single_r0", {}),
+        ("image_multi_r0", {"sum_at": "last"}),
+        ("sal_multi_r0", {}),
+        ("sal_multi_r3", {"walk_steps": 3}),
+    ],
+)
+def test_official_inference(name, changes):
     golden = recipe.golden("msal/inference")
-    method = MSAL(Config.preset("voc12").replace(iterations=1, threshold=0.9), 20)
+    method = MSAL(Config.preset("voc12").replace(iterations=1, threshold=0.9, **changes), 20)
     weights = state("cls_model_concat", "msal/infer/cls")
     load_into(method.network, weights, source="x.pth", rename=method.network.official_key)
     method.superpixels = SuperpixelNet()
@@ -168,18 +177,21 @@ def test_official_inference():
     method.train(False)
     labels = torch.zeros(1, 20)
     labels[0, [14, 18]] = 1
-    image = noisy_images("msal/infer/image", 1, 70, 90)
+    image, classes = noisy_images("msal/infer/image", 1, 70, 90), torch.tensor([14, 18])
     with torch.inference_mode():
-        [(classes, maps)] = multi_scale_cam(method, [image], labels, (70, 90))
-    assert classes.tolist() == [14, 18]
-    official = golden["sal_multi_r0_cam"]  # a channel of background first, sampled
+        if "single" in name:  # the authors' evaluation between epochs, not mirrored
+            maps = upsample(normalise_cams(method.cam(image)[:, classes]), (70, 90))[0]
+        else:
+            [(found, maps)] = multi_scale_cam(method, [image], labels, (70, 90))
+            assert torch.equal(found, classes)
+    official = golden[f"{name}_cam"]  # a channel of background first, sampled
     places = np.linspace(0, 3 * 70 * 90 - 1, official.size).astype(np.int64)
     whole = torch.cat([torch.zeros(1, 70, 90), maps]).flatten().numpy()[places]
     of_classes = places >= 70 * 90
     np.testing.assert_allclose(whole[of_classes], official[of_classes], rtol=5e-3, atol=1e-3)
     for percent in (20, 30):
         labels_of = seed(maps, classes, percent / 100)
-        assert (labels_of.numpy() != golden[f"sal_multi_r0_label{percent}"]).mean() < 2e-3
+        assert (labels_of.numpy() != golden[f"{name}_label{percent}"]).mean() < 2e-3
 
 
 def test_images_without_classes_have_no_maps():
@@ -212,6 +224,27 @@ def test_presets(preset):
         Config.preset(preset).replace(crop_size=100).check()
     with pytest.raises(InputError, match="patches 5 is no square number"):
         Config.preset(preset).replace(patches=5).check()
+
+
+def test_the_saliency_variant_brings_its_settings():
+    config = Config.preset("voc12").replace(target="saliency", gate=0.2)
+    assert (config.power, config.training_iterations, config.patches, config.gate) == (0.9, 0, 1, 0.2)
+    assert config.replace(patches=4).power == 0.9
+
+
+def test_what_is_switched_off_needs_no_superpixels():
+    off = {"dcr": "off", "ipc_weight": 0.0, "along_superpixels": False}
+    method = MSAL(Config.preset("toy").replace(**off), 3)
+    method.train(False)
+    with torch.no_grad():
+        assert method.cam(torch.randn(1, 3, 50, 70)).shape == (1, 3, 64, 80)
+    for name in off:
+        assert Config.preset("toy").replace(**{k: v for k, v in off.items() if k != name}).needs_superpixels
+
+
+def test_the_normalisation_of_the_authors():
+    assert MSAL(Config.preset("voc12").replace(pretrained=False), 20).backbone.normalisation == Normalisation(MEAN, STD)
+    assert MSAL(Config.preset("photos").replace(pretrained=False), 20).backbone.normalisation == Normalisation()
 
 
 def test_padding_is_told_by_the_first_pixel_of_a_cell():

@@ -7,6 +7,7 @@ import torch
 from tests import recipe
 from tests.ops.test_superpixels import near
 from wsss_lib.errors import InputError
+from wsss_lib.models.classifier import MapClassifier
 from wsss_lib.models.mobilenet_v2 import MobileNetV2
 from wsss_lib.models.msal_net import MSALNet
 from wsss_lib.models.resnet50 import ResNet50
@@ -38,6 +39,22 @@ def paper(mode="concat"):
     backbone = ResNet50(dilated=False)
     backbone.freeze(first_layers=False, affine=False)
     return MSALNet(backbone, 20, mode)
+
+
+@pytest.mark.slow
+def test_official_baseline():
+    """The classifier that the authors compare with: the same backbone, and no more."""
+    golden = recipe.golden("msal/cam_baseline")
+    weights = {k: v for k, v in state("cam_baseline", "msal/cam/w").items() if not k.startswith("ala")}  # of no use
+    network = MapClassifier(ResNet50(dilated=False), 21)
+    names = {"model": "backbone", "classifier": "head"}
+    rename = {k: k.replace(k.split(".")[0], names[k.split(".")[0]], 1) for k in weights if not k.startswith("stage")}
+    load_into(network, weights, source="x.pth", rename=rename.get)
+    network.eval()
+    with torch.no_grad():
+        maps = network(noisy_images("msal/cam/image", 1, 90, 70))
+    near(maps, golden["logits"], 2e-3, 5e-4)
+    near(maps.mean((2, 3)), golden["logits_pooled"], 2e-3, 5e-4)
 
 
 @pytest.mark.slow

@@ -45,6 +45,24 @@ def test_against_the_standard_definition():
     np.testing.assert_allclose(class_mean(iou).item(), golden["miou"].item(), rtol=1e-12)
 
 
+def test_the_two_metrics_of_msal():
+    golden = recipe.golden("msal/metric")
+    total = torch.zeros(21, 21, dtype=torch.int64)
+    for i in range(2):
+        truth = recipe.integers(f"msal/metric/gt/{i}", (9, 7), 0, 18).repeat(5, 0).repeat(5, 1)[:40, :30]
+        noise = recipe.integers(f"msal/metric/noise/{i}", (40, 30), 0, 20)
+        predicted = np.where(noise < 14, truth, noise)
+        void = recipe.integers(f"msal/metric/void/{i}", (40, 30), 0, 10) == 0
+        truth = np.where(void, 255, truth).astype(np.uint8)
+        total += confusion_matrix(torch.from_numpy(truth), torch.from_numpy(predicted.astype(np.uint8)), 21)
+    iou = 100 * intersection_over_union(total)
+    np.testing.assert_allclose(class_mean(iou).item(), golden["hist_miou"].item(), rtol=1e-6)
+    with_absent = iou.nan_to_num(0.0)
+    np.testing.assert_allclose(with_absent.numpy(), golden["calculator_iou"], rtol=1e-6, atol=1e-6)
+    means = [with_absent.mean().item(), with_absent[1:].mean().item()]
+    np.testing.assert_allclose(means, golden["calculator"][:2], rtol=1e-6)
+
+
 SCORED = [(40, 52, (0, 14)), (33, 47, (3,)), (50, 30, (6, 8, 14))]
 """Height, width and classes of the images with which OC-CSE's and ACR's code was scored."""
 

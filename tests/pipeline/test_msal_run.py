@@ -1,9 +1,12 @@
 """Runs of MSAL and of its superpixels: training one for the other, files, continuing."""
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from tests.pipeline.runs import sentence_of, silent
+from wsss_lib.data.toy import ToyWorld
 from wsss_lib.methods import msal, superpixels
 from wsss_lib.models.superpixel_net import SuperpixelNet
 from wsss_lib.pipeline.kinds import reopen
@@ -74,3 +77,43 @@ def test_a_run_of_another_method(tmp_path):
     message = sentence_of(lambda: open_msal(tmp_path / "run", superpixels=other.folder))
     assert message == f"superpixels {other.folder} is a run of msal; give one of superpixels."
     assert not (tmp_path / "run").exists()
+
+
+def saliency_of(folder, world):
+    folder.mkdir()
+    for index, image_id in enumerate(world.ids):
+        mask = world.mask(index)
+        Image.fromarray(np.where(mask > 0, 255, 0).astype(np.uint8)).save(folder / f"{image_id}.png")
+    return folder
+
+
+@pytest.mark.slow
+def test_saliency_is_rebuilt(tmp_path):
+    folder = saliency_of(tmp_path / "saliency", ToyWorld("train", 16))
+    run = open_msal(tmp_path / "run", saliency=folder, config={"target": "saliency", "patches": 1, "gate": 0.01})
+    images = next(iter(run.training_batches())).images
+    assert images.shape == (8, 4, 176, 176)
+    assert 0 <= images[:, 3].min() < images[:, 3].max() <= 1
+    history = run.train(silent)
+    assert history[0]["ipc"] > 0
+    assert run.infer("val").read(run.data("val").ids[0])[1].shape[1:] == (96, 96)
+    assert run.identity()["saliency"] == run.saliency.fingerprint()
+
+
+def test_saliency_that_is_missing_or_not_used(tmp_path):
+    target = {"target": "saliency"}
+    assert "name their folder as saliency" in sentence_of(lambda: open_msal(tmp_path / "run", config=target))
+    (tmp_path / "empty").mkdir()
+    message = sentence_of(lambda: open_msal(tmp_path / "run", config=target, saliency=tmp_path / "empty"))
+    assert "16 of 16 saliency maps" in message
+    message = sentence_of(lambda: open_msal(tmp_path / "run", saliency=tmp_path / "empty"))
+    assert message == "saliency is given, but target image does not use it; choose target saliency."
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_what_matters_after_training_only_needs_no_training(tmp_path):
+    run = open_msal(tmp_path / "run", config={"dcr": "off", "ipc_weight": 0.0})
+    run.train(silent)
+    assert run.variant("bilinear", along_superpixels=False).is_trained
+    assert not run.variant("slower", learning_rate=1e-5).is_trained

@@ -10,6 +10,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as TF
@@ -122,13 +123,40 @@ class Augmentation:
 
     def __call__(self, image: Image.Image, normalise: Normalise, rng: random.Random) -> Tensor:
         """Return ``(3, crop, crop)`` float32 for an RGB picture: resize, flip, colour, normalise, crop."""
+        return self.with_map(image, None, normalise, rng)[0]
+
+    def with_map(
+        self,
+        image: Image.Image,
+        other: Image.Image | None,
+        normalise: Normalise,
+        rng: random.Random,
+        fill: Callable[[Tensor], float] = lambda _: 0.0,
+    ) -> tuple[Tensor, Tensor]:
+        """Return the training image, and another picture of the same size that goes the same way.
+
+        Args:
+            image: RGB picture.
+            other: A picture that is enlarged without interpolation and keeps its colours; None for none.
+            normalise: From pixels to the network's input.
+            rng: Source of the draws, which do not depend on ``other``.
+            fill: What the canvas of the resized ``other`` holds outside it.
+
+        Returns:
+            ``(3, crop, crop)`` float32, and ``(c, crop, crop)`` uint8, c = 0 for None.
+        """
         image = resize_long_side(image, rng.randint(self.min_long_side, self.max_long_side))
-        if rng.getrandbits(1):
+        if mirrored := rng.getrandbits(1):
             image = TF.horizontal_flip(image)
         image = jitter_colour(image, self.colour, self.hue, rng)
         pixels = normalise(to_tensor(image))
         box = random_crop_box(pixels.shape[1], pixels.shape[2], self.crop, rng)
-        return crop_to_canvas(pixels, box, self.crop)
+        cropped = crop_to_canvas(pixels, box, self.crop)
+        if other is None:
+            return cropped, torch.zeros(0, self.crop, self.crop, dtype=torch.uint8)
+        values = to_tensor(other.resize(image.size, Image.Resampling.NEAREST))
+        values = values.flip(-1) if mirrored else values
+        return cropped, crop_to_canvas(values, box, self.crop, fill(values))
 
 
 def to_tensor(image: Image.Image) -> Tensor:

@@ -60,6 +60,7 @@ class Config:
     Attributes:
         backbones: Names of the networks that the method can use.
         toy_world: Of what kind the toy world is, in which the method is shown.
+        after_training: Names of the settings on which training does not depend.
         backbone: Name of the network, one of them, see `wsss_lib.models.BACKBONES`.
         backbone_options: Arguments of the network's class, such as ``width``.
         pretrained: Whether training starts from ImageNet weights; the first layers and all batch normalisation then
@@ -75,6 +76,7 @@ class Config:
 
     backbones: ClassVar[tuple[str, ...]] = ("resnet38d", "vgg16", "resnet50", "mobilenet_v2")
     toy_world: ClassVar[ToyOptions] = ToyOptions()
+    after_training: ClassVar[frozenset[str]] = frozenset({"scales", "view_multiple", "alphas"})
 
     backbone: str = "resnet38d"
     backbone_options: dict[str, Any] = field(default_factory=dict)

@@ -18,7 +18,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -35,7 +35,7 @@ from wsss_lib.models.msal_net import MSALNet
 from wsss_lib.models.superpixel_net import CELL, SuperpixelNet
 from wsss_lib.models.weights import LoadReport, load_into
 from wsss_lib.ops.cam import upsample
-from wsss_lib.ops.superpixels import superpixel_pool, superpixel_upsample, tile
+from wsss_lib.ops.superpixels import refine_on_superpixels, superpixel_pool, superpixel_upsample, tile
 
 _EPS = 1e-5
 _COCO = Normalisation(mean=(0.471, 0.448, 0.408), std=(0.234, 0.239, 0.242))
@@ -71,6 +71,14 @@ def saliency_target(saliency: Tensor, images: Tensor, association: Tensor) -> Te
     """
     pooled = superpixel_pool(saliency, association).detach()
     return torch.cat([pooled, 1 - pooled], dim=1) * valid_cells(images)
+
+
+def saliency_canvas(saliency: Tensor) -> float:
+    """Return what lies around a saliency map from 0 to 255 on the canvas of a training image, by the authors' rule.
+
+    It is 0 for a map that is sure of something (above 100), and 255, salient, for any other.
+    """
+    return 0.0 if saliency.max() > 100 else 255.0
 
 
 def ipc_loss(cams: Tensor, target: Tensor, patches: int = 9, gate: float = 0.1) -> Tensor:
@@ -119,6 +127,10 @@ class Config(LongSideConfig):
         training_iterations: Of affinity propagation in training.
         threshold: Least similarity that affinity propagation counts.
         along_superpixels: Whether maps are enlarged along the superpixels, or bilinearly.
+        sum_at: At which size the maps of all scales are added: that of scale ``one``, as in the authors' evaluation of
+            MSAL-S, or of the ``last`` of the scales, as in that of MSAL-I.
+        walk_steps: Steps of a random walk between superpixels that the maps do before they are enlarged; the authors'
+            scripts do none.
         ipc_weight: Weight of the IPC loss; 0 leaves it out.
         patches: Into how many patches the maps are cut for it.
         gate: What a patch must have of background, and of the rest, to count.
@@ -130,6 +142,12 @@ class Config(LongSideConfig):
     """
 
     backbones: ClassVar[tuple[str, ...]] = ("resnet50", "mobilenet_v2")
+    after_training: ClassVar[frozenset[str]] = LongSideConfig.after_training | {
+        "iterations",
+        "along_superpixels",
+        "sum_at",
+        "walk_steps",
+    }
 
     backbone: str = "resnet50"
     epochs: int = 12
@@ -149,6 +167,8 @@ class Config(LongSideConfig):
     training_iterations: int = 8
     threshold: float = 0.6
     along_superpixels: bool = True
+    sum_at: Literal["one", "last"] = "one"
+    walk_steps: int = 0
     ipc_weight: float = 0.3
     patches: int = 9
     gate: float = 0.1
@@ -202,10 +222,16 @@ class Config(LongSideConfig):
             )
         return cls(backbone=backbone, backbone_options=options)
 
+    def replace(self, **changes: Any) -> Self:
+        """Return a copy with some fields changed; the target ``saliency`` brings the authors' settings for it along."""
+        if changes.get("target") == "saliency" != self.target:
+            changes = {"power": 0.9, "training_iterations": 0, "patches": 1, "gate": 0.01, **changes}
+        return super().replace(**changes)
+
     @property
     def needs_superpixels(self) -> bool:
         """Whether any part that is switched on uses them."""
-        return self.dcr == "concat" or self.ipc_weight > 0 or self.along_superpixels
+        return self.dcr == "concat" or self.ipc_weight > 0 or self.along_superpixels or self.walk_steps > 0
 
     def check(self) -> None:
         """Raise InputError if settings contradict each other."""
@@ -288,8 +314,9 @@ class MSAL(CamMethod):
             return self.superpixels.eval()(images)["association"]
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
-        """Do one update of the image variant."""
-        return self.update(batch.images, batch.labels, self.associate(batch.images))
+        """Do one update; a fourth channel of the images, if there is one, is their saliency."""
+        images, saliency = batch.images[:, :3].contiguous(), batch.images[:, 3:]
+        return self.update(images, batch.labels, self.associate(images), saliency if saliency.shape[1] else None)
 
     def update(
         self, images: Tensor, labels: Tensor, association: Tensor, saliency: Tensor | None = None
@@ -341,6 +368,8 @@ class MSAL(CamMethod):
 
     def enlarge(self, maps: Tensor, association: Tensor) -> Tensor:
         """Enlarge ``(B, K, h, w)`` maps to the size of the association, along superpixels if the settings say so."""
+        if self.config.walk_steps:
+            maps = refine_on_superpixels(maps, association, self.config.walk_steps)
         if self.config.along_superpixels:
             return superpixel_upsample(maps, association)
         return upsample(maps, (association.shape[2], association.shape[3]))
@@ -350,17 +379,17 @@ class MSAL(CamMethod):
         return self.network(images, association, self.config.iterations, self.config.threshold)[0][:, 1:]
 
     def multi_scale(self, images: Tensor, labels: Tensor) -> list[Tensor]:
-        """Sum the maps of all scales and of the mirrored images, at the size of scale 1, and normalise the sum.
+        """Sum the maps of all scales and of the mirrored images, and normalise the sum.
 
         As in the authors' code the classifier sees images that were resized twice, the superpixel network once. Only
         the maps of the classes that an image shows are up-sampled.
         """
         size = (images.shape[2], images.shape[3])
-        common = whole_cells(size)
+        common = whole_cells(_rescaled(size, 1.0 if self.config.sum_at == "one" else self.config.scales[-1]))
         present = [label.nonzero().flatten() for label in labels]
         sums: list[Tensor] = [images.new_zeros(1, len(classes), *common) for classes in present]
         for scale in self.config.scales:
-            scaled = (max(1, round(size[0] * scale)), max(1, round(size[1] * scale)))
+            scaled = _rescaled(size, scale)
             once = _resize(images, whole_cells(scaled))
             twice = _resize(_resize(images, scaled), whole_cells(scaled))
             association = self.associate(torch.cat([once, once.flip(-1)])).float()
@@ -382,6 +411,10 @@ class MSAL(CamMethod):
 def whole_cells(size: tuple[int, int]) -> tuple[int, int]:
     """Round a height and a width up to multiples of 16."""
     return CELL * math.ceil(size[0] / CELL), CELL * math.ceil(size[1] / CELL)
+
+
+def _rescaled(size: tuple[int, int], scale: float) -> tuple[int, int]:
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
 def to_whole_cells(images: Tensor) -> Tensor:

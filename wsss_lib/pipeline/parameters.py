@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from wsss_lib.errors import InputError
 from wsss_lib.methods import load_method
 from wsss_lib.methods.method import PRESETS, Config
-from wsss_lib.pipeline.run import Settings, project_root
+from wsss_lib.pipeline.run import PATHS, Settings, project_root
 
 _TYPES: dict[str, type] = {
     "preset": str,
@@ -23,6 +23,7 @@ _TYPES: dict[str, type] = {
     "seeds": str,
     "classifier": str,
     "superpixels": str,
+    "saliency": str,
     "checkpoint": str,
     "out": str,
     "backbone": str,
@@ -69,19 +70,14 @@ def read_parameters(notebook: str, method: str, namespace: Mapping[str, Any]) ->
     config = config_class.preset(preset, backbone).replace(**changes)
     config.check()
     _refuse_ignored(preset, values)
+    paths: dict[str, Any] = {name: _existing(name, values.get(name, "")) for name in PATHS}
     return Settings(
         notebook=notebook,
         method=method,
         preset=preset,
         config=config,
         folder=_path("out", values["out"]) if values.get("out") else default_folder(notebook, preset, values, changes),
-        data_root=_existing("data_root", values.get("data_root", "")),
-        labels=_existing("labels", values.get("labels", "")),
-        weights=_existing("weights", values.get("weights", "")),
-        seeds=_existing("seeds", values.get("seeds", "")),
-        classifier=_existing("classifier", values.get("classifier", "")),
-        superpixels=_existing("superpixels", values.get("superpixels", "")),
-        checkpoint=_existing("checkpoint", values.get("checkpoint", "")),
+        **paths,
         pretrained_folder=project_root() / "pretrained",
         **{name: values[name] for name in _PASSED_ON if name in values},
     )

@@ -33,11 +33,15 @@ from wsss_lib.models.weights import LoadReport, read_state
 from wsss_lib.pipeline.engine import check_devices, inside_torchrun, launch_processes, make_fabric
 from wsss_lib.pipeline.evaluate import confusion_summary, score_masks
 from wsss_lib.pipeline.refine import Read, refine
-from wsss_lib.pipeline.store import MaskStore, read_json, write_json
+from wsss_lib.pipeline.store import MaskStore, copy_file, read_json, write_json
 from wsss_lib.pipeline.train import Example, History, TrainingBatches, TrainingImages, resume, train
 from wsss_lib.show.progress import epoch_line
 
 M = TypeVar("M", bound=Method)
+
+
+PATHS = ("data_root", "labels", "weights", "seeds", "classifier", "superpixels", "saliency", "checkpoint")
+"""The settings that name files or folders of the user."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,7 @@ class Settings:
         seeds: Folder of the run whose class activation maps this one refines; None for the usual one.
         classifier: Folder of the run, or file of the authors' network, of the ordinary classifier; None for the usual.
         superpixels: Folder of the run, or file, of the superpixel network; None for a run in this run's folder.
+        saliency: Folder of the saliency maps, see `wsss_lib.data.saliency`.
         checkpoint: File of a network that the authors' code trained, which is then used instead of training one.
         pretrained_folder: Where usual weight files lie.
         seed: Of all random draws.
@@ -78,6 +83,7 @@ class Settings:
     seeds: Path | None = None
     classifier: Path | None = None
     superpixels: Path | None = None
+    saliency: Path | None = None
     checkpoint: Path | None = None
     pretrained_folder: Path = Path("pretrained")
     seed: int = 0
@@ -98,8 +104,7 @@ class Settings:
     def from_dict(cls, values: dict[str, Any]) -> Settings:
         """Undo :meth:`to_dict`."""
         config = load_method(values["method"]).Config.from_dict(values["config"])
-        names = ["folder", "data_root", "labels", "weights", "pretrained_folder"]
-        names += ["seeds", "classifier", "superpixels", "checkpoint"]
+        names = [*PATHS, "folder", "pretrained_folder"]
         paths = {name: None if values.get(name) is None else Path(values[name]) for name in names}
         return cls(**{**values, **paths, "config": config})
 
@@ -309,12 +314,18 @@ class Run(ABC, Generic[M]):
     def variant(self, name: str, **changes: Any) -> Self:
         """Open a run like this one, in a folder within this one's, of which some settings of the method differ.
 
+        If training does not depend on these, and this run is trained, the other need not be.
+
         Args:
             name: Of the folder.
             changes: Fields of the configuration.
         """
         config, folder = self.settings.config.replace(**changes), self.folder / "variants" / name
-        return type(self)(replace(self.settings, config=config, folder=folder, resume=True, **self.shared()))
+        other = type(self)(replace(self.settings, config=config, folder=folder, resume=True, **self.shared()))
+        source, target = self.folder / "checkpoint.pt", folder / "checkpoint.pt"
+        if changes.keys() <= config.after_training and source.is_file() and self.is_trained and not target.is_file():
+            copy_file(source, target)
+        return other
 
     def shared(self) -> dict[str, Any]:
         """Return the settings that name what this run has made and its variants need; by default nothing."""

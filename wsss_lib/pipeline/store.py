@@ -86,6 +86,12 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise InputError(f"checkpoint {path} cannot be read ({reason}); remove it to train again.") from None
 
 
+def copy_file(source: Path, target: Path) -> None:
+    """Copy a file, see :func:`wsss_lib.data.files.write_atomically`."""
+    content = source.read_bytes()
+    write_atomically(target, lambda file: file.write(content))
+
+
 class Store:
     """Files of a folder, one per image.
 
@@ -108,8 +114,7 @@ class Store:
     def take_over(self, image_id: str, other: Store) -> None:
         """Have the same file as another store, if that has one and this one has none yet."""
         if image_id in other and image_id not in self:
-            content = other.path(image_id).read_bytes()
-            write_atomically(self.path(image_id), lambda file: file.write(content))
+            copy_file(other.path(image_id), self.path(image_id))
 
 
 class CamStore(Store):

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import random
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
+from wsss_lib.data.saliency import SaliencyMaps
+from wsss_lib.data.transforms import Augmentation, Normalise
 from wsss_lib.errors import InputError
-from wsss_lib.methods import superpixels
+from wsss_lib.methods import msal, superpixels
 from wsss_lib.methods.method import CamMethod
-from wsss_lib.methods.msal import MSAL
+from wsss_lib.methods.msal import MSAL, saliency_canvas
 from wsss_lib.methods.superpixels import Superpixels
 from wsss_lib.models.superpixel_net import SuperpixelNet
 from wsss_lib.models.weights import load_into, read_state
@@ -28,24 +34,50 @@ class SuperpixelRun(Run[Superpixels]):
         return LabelledImages(self.splits.training, self.method.config.augmentation(), self.normalise)
 
 
+@dataclass(frozen=True)
+class SalientImages:
+    """The examples of MSAL-S: augmented images with their saliency as a fourth channel, and image-level labels.
+
+    Attributes:
+        saliency: The maps and their images.
+        augmentation: What is done to an image.
+        normalise: From pixels to the network's input.
+    """
+
+    saliency: SaliencyMaps
+    augmentation: Augmentation
+    normalise: Normalise
+
+    def __call__(self, index: int, rng: random.Random) -> tuple[Tensor, Tensor]:
+        """Return ``(4, crop, crop)`` float32, the last channel in [0, 1], and ``(K,)`` float32."""
+        data, other = self.saliency.data, self.saliency[index]
+        image, values = self.augmentation.with_map(data.image(index), other, self.normalise, rng, saliency_canvas)
+        return torch.cat([image, values / 255]), data.labels[index]
+
+
 class MsalRun(SeedRun):
     """A run of MSAL.
 
     Attributes:
+        saliency: The maps that MSAL-S rebuilds; None for MSAL-I.
         superpixel_run: The run that trains or has trained the superpixel network; None if a file is used.
         file: A file with such a network; None if it is not used.
     """
 
+    saliency: SaliencyMaps | None = None
     superpixel_run: SuperpixelRun | None = None
     file: Path | None = None
 
     def prepare(self) -> None:
-        """Find the superpixel network: what the settings name, a file or a run, or else a run in this run's folder.
+        """Find saliency maps, if they are needed, and the superpixel network.
+
+        The latter is what the settings name, a file or a run, or else a run in this run's folder.
 
         Raises:
-            InputError: What the settings name is none.
+            InputError: What the settings name is none, or saliency maps are missing.
         """
         settings = self.settings
+        self.saliency = self._find_saliency()
         self.refuse_other(super().identity())
         if settings.superpixels is not None and settings.superpixels.is_file():
             self.file = settings.superpixels
@@ -64,9 +96,31 @@ class MsalRun(SeedRun):
             )
         self.superpixel_run = SuperpixelRun(earlier)
 
+    def _find_saliency(self) -> SaliencyMaps | None:
+        config, folder = self.settings.config, self.settings.saliency
+        assert isinstance(config, msal.Config)
+        wanted = config.target == "saliency"
+        if wanted and folder is None:
+            raise InputError(
+                "target saliency needs saliency maps; name their folder as saliency, or choose target image."
+            )
+        if not wanted and folder is not None:
+            raise InputError("saliency is given, but target image does not use it; choose target saliency.")
+        return SaliencyMaps(folder, self.splits.training) if folder is not None else None
+
+    def example(self) -> Example:
+        """Return what makes training examples."""
+        augmentation = self.method.config.augmentation()
+        if self.saliency is None:
+            return LabelledImages(self.splits.training, augmentation, self.normalise)
+        assert isinstance(augmentation, Augmentation)
+        return SalientImages(self.saliency, augmentation, self.normalise)
+
     def identity(self) -> dict[str, Any]:
-        """Return what decides the numbers of the run; the superpixel network is part of it."""
+        """Return what decides the numbers of the run; superpixels and saliency are part of it."""
         identity = super().identity()
+        if self.saliency is not None:
+            identity["saliency"] = self.saliency.fingerprint()
         if self.file is not None:
             identity["superpixels"] = file_hash(self.file)
         if self.superpixel_run is not None:

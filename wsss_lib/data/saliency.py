@@ -1,0 +1,55 @@
+"""Saliency maps that another network made: one greyscale PNG for every image."""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+
+from PIL import Image
+
+from wsss_lib.data.dataset import Dataset
+from wsss_lib.data.files import files_by_stem, read_image
+from wsss_lib.errors import InputError
+
+
+class SaliencyMaps:
+    """The saliency maps ``<folder>/<id>.png`` of a data set, as PoolNet's and most other networks' code leaves them.
+
+    Args:
+        folder: The folder.
+        data: The images.
+
+    Raises:
+        InputError: An image has none.
+    """
+
+    def __init__(self, folder: Path, data: Dataset) -> None:
+        found = files_by_stem(folder, (".png",))
+        missing = [image_id for image_id in data.ids if image_id not in found]
+        if missing:
+            raise InputError(
+                f"{folder / missing[0]}.png is missing, as {len(missing)} of {len(data)} saliency maps are; "
+                "give a folder with a greyscale PNG of every training image, 255 where it is salient."
+            )
+        self.data = data
+        self.paths = [found[image_id] for image_id in data.ids]
+
+    def __getitem__(self, index: int) -> Image.Image:
+        """Return the map of an image in mode ``L``; of several channels the first.
+
+        Raises:
+            InputError: The file is damaged, or has another size than the image.
+        """
+        path, (height, width) = self.paths[index], self.data.size(index)
+        picture = read_image(path).getchannel(0)
+        if picture.size != (width, height):
+            raise InputError(
+                f"saliency map {path} is {picture.height} x {picture.width} pixels but its image is "
+                f"{height} x {width}; make one of the image's size."
+            )
+        return picture
+
+    def fingerprint(self) -> str:
+        """Return a short name of the files by name and length, since reading them all takes long."""
+        text = "\n".join(f"{path.stem} {path.stat().st_size}" for path in self.paths)
+        return f"{zlib.crc32(text.encode()):08x}"

@@ -197,6 +197,40 @@ def test_04_pcss_runs_on_coco(tmp_path):
 
 
 @pytest.mark.slow
+def test_05_msal_runs_from_its_folder_and_without_masks(tmp_path):
+    small = ["-p", "epochs", "1", "-p", "limit", "16", "-p", "batch_size", "8", "-p", "ablations", "4"]
+    result = papermill("notebooks", "05_msal.ipynb", tmp_path / "a.ipynb", *small, "-p", "out", str(tmp_path / "run"))
+    assert result.returncode == 0, result.stderr[-3000:]
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert len(metrics["comparison"]) == 7
+    assert {"val", "boundary", "part"} <= metrics["comparison"]["no IPC"].keys()
+    assert metrics["superpixels"]["squares"]["count"] == 144
+    assert (tmp_path / "run" / "superpixels" / "checkpoint.pt").is_file()
+
+
+@pytest.mark.slow
+def test_05_msal_runs_on_coco(tmp_path):
+    """With ResNet-50 and a superpixel network from files, and images without objects."""
+    import torch
+    from torchvision.models import resnet50
+
+    from tests.data import trees
+    from wsss_lib.models.superpixel_net import SuperpixelNet
+
+    root = trees.coco_splits_tree(tmp_path / "COCO2014")
+    torch.save(resnet50().state_dict(), tmp_path / "resnet50.pth")
+    torch.save({"state_dict": SuperpixelNet().state_dict()}, tmp_path / "SpixelNet_bsd_ckpt.tar")
+    result = papermill(
+        ROOT, "notebooks/05_msal.ipynb", tmp_path / "out.ipynb", "-p", "preset", "coco14", "-p", "data_root", str(root),
+        "-p", "weights", str(tmp_path / "resnet50.pth"), "-p", "superpixels", str(tmp_path / "SpixelNet_bsd_ckpt.tar"),
+        "-p", "epochs", "1", "-p", "batch_size", "2", "-p", "crop_size", "96", "-p", "out", str(tmp_path / "run"),
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr[-3000:]
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert len(metrics["seeds"]["val"]["swept"]["classes"]) == 81
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("parameters", "sentence"),
     [

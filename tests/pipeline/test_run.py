@@ -358,3 +358,10 @@ def test_files_of_a_killed_writer_are_removed(tmp_path):
     leftover.touch()
     open_run(tmp_path / "run")
     assert not leftover.exists()
+
+
+def test_a_method_that_is_first_used_in_inference_mode_can_be_trained(tmp_path):
+    run = open_run(tmp_path / "run", SHORT)
+    with torch.inference_mode():
+        _ = run.normalise
+    assert len(run.train(silent)) == 1

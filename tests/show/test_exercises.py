@@ -11,9 +11,13 @@ from wsss_lib.show.exercises import (
     check_erasing_mask,
     check_masked_error,
     check_mean_iou,
+    check_mixture,
     check_normalise_range,
+    check_propagation,
+    check_refine,
     check_seed,
     check_semi_labels,
+    check_superpixel_means,
     check_transition,
 )
 
@@ -81,7 +85,31 @@ def masked_error(drawn, images, mask):
     return ((drawn - images).abs() * mask).mean()
 
 
+def refine(among, maps):
+    return (among @ maps.flatten(2).transpose(1, 2)).transpose(1, 2).reshape(maps.shape)
+
+
+def mixture(own, other, share):
+    a, b = torch.fft.fft2(own), torch.fft.fft2(other)
+    return torch.fft.ifft2(torch.polar(share * a.abs() + (1 - share) * b.abs(), a.angle())).real
+
+
+def superpixel_means(features, shares):
+    return torch.einsum("cn,mn->cm", features, shares) / shares.sum(1)
+
+
+def propagation(maps, features, threshold, axis=0):
+    directions = features / features.norm(dim=0)
+    similarity = (directions.T @ directions).clamp(0.01, 0.999)
+    similarity = similarity * (similarity >= threshold)
+    return maps @ (similarity / similarity.sum(axis, keepdim=True))
+
+
 RIGHT = [
+    (check_refine, refine),
+    (check_mixture, mixture),
+    (check_superpixel_means, superpixel_means),
+    (check_propagation, propagation),
     (check_erasing_mask, erasing_mask),
     (check_erasing_loss, erasing_loss),
     (check_normalise_range, stretched),
@@ -98,6 +126,13 @@ RIGHT = [
 ]
 
 WRONG = [
+    (check_refine, lambda a, m: refine(a.transpose(1, 2), m), "differs"),
+    (check_mixture, lambda a, b, t: mixture(a, b, 1 - t), "differs"),
+    (check_mixture, lambda a, b, t: mixture(b, a, 1 - t), "differs"),
+    (check_superpixel_means, lambda f, s: f @ s.T, "differs"),
+    (check_superpixel_means, lambda f, s: superpixel_means(f, s).T, "shape"),
+    (check_propagation, lambda m, f, t: propagation(m, f, t, axis=1), "differs"),
+    (check_propagation, lambda m, f, _: propagation(m, f, 0.0), "differs"),
     (check_cam, lambda f, w: raw_cam(f, w), "differs"),
     (check_cam, lambda f, w: raw_cam(f, w).relu(), "differs"),
     (check_cam, lambda f, w: raw_cam(f, w).relu() / raw_cam(f, w).max(), "differs"),

@@ -7,7 +7,7 @@ leaves out what comes from the superpixels, ``off`` the mixing altogether. New l
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -40,6 +40,26 @@ def _gate(channels: int) -> nn.Sequential:
 
 def _mean(features: Tensor) -> Tensor:
     return features.mean(dim=(2, 3), keepdim=True)
+
+
+def _mix(maps: Tensor, weights: Tensor | None) -> Tensor:
+    return maps if weights is None else mix_neighbours(maps, weights)
+
+
+class Passage(NamedTuple):
+    """What arises between images and maps.
+
+    Attributes:
+        features: ``(B, c, h, w)``, the last tap but one after DCR, which AP compares.
+        weights: ``(B, 9, h, w)``, with which DCR mixes the maps; None if it is off.
+        plain: ``(B, 1 + K, h, w)``, the maps before it.
+        mixed: ``(B, 1 + K, h, w)``, the maps after it.
+    """
+
+    features: Tensor
+    weights: Tensor | None
+    plain: Tensor
+    mixed: Tensor
 
 
 class MSALNet(nn.Module):
@@ -83,13 +103,23 @@ class MSALNet(nn.Module):
             return None
         return key.replace("model.", "backbone.", 1) if key.startswith("model.") else key
 
-    def _mix(self, maps: Tensor, tap: int, features: Tensor, of_superpixels: Tensor | None) -> Tensor:
-        """Mix ``(B, c, h, w)`` maps with weights that are predicted from the features of tap 4 or 5."""
+    def _weights(self, tap: int, features: Tensor, of_superpixels: Tensor | None) -> Tensor | None:
+        """Predict the weights ``(B, 9, h, w)`` of a mixture from the features of tap 4 or 5."""
         if self.mode == "off":
-            return maps
+            return None
         reduced = self.get_submodule(f"x{tap}_feats")(features.detach())
         joined = reduced if of_superpixels is None else torch.cat([reduced, of_superpixels], dim=1)
-        return mix_neighbours(maps, self.get_submodule(f"get_tran_conv{tap}")(joined))
+        return self.get_submodule(f"get_tran_conv{tap}")(joined)
+
+    def passage(self, images: Tensor, association: Tensor) -> Passage:
+        """Return what arises on the way to the maps, see :meth:`forward`."""
+        of_superpixels = self.get_qfeats(association) if self.mode == "concat" else None
+        x4 = self.backbone.until_last(images)
+        x4 = _mix(x4 * self.ala1(_mean(x4)), self._weights(4, x4, of_superpixels))
+        x5 = self.backbone.last(x4)
+        plain = self.classifier(x5 * self.ala2(_mean(x5.detach())))
+        weights = self._weights(5, x5, of_superpixels)
+        return Passage(x4, weights, plain, _mix(plain, weights))
 
     def forward(
         self, images: Tensor, association: Tensor, iterations: int = 0, threshold: float = 0.6
@@ -105,10 +135,6 @@ class MSALNet(nn.Module):
         Returns:
             Signed maps ``(B, 1 + K, H / 16, W / 16)``, and the means ``(B, 1 + K)`` of what they were before DCR.
         """
-        of_superpixels = self.get_qfeats(association) if self.mode == "concat" else None
-        x4 = self.backbone.until_last(images)
-        x4 = self._mix(x4 * self.ala1(_mean(x4)), 4, x4, of_superpixels)
-        x5 = self.backbone.last(x4)
-        maps = self.classifier(x5 * self.ala2(_mean(x5.detach())))
-        mixed = propagate_affinity(self._mix(maps, 5, x5, of_superpixels), x4, iterations, threshold)
-        return mixed, F.adaptive_avg_pool2d(maps, 1).flatten(1)
+        way = self.passage(images, association)
+        maps = propagate_affinity(way.mixed, way.features, iterations, threshold)
+        return maps, F.adaptive_avg_pool2d(way.plain, 1).flatten(1)

@@ -17,6 +17,7 @@ Comparison = dict[str, dict[str, float]]
 _PERCENT = {
     "train": "mIoU % train",
     "val": "mIoU % val",
+    "boundary": "mIoU % val, near boundaries",
     "part": "of the activation on an object, % on its part",
     "peaks": "% of the peaks on it",
     "covered": "% of the body found",

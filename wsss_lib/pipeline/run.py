@@ -204,6 +204,7 @@ class Run(ABC, Generic[M]):
     # --------------------------------------------------------------------------------------------------- the parts
 
     @cached_property
+    @torch.inference_mode(mode=False)  # weights made in that mode could never be trained
     def method(self) -> M:
         """The method: trained as far as the folder's checkpoint, else with its pre-trained or random weights."""
         settings = self.settings

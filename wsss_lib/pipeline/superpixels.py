@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -141,7 +142,7 @@ class MsalRun(SeedRun):
         else:
             if not self.superpixel_run.is_trained:
                 self.superpixel_run.train()
-            network = self.superpixel_run.method.network
+            network = deepcopy(self.superpixel_run.method.network)  # that run may still be asked to train
         return network.eval().requires_grad_(False).to(self.fabric.device)
 
     def equip(self, method: CamMethod) -> None:

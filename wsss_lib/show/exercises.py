@@ -20,6 +20,7 @@ from wsss_lib.models.mctformer import refine_by_patches
 from wsss_lib.ops.cam import normalise_maximum, normalise_range, seed
 from wsss_lib.ops.frequency import magnitude, with_magnitude
 from wsss_lib.ops.metrics import intersection_over_union
+from wsss_lib.ops.propagation import propagate_affinity
 
 
 def check_cam(answer: Callable[[Tensor, Tensor], Tensor | None]) -> bool:
@@ -121,6 +122,22 @@ def check_mixture(answer: Callable[[Tensor, Tensor, float], Tensor | None]) -> b
     one, other = torch.randn(2, 2, 3, 4, 4, generator=torch.Generator().manual_seed(10))
     wanted = with_magnitude(one, 0.3 * magnitude(one) + 0.7 * magnitude(other))
     return _compare(answer(one, other, 0.3), wanted, "random features and the share 0.3")
+
+
+def check_superpixel_means(answer: Callable[[Tensor, Tensor], Tensor | None]) -> bool:
+    """Check a function from pixels ``(C, N)`` and their shares ``(M, N)`` of superpixels to means ``(C, M)``."""
+    random = torch.Generator().manual_seed(11)
+    features, shares = torch.randn(3, 10, generator=random), torch.rand(4, 10, generator=random)
+    wanted = features @ shares.t() / shares.sum(1)
+    return _compare(answer(features, shares), wanted, "random features (3, 10) and shares (4, 10)")
+
+
+def check_propagation(answer: Callable[[Tensor, Tensor, float], Tensor | None]) -> bool:
+    """Check a function from maps ``(C, N)``, features ``(c, N)`` and a threshold to maps after a step of MSAL's AP."""
+    random = torch.Generator().manual_seed(12)
+    maps, features = torch.randn(3, 12, generator=random), torch.rand(5, 12, generator=random)
+    wanted = propagate_affinity(maps[None, :, None], features[None, :, None], 1, 0.8)[0, :, 0]
+    return _compare(answer(maps, features, 0.8), wanted, "random maps (3, 12), features (5, 12) and the threshold 0.8")
 
 
 def check_choice(given: str, right: str, why: Mapping[str, str]) -> bool:

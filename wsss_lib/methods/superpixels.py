@@ -118,12 +118,12 @@ class Config(method.Config):
         del backbone
         if name == "toy":
             return cls(
-                epochs=4,
-                batch_size=8,
-                crop_size=176,
+                epochs=10,
+                batch_size=4,
+                crop_size=64,
                 min_long_side=192,
                 max_long_side=192,
-                learning_rate=2e-3,
+                learning_rate=5e-3,
                 width=0.25,
             )
         if name == "photos":

@@ -154,7 +154,7 @@ def test_a_batch_without_any_label_teaches_nothing():
 
 def test_a_batch_in_parts_has_the_mean_of_their_losses():
     torch.manual_seed(0)
-    config = Config.preset("toy", "resnet101_caffe").replace(accumulation=2, optimizer="sgd", momentum=0.0)
+    config = Config.preset("toy", "resnet101_caffe").replace(accumulation=2, head="aspp", head_options={})
     method = Segmentation(config, 2)
     method.backbone.freeze()
     groups_of(method, 1)

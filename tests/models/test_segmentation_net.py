@@ -11,7 +11,7 @@ from wsss_lib.errors import InputError
 from wsss_lib.models import create_backbone
 from wsss_lib.models.backbone import BatchNorm2d
 from wsss_lib.models.pretrained import find_weights, load_backbone
-from wsss_lib.models.segmentation_net import Aspp, SegmentationNet, WideHead
+from wsss_lib.models.segmentation_net import Aspp, JoinedHead, SegmentationNet, WideHead
 from wsss_lib.models.weights import load_into
 
 DEEPLAB, RESNET38 = "segmentation/deeplabv2", "segmentation/resnet38_seg"
@@ -19,12 +19,12 @@ DEEPLAB, RESNET38 = "segmentation/deeplabv2", "segmentation/resnet38_seg"
 
 def deeplab(width=1.0):
     backbone = create_backbone("resnet101_caffe", width=width)
-    return SegmentationNet(backbone, Aspp(backbone.out.channels, 21), (0.5, 0.75))
+    return SegmentationNet(backbone, Aspp(backbone.taps, 21), (0.5, 0.75))
 
 
 def resnet38(width=1.0):
     backbone = create_backbone("resnet38d", width=width)
-    return SegmentationNet(backbone, WideHead(backbone.out.channels, 21, width))
+    return SegmentationNet(backbone, WideHead(backbone.taps, 21, width))
 
 
 @pytest.mark.slow
@@ -79,13 +79,35 @@ def test_the_result_is_the_maximum_over_the_pyramid():
         """Logits that tell how large the input was."""
 
         def forward(self, images):
-            return {"out": images.new_full((len(images), 1, *(-(-s // 8) for s in images.shape[2:])), images.shape[2])}
+            return images.new_full((len(images), 1, *(-(-s // 8) for s in images.shape[2:])), images.shape[2])
 
     network = SegmentationNet(Levels(), nn.Identity(), (0.5, 0.75))
     outputs = network(torch.zeros(2, 3, 321, 240))
     assert [tuple(x.shape[2:]) for x in outputs] == [(41, 30), (20, 15), (30, 23), (41, 30)]
     assert [x.unique().item() for x in outputs] == [321, 160, 240, 321]
     assert torch.equal(network.logits(torch.zeros(2, 3, 321, 240)), outputs[-1])
+
+
+@pytest.mark.parametrize(
+    ("name", "taps", "strides"),
+    [
+        ("mobilenet_v2", ["features.3", "features.6", "features.18"], (4, 8, 16)),
+        ("resnet50", ["layer1", "layer2", "layer4"], (4, 8, 16)),
+        ("resnet101_caffe", ["layer2", "layer5"], (4, 8)),
+        ("resnet38d", ["conv6"], (8,)),
+    ],
+)
+def test_the_joined_head_takes_the_deepest_tap_of_every_stride(name, taps, strides):
+    backbone = create_backbone(name, width=0.25)
+    head = JoinedHead(backbone.taps, 5, channels=16)
+    assert head.names == taps
+    assert tuple(backbone.taps[tap].stride for tap in taps) == strides
+    features = {tap: torch.randn(2, t.channels, 96 // t.stride, 64 // t.stride) for tap, t in backbone.taps.items()}
+    logits = head.eval()(features)
+    assert logits.shape == (2, 5, 96 // strides[0], 64 // strides[0])
+    for tap in features:
+        changed = head({**features, tap: features[tap] + 1})
+        assert torch.equal(changed, logits) is (tap not in taps)
 
 
 def test_frozen_norms_leave_the_convolutions_to_be_trained():

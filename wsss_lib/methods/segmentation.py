@@ -29,7 +29,7 @@ from typing import Any, ClassVar, Literal, Self
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from wsss_lib.data.files import IGNORE
 from wsss_lib.data.label_transforms import LabelledAugmentation, ScaleChoice, UniformScale
@@ -44,7 +44,7 @@ from wsss_lib.methods.optimisers import (
 )
 from wsss_lib.models import create_backbone
 from wsss_lib.models.backbone import Backbone
-from wsss_lib.models.segmentation_net import Aspp, SegmentationNet, WideHead
+from wsss_lib.models.segmentation_net import HEADS, SegmentationNet
 from wsss_lib.models.weights import LoadReport, load_into
 from wsss_lib.ops import dense_crf
 from wsss_lib.ops.cam import upsample
@@ -115,7 +115,8 @@ class Config(method.Config):
     """Settings of the segmentation stage; the defaults are those of DeepLab-V2's code for VOC.
 
     Attributes:
-        head_options: Arguments of the head's class, such as ``dilations``.
+        head: What is put behind the backbone, see `wsss_lib.models.segmentation_net`.
+        head_options: Arguments of the head's class, such as ``channels``.
         pyramid: Factors, besides 1, at which the network always sees its input, see `SegmentationNet`.
         train_scales: What the scale of a training image is drawn from.
         scaling: Whether it is one of these, or any between the first and the last.
@@ -145,6 +146,7 @@ class Config(method.Config):
     hue_jitter: float = 0.0
     learning_rate: float = 2.5e-4
     weight_decay: float = 5e-4
+    head: Literal["aspp", "wide", "joined"] = "aspp"
     head_options: dict[str, Any] = field(default_factory=dict)
     pyramid: tuple[float, ...] = (0.5, 0.75)
     train_scales: tuple[float, ...] = (0.5, 0.75, 1.0, 1.25, 1.5)
@@ -191,6 +193,7 @@ class Config(method.Config):
                 batch_size=4,
                 learning_rate=7e-4,
                 weight_decay=0.0,
+                head="wide",
                 pyramid=(),
                 train_scales=(0.7, 1.3),
                 scaling="uniform",
@@ -218,7 +221,7 @@ class Config(method.Config):
             hue_jitter=0.1,
             learning_rate=2e-4,
             weight_decay=1e-2,
-            head_options={"dilations": [1, 3, 6, 9]},
+            head="joined",
             pyramid=(),
             loss_at="image",
             accumulation=1,
@@ -230,7 +233,6 @@ class Config(method.Config):
     @classmethod
     def _toy(cls, backbone: str) -> Self:
         """Return settings for a small network that is trained from scratch on the toy world."""
-        narrow = {"width": 0.25, "dilation": 2}
         return cls(
             backbone=backbone,
             backbone_options=backbone_options("toy", backbone),
@@ -241,7 +243,8 @@ class Config(method.Config):
             colour_jitter=0.3,
             learning_rate=2e-3,
             weight_decay=1e-2,
-            head_options=narrow if backbone == "resnet38d" else {"dilations": [1, 2, 4]},
+            head="joined",
+            head_options={"channels": 32},
             pyramid=(),
             train_scales=(0.75, 1.0, 1.25),
             loss_at="image",
@@ -260,14 +263,13 @@ class Config(method.Config):
 def create_network(config: Config, num_classes: int) -> SegmentationNet:
     """Return the network of a configuration for K classes and background, its weights still random."""
     backbone = create_backbone(config.backbone, **config.backbone_options)
-    wide = config.backbone == "resnet38d"
     if config.pretrained:
+        wide = config.backbone == "resnet38d"
         backbone.freeze(first_layers=not wide)
         if wide:  # MCTformer's code trains the first blocks, which its classifiers leave as they are
             backbone.get_submodule("conv1a").requires_grad_(False)
-    head: type[nn.Module] = WideHead if wide else Aspp
-    channels = backbone.out.channels
-    return SegmentationNet(backbone, head(channels, num_classes + 1, **config.head_options), config.pyramid)
+    head = HEADS[config.head](backbone.taps, num_classes + 1, **config.head_options)
+    return SegmentationNet(backbone, head, config.pyramid)
 
 
 class Segmentation(Method):

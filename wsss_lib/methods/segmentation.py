@@ -127,7 +127,7 @@ class Config(method.Config):
         optimizer: ``sgd`` as in the papers, or ``adamw``.
         momentum: Of ``sgd``.
         head_factor: How much faster than the backbone the head learns.
-        bias_factor: How much faster than its weights the head's biases learn.
+        bias_factor: How much faster than weights biases learn.
         steps_per_rate: After how many steps the learning rate changes.
         scales: Factors of the image size at which probabilities are computed.
         inference: How they are merged, see :func:`probabilities`.
@@ -181,7 +181,7 @@ class Config(method.Config):
     def for_preset(cls, name: str, backbone: str) -> Self:
         """Return the settings of a preset."""
         if name == "toy":
-            return cls._toy(backbone or "mobilenet_v2")
+            return cls._toy(backbone or "resnet101_caffe")
         if name == "photos" and not backbone:
             backbone = "mobilenet_v2"
         if backbone == "mobilenet_v2":
@@ -237,7 +237,7 @@ class Config(method.Config):
             backbone=backbone,
             backbone_options=backbone_options("toy", backbone),
             pretrained=False,
-            epochs=20,
+            epochs=12,
             batch_size=16,
             crop_size=96,
             colour_jitter=0.3,

@@ -170,7 +170,7 @@ class SegmentationRun(Run[Segmentation]):
 
     def toy_world(self) -> ToyOptions:
         """Return the toy world of the run that the pseudo masks are from."""
-        owner = self._owner()
+        owner = self._owner() if self.settings.preset == "toy" else None
         return super().toy_world() if owner is None else read_settings(owner).config.toy_world
 
     def _owner(self) -> Path | None:

@@ -214,7 +214,7 @@ class Config(method.Config):
         """Return settings for MobileNetV2 with ImageNet weights."""
         return cls(
             backbone="mobilenet_v2",
-            epochs=12,
+            epochs=6,
             batch_size=8,
             crop_size=257,
             colour_jitter=0.3,

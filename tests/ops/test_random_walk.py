@@ -10,8 +10,10 @@ import torch.nn.functional as F
 from tests import recipe
 from tests.ops import oracles
 from wsss_lib.errors import InputError
-from wsss_lib.ops.affinity import pair_count, pair_offsets
+from wsss_lib.methods.affinitynet import enlarge
+from wsss_lib.ops.affinity import pair_count, pair_offsets, pair_windows
 from wsss_lib.ops.random_walk import random_walk, transition_matrix
+from wsss_lib.pipeline.refine import label_map
 
 GRIDS = [
     (5, 9, 5, "official"),
@@ -173,3 +175,22 @@ def test_a_grid_that_is_too_small():
 def test_numbers_of_scores_and_affinities_must_agree(count):
     with pytest.raises(InputError):
         random_walk([torch.rand(1, 6, 12)] * 2, [torch.rand(34, 8)] * count)
+
+
+def test_golden_walk_of_mctformer():
+    """Affinities that are given as a matrix, which also has the pairs at the border, and a constant background."""
+    golden, name, (height, width) = recipe.golden("segmentation/psa_walk"), "segmentation/psa_walk", (20, 17)
+    features = torch.from_numpy(recipe.smooth(f"{name}/feat", (8, height, width), cells=4))
+    grid = pair_count(height, width, 5, "full")
+    pairs = torch.zeros(len(pair_offsets(5)), *grid)
+    for number, offset in enumerate(pair_offsets(5)):
+        one, other, where = pair_windows(offset, height, width, 5, "full")
+        distance = (features[:, *one] - features[:, *other]).abs().mean(0)
+        pairs[number, *where] = (-6 * distance).exp()
+    classes = np.unique(recipe.integers(f"{name}/classes", (3,), 0, 20))
+    cams = np.stack([recipe.smooth(f"{name}/cam{c}", (1, 160, 136), cells=5)[0] for c in classes])
+    scores = torch.cat([torch.full((1, 160, 136), 0.39), torch.from_numpy(cams)])
+    (walked,) = random_walk([F.avg_pool2d(scores, 8)], [pairs.flatten(1)], beta=8, steps=2**6, border="full")
+    np.testing.assert_allclose(walked.numpy(), golden["walked"], rtol=0, atol=1e-4)
+    labels = label_map(torch.from_numpy(classes), enlarge(walked, 8, (160, 136)))
+    np.testing.assert_array_equal(labels.numpy(), golden["label"])

@@ -45,6 +45,7 @@ _SMALL: dict[str, dict[str, Any]] = {
     "vgg16": {"width": 0.125},
     "resnet50": {"width": 0.25, "output_stride": 8},
     "mobilenet_v2": {"width": 0.5, "output_stride": 8},
+    "resnet101_caffe": {"width": 0.25},
 }
 
 

@@ -11,13 +11,18 @@ from torch.optim.lr_scheduler import LambdaLR
 
 
 def parameter_groups(
-    pretrained: nn.Module, new: nn.Module, learning_rate: float, weight_decay: float, new_factor: float = 10.0
+    pretrained: nn.Module,
+    new: nn.Module,
+    learning_rate: float,
+    weight_decay: float,
+    new_factor: float = 10.0,
+    bias_factor: float = 2.0,
 ) -> list[dict[str, Any]]:
     """Return the four groups of AffinityNet's code, the empty ones left out.
 
     Pre-trained weights get the learning rate, pre-trained biases twice that, new weights ``new_factor`` times it and
-    new biases ``2 * new_factor`` times it; biases are not decayed. Frozen parameters and those of batch
-    normalisation are in no group unless the latter are trained, when they count as biases.
+    new biases ``2 * new_factor`` times it (the 2 is ``bias_factor``); biases are not decayed. Frozen parameters and
+    those of batch normalisation are in no group unless the latter are trained, when they count as biases.
 
     Args:
         pretrained: The module that starts from ImageNet weights.
@@ -25,6 +30,7 @@ def parameter_groups(
         learning_rate: Of the first group.
         weight_decay: Of the weights.
         new_factor: How much faster new layers learn.
+        bias_factor: How much faster biases learn than weights.
     """
     groups = []
     for module, factor in ((pretrained, 1.0), (new, new_factor)):
@@ -32,7 +38,7 @@ def parameter_groups(
         weights = [p for p in trained if p.ndim > 1]
         biases = [p for p in trained if p.ndim == 1]
         groups.append({"params": weights, "lr": factor * learning_rate, "weight_decay": weight_decay})
-        groups.append({"params": biases, "lr": 2 * factor * learning_rate, "weight_decay": 0.0})
+        groups.append({"params": biases, "lr": bias_factor * factor * learning_rate, "weight_decay": 0.0})
     return [group for group in groups if group["params"]]
 
 
@@ -53,6 +59,18 @@ def polynomial_schedule(optimizer: Optimizer, total_steps: int, power: float = 0
 
     def factor(step: int) -> float:
         return (1 - min(step, total_steps - 1) / total_steps) ** power
+
+    return LambdaLR(optimizer, factor)
+
+
+def stepped_polynomial_schedule(optimizer: Optimizer, total_steps: int, every: int, power: float = 0.9) -> LambdaLR:
+    """Follow the polynomial schedule, but change the learning rates only after every ``every`` steps, as DeepLab does.
+
+    After ``total_steps`` steps it goes on as it ended.
+    """
+
+    def factor(step: int) -> float:
+        return (1 - min(step, total_steps) // every * every / total_steps) ** power
 
     return LambdaLR(optimizer, factor)
 

@@ -10,6 +10,7 @@ from wsss_lib.models.deit import DeiT
 from wsss_lib.models.mobilenet_v2 import MobileNetV2
 from wsss_lib.models.resnet38d import ResNet38d
 from wsss_lib.models.resnet50 import ResNet50
+from wsss_lib.models.resnet101 import CaffeResNet101
 from wsss_lib.models.vgg16 import VGG16
 
 BACKBONES: dict[str, type[Backbone]] = {
@@ -17,6 +18,7 @@ BACKBONES: dict[str, type[Backbone]] = {
     "vgg16": VGG16,
     "resnet50": ResNet50,
     "mobilenet_v2": MobileNetV2,
+    "resnet101_caffe": CaffeResNet101,
     "deit_small": DeiT,
 }
 

@@ -21,11 +21,12 @@ _URLS = {
 _OFFICIAL = {
     "resnet38d": "ilsvrc-cls_rna-a1_cls1000_ep-0001.params",
     "vgg16": "vgg16_20M.caffemodel",
+    "resnet101_caffe": "deeplabv1_resnet101-coco.pth",
 }
 
 
 def find_weights(backbone: str, folder: Path) -> Path:
-    """Return the file of a backbone's ImageNet weights, downloading it if it can be and is not there yet.
+    """Return the file of a backbone's pre-trained weights, downloading it if it can be and is not there yet.
 
     Args:
         backbone: Name of the backbone.
@@ -41,7 +42,7 @@ def find_weights(backbone: str, folder: Path) -> Path:
         return path
     if url is None:
         raise InputError(
-            f"the ImageNet weights of {backbone} are missing: put {name} into {folder} (pretrained/README.md says "
+            f"the pre-trained weights of {backbone} are missing: put {name} into {folder} (pretrained/README.md says "
             "where it comes from) or give another file as weights."
         )
     try:

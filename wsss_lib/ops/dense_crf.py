@@ -78,8 +78,10 @@ PRESETS = {
     "pcss": _PSA,
     "irn": settings(3, 3, 50, 5, 10),
     "deeplab": settings(1, 3, 67, 3, 4),
+    "mctformer_seg": settings(4, 3, 83, 5, 3),
 }
-"""The settings of the papers' code. ``irn`` is meant for `unary_from_labels`."""
+"""The settings of the papers' code. ``irn`` is meant for `unary_from_labels`, ``mctformer_seg`` is that of MCTformer's
+segmentation network."""
 
 
 def unary_from_scores(scores: Tensor, clip: float | None = 1e-5, scale: float | None = None) -> Tensor:

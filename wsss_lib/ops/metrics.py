@@ -111,6 +111,27 @@ def recall(confusion: Tensor) -> Tensor:
     return counts.diagonal(dim1=-2, dim2=-1) / counts.sum(-1)
 
 
+def pixel_accuracy(confusion: Tensor) -> Tensor:
+    """Return which share of all pixels has the right label, ``(...)`` float64, of ``(..., C, C)``."""
+    counts = confusion.double()
+    return counts.diagonal(dim1=-2, dim2=-1).sum(-1) / counts.sum((-2, -1))
+
+
+def frequency_weighted_iou(confusion: Tensor) -> Tensor:
+    """Return the mean of the intersection over union weighted by how often classes occur, ``(...)`` float64."""
+    counts = confusion.double()
+    weighted = counts.sum(-1) * intersection_over_union(confusion).nan_to_num(0.0)
+    return weighted.sum(-1) / counts.sum((-2, -1))
+
+
+def occurring(values: Tensor, confusion: Tensor) -> Tensor:
+    """Return ``(..., C)`` values with NaN for every class that never occurs, although it may be predicted.
+
+    The mean of these is that of DeepLab's code; ours counts a class that is only predicted as 0.
+    """
+    return values.masked_fill(confusion.sum(-1) == 0, torch.nan)
+
+
 def class_mean(values: Tensor, absent: Literal["skip", "zero"] = "skip") -> Tensor:
     """Average ``(..., C)`` values over the classes.
 

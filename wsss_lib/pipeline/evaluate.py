@@ -16,7 +16,10 @@ from wsss_lib.errors import InputError
 from wsss_lib.ops.metrics import (
     class_mean,
     confusion_matrix,
+    frequency_weighted_iou,
     intersection_over_union,
+    occurring,
+    pixel_accuracy,
     precision,
     recall,
     sweep_confusions,
@@ -98,6 +101,9 @@ def confusion_summary(confusion: Tensor, classes: Sequence[str]) -> dict[str, An
     }
     return {
         **{f"mean_{column}": float(class_mean(values)) for column, values in columns.items()},
+        "mean_iou_occurring": float(class_mean(occurring(columns["iou"], confusion))),
+        "pixel_accuracy": float(pixel_accuracy(confusion)),
+        "frequency_weighted_iou": float(frequency_weighted_iou(confusion)),
         "classes": {
             name: {column: float(values[i]) for column, values in columns.items()} for i, name in enumerate(classes)
         },

@@ -30,13 +30,22 @@ class Views(TorchDataset[tuple[int, list[Tensor]]]):
         scales: Factors of their size.
         normalise: From pixels to the network's input.
         multiple: See :func:`wsss_lib.data.transforms.view_size`.
+        enlarged: Greatest factor by which what gets the views enlarges them itself.
     """
 
-    def __init__(self, data: Dataset, scales: Sequence[float], normalise: Normalise, multiple: int | None) -> None:
+    def __init__(
+        self,
+        data: Dataset,
+        scales: Sequence[float],
+        normalise: Normalise,
+        multiple: int | None,
+        enlarged: float = 1.0,
+    ) -> None:
         self.data = data
         self.scales = scales
         self.normalise = normalise
         self.multiple = multiple
+        self.enlarged = enlarged
 
     def __len__(self) -> int:
         return len(self.data)
@@ -56,7 +65,7 @@ class Views(TorchDataset[tuple[int, list[Tensor]]]):
             by_size.setdefault(self.data.size(index), []).append(index)
         batches = []
         for (height, width), indices in by_size.items():
-            area = 2 * height * width * max(self.scales) ** 2  # plain and mirrored
+            area = 2 * height * width * (max(self.scales) * self.enlarged) ** 2  # plain and mirrored
             count = max(1, int(pixels / area))
             batches += [indices[i : i + count] for i in range(0, len(indices), count)]
         return batches

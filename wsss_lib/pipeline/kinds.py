@@ -9,6 +9,7 @@ from wsss_lib.pipeline.affinity import AffinityRun
 from wsss_lib.pipeline.census import CensusRun
 from wsss_lib.pipeline.run import Run, Settings, read_settings
 from wsss_lib.pipeline.seeds import SeedRun
+from wsss_lib.pipeline.segmentation import SegmentationRun
 from wsss_lib.pipeline.superpixels import MsalRun, SuperpixelRun
 
 _KINDS: dict[str, type[Run]] = {
@@ -18,6 +19,7 @@ _KINDS: dict[str, type[Run]] = {
     "pcss": CensusRun,
     "superpixels": SuperpixelRun,
     "msal": MsalRun,
+    "segmentation": SegmentationRun,
 }
 """By method; all others make seeds."""
 

@@ -24,6 +24,7 @@ _TYPES: dict[str, type] = {
     "classifier": str,
     "superpixels": str,
     "saliency": str,
+    "pseudo_masks": str,
     "checkpoint": str,
     "out": str,
     "backbone": str,
@@ -39,7 +40,7 @@ _TYPES: dict[str, type] = {
 
 _LEAST = {"devices": 1, "workers": -1, "crop_size": 32, "batch_size": 1, "epochs": 1, "radius": 2}
 _MOST = {"seed": 2**31 - 1, "dropout": 1, "plain_share": 1, "colour_jitter": 1, "hue_jitter": 0.5}
-_MOST_IN_LIST = {"scales": 4.0, "alphas": 1000.0}
+_MOST_IN_LIST = {"scales": 4.0, "train_scales": 4.0, "pyramid": 4.0, "alphas": 1000.0}
 
 _PASSED_ON = ("seed", "limit", "accelerator", "devices", "precision", "workers", "resume")
 _NAMED_IN_FOLDER = ("backbone", "seed", "limit", "precision")

@@ -24,6 +24,7 @@ import torch
 
 from wsss_lib.data.dataset import Dataset
 from wsss_lib.data.splits import open_splits
+from wsss_lib.data.toy import ToyOptions
 from wsss_lib.errors import InputError
 from wsss_lib.methods import load_method
 from wsss_lib.methods.method import Config, Method
@@ -40,7 +41,17 @@ from wsss_lib.show.progress import epoch_line
 M = TypeVar("M", bound=Method)
 
 
-PATHS = ("data_root", "labels", "weights", "seeds", "classifier", "superpixels", "saliency", "checkpoint")
+PATHS = (
+    "data_root",
+    "labels",
+    "weights",
+    "seeds",
+    "classifier",
+    "superpixels",
+    "saliency",
+    "pseudo_masks",
+    "checkpoint",
+)
 """The settings that name files or folders of the user."""
 
 
@@ -61,6 +72,8 @@ class Settings:
         classifier: Folder of the run, or file of the authors' network, of the ordinary classifier; None for the usual.
         superpixels: Folder of the run, or file, of the superpixel network; None for a run in this run's folder.
         saliency: Folder of the saliency maps, see `wsss_lib.data.saliency`.
+        pseudo_masks: Folder of the masks that the segmentation stage is trained on, such as ``masks/crf-4/train`` of a
+            run.
         checkpoint: File of a network that the authors' code trained, which is then used instead of training one.
         pretrained_folder: Where usual weight files lie.
         seed: Of all random draws.
@@ -84,6 +97,7 @@ class Settings:
     classifier: Path | None = None
     superpixels: Path | None = None
     saliency: Path | None = None
+    pseudo_masks: Path | None = None
     checkpoint: Path | None = None
     pretrained_folder: Path = Path("pretrained")
     seed: int = 0
@@ -131,7 +145,7 @@ class Run(ABC, Generic[M]):
         check_devices(settings.accelerator, settings.devices, settings.precision)
         self.settings = settings
         self.folder = settings.folder
-        world = settings.config.toy_world
+        world = self.toy_world()
         self.splits = open_splits(settings.preset, settings.data_root, settings.labels, settings.limit, world)
         self.weights = self._find_weights()
         self.weights_report: LoadReport | None = None
@@ -139,6 +153,10 @@ class Run(ABC, Generic[M]):
             self._remove()
         self.prepare()
         self._claim_folder()
+
+    def toy_world(self) -> ToyOptions:
+        """Return of what kind the toy world is; by default the one in which the method is shown."""
+        return self.settings.config.toy_world
 
     def prepare(self) -> None:
         """Open what else the run needs, before it claims its folder; by default nothing."""
@@ -176,7 +194,17 @@ class Run(ABC, Generic[M]):
             )
 
     def _remove(self) -> None:
-        for name in ("cams", "scores", "masks", "seeds", "classifier", "superpixels", "growth", "variants"):
+        for name in (
+            "cams",
+            "scores",
+            "masks",
+            "seeds",
+            "classifier",
+            "superpixels",
+            "segmentation",
+            "growth",
+            "variants",
+        ):
             shutil.rmtree(self.folder / name, ignore_errors=True)
         for name in ("config.json", "log.jsonl", "checkpoint.pt", "metrics.json", "seconds.json"):
             (self.folder / name).unlink(missing_ok=True)
@@ -258,11 +286,14 @@ class Run(ABC, Generic[M]):
     def example(self) -> Example:
         """Return what makes training examples of the images that are trained on."""
 
+    def training_images(self) -> TrainingImages:
+        """Return the augmented training data."""
+        return TrainingImages(self.splits.training, self.example(), self.settings.seed)
+
     def training_batches(self) -> TrainingBatches:
         """Return the shuffled and augmented training data."""
-        images = TrainingImages(self.splits.training, self.example(), self.settings.seed)
         batch_size = self.settings.config.batch_size
-        return TrainingBatches(images, batch_size, self.fabric, self.settings.seed, self.workers)
+        return TrainingBatches(self.training_images(), batch_size, self.fabric, self.settings.seed, self.workers)
 
     def data(self, split: str) -> Dataset:
         """Return a split: ``train`` or ``val``, which are scored, or ``training``, which is trained on.
@@ -309,8 +340,13 @@ class Run(ABC, Generic[M]):
         stores = {name: self.masks(name, split) for name in names}
         with self.timed(f"{what} {split}"):
             if not self.delegate("refine", what, split):
-                refine(self.data(split), read, list(stores.values()), self.fabric, preset, workers=self.refine_workers)
+                data = self.seen_by_crf(self.data(split))
+                refine(data, read, list(stores.values()), self.fabric, preset, workers=self.refine_workers)
         return stores
+
+    def seen_by_crf(self, data: Dataset) -> Dataset:
+        """Return a split as :meth:`write_masks` sees it; by default as it is."""
+        return data
 
     def variant(self, name: str, **changes: Any) -> Self:
         """Open a run like this one, in a folder within this one's, of which some settings of the method differ.

@@ -10,6 +10,7 @@ In a run's folder::
     masks/<what>/<split>/<id>.png  VOC palette, 255 ignored
     growth/<epoch>/<id>.npz        the maps of a few images after every epoch
     seeds/, classifier/, superpixels/   runs that this one needed and did not find
+    segmentation/<what>/           runs of the final stage, trained on this one's masks
     variants/<name>/               a run like this one with some settings changed
     metrics.json                   settings, versions, times, scores
 """

@@ -1,0 +1,363 @@
+"""A run of the final stage: a segmentation network that is trained on the pseudo masks of another run.
+
+The stages, each of which continues where it was stopped: :meth:`~wsss_lib.pipeline.run.Run.train`,
+:meth:`SegmentationRun.infer`, :meth:`SegmentationRun.refine`; :meth:`SegmentationRun.complete` does them all. A
+notebook ends with ``segment(run, run.refine("crf", "training")["crf-4"]).complete()``, or with ``seed_masks(run)`` in
+place of refined masks.
+"""
+
+from __future__ import annotations
+
+import random
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from wsss_lib.data.dataset import Dataset, Derived
+from wsss_lib.data.files import image_size
+from wsss_lib.data.label_transforms import LabelledAugmentation
+from wsss_lib.data.toy import ToyOptions
+from wsss_lib.data.transforms import Normalise, jitter_colour
+from wsss_lib.errors import InputError
+from wsss_lib.methods.segmentation import Config, Segmentation
+from wsss_lib.models.backbone import Normalisation
+from wsss_lib.pipeline.engine import loaded
+from wsss_lib.pipeline.infer import Views
+from wsss_lib.pipeline.refine import Threshold, refine
+from wsss_lib.pipeline.report import write_metrics
+from wsss_lib.pipeline.run import Run, read_identity, read_settings
+from wsss_lib.pipeline.seeds import SeedRun
+from wsss_lib.pipeline.store import MaskStore, ScoreStore
+from wsss_lib.pipeline.train import TrainingImages
+from wsss_lib.show.progress import bar, epoch_line
+
+_NEGLIGIBLE = 0.01
+"""A class that is nowhere more probable than this is left out of what the CRF gets; it could not win."""
+
+
+@dataclass(frozen=True)
+class PseudoLabelled:
+    """The examples that a segmentation network learns from: augmented images and their pseudo masks.
+
+    Attributes:
+        data: The images.
+        masks: Their pseudo masks.
+        augmentation: What is done to image and mask.
+        colour: Strength of the brightness, contrast and saturation jitter.
+        hue: Strength of the hue jitter.
+        normalise: From pixels to the network's input.
+    """
+
+    data: Dataset
+    masks: MaskStore
+    augmentation: LabelledAugmentation
+    colour: float
+    hue: float
+    normalise: Normalise
+
+    def __call__(self, index: int, rng: random.Random) -> tuple[Tensor, Tensor]:
+        """Return ``(3, crop, crop)`` float32 and ``(crop, crop)`` uint8."""
+        return self.at(index, rng, self.augmentation.draw_scale(rng))
+
+    def at(self, index: int, rng: random.Random, scale: float) -> tuple[Tensor, Tensor]:
+        """Return the same at a given scale."""
+        labels = self.masks.read(self.data.ids[index], len(self.data.classes), self.data.size(index))
+        image = jitter_colour(self.data.image(index), self.colour, self.hue, rng)
+        return self.augmentation.cut(image, labels, self.normalise, rng, scale)
+
+
+class JointlyScaled(TrainingImages):
+    """Training examples, all those of a batch having one scale, as in MCTformer's code.
+
+    Args:
+        data: The images.
+        example: Makes an example.
+        seed: Of the run.
+    """
+
+    def __init__(self, data: Dataset, example: PseudoLabelled, seed: int) -> None:
+        super().__init__(data, example, seed)
+        self.at = example.at
+        self.draw_scale = example.augmentation.draw_scale
+
+    def __getitems__(self, indices: list[int]) -> list[tuple[Tensor, Tensor, int]]:
+        """Return the examples of a batch; PyTorch's loader prefers this to asking for each."""
+        scale = self.draw_scale(random.Random(f"{self.seed}/{self.epoch}/batch/{indices[0]}"))
+        return [(*self.at(i, random.Random(f"{self.seed}/{self.epoch}/{i}"), scale), i) for i in indices]
+
+
+class WrappedColours(Derived):
+    """Images as DeepLab's code hands them to the CRF: without the mean colour, in the wrong range.
+
+    Negative values are rounded towards 0 and taken modulo 256.
+
+    Args:
+        whole: The images.
+        normalisation: That of the network, whose mean is subtracted.
+    """
+
+    def __init__(self, whole: Dataset, normalisation: Normalisation) -> None:
+        super().__init__(whole, whole.name, range(len(whole)))
+        self.mean = torch.tensor(normalisation.mean) * normalisation.divisor
+
+    def image(self, index: int) -> Image.Image:
+        """Return image ``index`` as 8-bit RGB."""
+        pixels = torch.from_numpy(np.array(super().image(index))).float() - self.mean
+        return Image.fromarray(pixels.trunc().remainder(256).to(torch.uint8).numpy())
+
+
+def probabilities_of(store: ScoreStore, data: Dataset, index: int) -> tuple[Tensor, Tensor]:
+    """Return the classes that may be in an image and their probabilities ``(1, 1 + n, H, W)``, background first."""
+    classes, scores = store.read(data.ids[index])
+    return classes, scores[None]
+
+
+@torch.inference_mode()
+def infer_masks(
+    method: Segmentation,
+    data: Dataset,
+    masks: MaskStore,
+    scores: ScoreStore,
+    fabric: Fabric,
+    normalise: Normalise,
+    workers: int = 0,
+) -> None:
+    """Write the masks of every image of a data set that the store does not have yet, and what a CRF needs.
+
+    Args:
+        method: What makes the probabilities; put into evaluation mode.
+        data: The images; their labels are not used.
+        masks: Where the most probable labels go.
+        scores: Where the probabilities go, of the classes that are not negligible.
+        fabric: The engine; with several processes each does its share.
+        normalise: From pixels to the network's input.
+        workers: Processes that decode; 0 for none.
+    """
+    method.train(False)
+    views = Views(data, (1.0,), normalise, None, enlarged=max(method.config.scales))
+    todo = views.missing_batches(masks, fabric)
+    loader = DataLoader(views, batch_sampler=todo, num_workers=workers)
+    for indices, (images,) in bar(loaded(loader), f"masks of {data.name}", len(todo)):
+        with fabric.autocast():
+            found = method.probabilities(fabric.to_device(images.contiguous()))
+        for index, image_scores in zip(indices.tolist(), found, strict=True):
+            classes = (image_scores[1:].amax((1, 2)) > _NEGLIGIBLE).nonzero().flatten()
+            chosen = torch.cat([image_scores[:1], image_scores[1 + classes]])
+            scores.write(data.ids[index], classes, chosen)
+            masks.write(data.ids[index], image_scores.argmax(0).to(torch.uint8))
+    fabric.barrier()
+
+
+class SegmentationRun(Run[Segmentation]):
+    """A run of the final segmentation stage.
+
+    Attributes:
+        pseudo_masks: What is trained on; None if the settings name a network that the authors' code trained.
+    """
+
+    stages = ("train", "infer", "refine")
+    pseudo_masks: MaskStore | None = None
+
+    def toy_world(self) -> ToyOptions:
+        """Return the toy world of the run that the pseudo masks are from."""
+        owner = self._owner() if self.settings.preset == "toy" else None
+        return super().toy_world() if owner is None else read_settings(owner).config.toy_world
+
+    def _owner(self) -> Path | None:
+        """Return the folder of the run in which the pseudo masks lie, ``<run>/masks/<what>/<split>``, if any."""
+        folder = self.settings.pseudo_masks
+        if folder is None or len(folder.parents) < 3 or not (folder.parents[2] / "config.json").is_file():
+            return None
+        return folder.parents[2]
+
+    def prepare(self) -> None:
+        """Find the pseudo masks.
+
+        Raises:
+            InputError: There is no folder of them, one is missing or of another size than its image, or they are of a
+                run on other data.
+        """
+        folder = self.settings.pseudo_masks
+        if folder is None:
+            if self.settings.checkpoint is None:
+                raise InputError(
+                    "the segmentation stage needs pseudo masks; give their folder as pseudo_masks, such as "
+                    "masks/crf-4/train of a run."
+                )
+            return
+        self.pseudo_masks = MaskStore(folder)
+        self._check_masks(self.pseudo_masks)
+        self._check_owner()
+
+    def _check_masks(self, masks: MaskStore) -> None:
+        data = self.splits.training
+        missing = [image_id for image_id in data.ids if image_id not in masks]
+        if len(missing) == len(data):
+            raise InputError(
+                f"pseudo_masks {masks.folder} holds no mask of {data.name} ({missing[0]}.png and so on); give a folder "
+                "of masks of the images that are trained on."
+            )
+        if missing:
+            raise InputError(
+                f"pseudo mask {masks.path(missing[0])} is missing, as {len(missing)} of {len(data)} are; finish the "
+                "stage that makes them, for the split training, or give another folder as pseudo_masks."
+            )
+        for index, image_id in enumerate(data.ids):
+            size, wanted = image_size(masks.path(image_id)), data.size(index)
+            if size != wanted:
+                raise InputError(
+                    f"pseudo mask {masks.path(image_id)} is {size[0]} x {size[1]} pixels (height x width) but its "
+                    f"image is {wanted[0]} x {wanted[1]}; make it again at the image's size."
+                )
+
+    def _check_owner(self) -> None:
+        owner = self._owner()
+        if owner is None:
+            return
+        name = "data training"
+        theirs, mine = read_identity(owner).get(name), super().identity()[name]
+        if theirs != mine:
+            raise InputError(
+                f"pseudo_masks {self.settings.pseudo_masks} are of a run on other data ({name}: {theirs}; here {mine});"
+                " give masks of the same data."
+            )
+
+    def identity(self) -> dict[str, Any]:
+        """Return what decides the numbers of the run; the pseudo masks are part of it, by their content."""
+        return {**super().identity(), **({} if self.pseudo_masks is None else {"pseudo masks": self._mask_hash})}
+
+    @cached_property
+    def _mask_hash(self) -> str:
+        assert self.pseudo_masks is not None
+        found = 0
+        for image_id in self.splits.training.ids:
+            found = zlib.crc32(self.pseudo_masks.path(image_id).read_bytes(), found)
+        return f"{found:08x}"
+
+    def example(self) -> PseudoLabelled:
+        """Return what makes training examples: augmented images with their pseudo masks."""
+        config = self.method.config
+        assert self.pseudo_masks is not None  # else there is nothing to train
+        return PseudoLabelled(
+            self.splits.training,
+            self.pseudo_masks,
+            config.augmentation(),
+            config.colour_jitter,
+            config.hue_jitter,
+            self.normalise,
+        )
+
+    def training_images(self) -> TrainingImages:
+        """Return the augmented training data, with one scale for a batch if the settings say so."""
+        kind = JointlyScaled if self.method.config.one_scale_per == "batch" else TrainingImages
+        return kind(self.splits.training, self.example(), self.settings.seed)
+
+    def infer(self, split: str) -> MaskStore:
+        """Write the masks of a split, those that are not there yet, and return their store."""
+        data, store = self.data(split), self.masks("segmentation", split)
+        with self.timed(f"inference {split}"):
+            if not self.delegate("infer", split):
+                self.to_device()
+                scores = self._scores(split)
+                infer_masks(self.method, data, store, scores, self.fabric, self.normalise, self.workers)
+        return store
+
+    def _scores(self, split: str) -> ScoreStore:
+        return ScoreStore(self.folder / "scores" / "segmentation" / self.split_folder(split))
+
+    def refine(self, what: str, split: str) -> dict[str, MaskStore]:
+        """Write the masks of a split after a CRF, those that are not there yet; :meth:`infer` comes first.
+
+        Args:
+            what: ``crf``.
+            split: Name of the split.
+
+        Returns:
+            The store by its name, ``segmentation-crf``.
+        """
+        if what != "crf":
+            raise InputError(f"refinement {what!r} is unknown; choose crf.")
+        config, read = self.method.config, partial(probabilities_of, self._scores(split))
+        return self.write_masks(what, split, read, ["segmentation-crf"], config.crf)
+
+    def seen_by_crf(self, data: Dataset) -> Dataset:
+        """Return a split as it is, or with wrapped colours if the settings say so."""
+        return data if self.method.config.crf_image == "true" else WrappedColours(data, self.normalise)
+
+    def complete(self, report: Callable[[dict[str, Any]], None] = epoch_line) -> dict[str, dict[str, Any]]:
+        """Train, infer, refine and score what is not done yet, and write ``metrics.json``.
+
+        Args:
+            report: Called with the summary of every finished epoch.
+
+        Returns:
+            By split, ``train`` and ``val``, and by name, ``segmentation`` and ``segmentation-crf``, the scores of
+            :func:`wsss_lib.pipeline.evaluate.confusion_summary`; nothing for a split without masks.
+        """
+        self.train(report)
+        results = {}
+        for split, data in self.splits.scored.items():
+            stores = {"segmentation": self.infer(split), **self.refine("crf", split)}
+            if data.has_masks:
+                results[split] = self.score_masks(stores, split)
+        write_metrics(self, {}, {}, masks=results)
+        return results
+
+
+def seed_masks(run: SeedRun, threshold: float | None = None) -> MaskStore:
+    """Return the masks of the training images that the maps of a run give at one background threshold.
+
+    Args:
+        run: A run whose maps of ``training`` and, if no threshold is given, of ``train`` have been made.
+        threshold: The background score; None for the one that is best on ``train``.
+    """
+    if threshold is None:
+        scores = run.score("train")
+        threshold = scores.thresholds[scores.best]
+    store = run.masks(f"seed-{threshold:g}", "training")
+    refine(run.data("training"), Threshold(run.cams("training"), threshold), [store], run.fabric, None)
+    return store
+
+
+def segment(run: Run, masks: MaskStore, **changes: Any) -> SegmentationRun:
+    """Open the final stage of a run, in the folder ``segmentation/<what>`` within the run's, by the name of the masks.
+
+    It has the same preset, data, seed and devices.
+
+    Args:
+        run: The run.
+        masks: Its masks of the split ``training``: what is trained on.
+        changes: Fields of the segmentation stage's configuration that differ from the preset.
+
+    Raises:
+        InputError: A mask is missing or does not fit, or the folder holds a run on other masks.
+    """
+    settings = run.settings
+    config = Config.preset(settings.preset).replace(**changes)
+    config.check()
+    return SegmentationRun(
+        replace(
+            settings,
+            method="segmentation",
+            config=config,
+            folder=run.folder / "segmentation" / masks.folder.parent.name,
+            weights=settings.weights if config.backbone == settings.config.backbone else None,
+            pseudo_masks=masks.folder,
+            seeds=None,
+            classifier=None,
+            superpixels=None,
+            saliency=None,
+            checkpoint=None,
+            resume=True,
+        )
+    )

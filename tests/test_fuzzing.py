@@ -243,6 +243,7 @@ def test_what_is_whole_is_read(name, folders):
     assert all(reader(folders(name), content) for content in reader.valid())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", READERS)
 def test_damage(name, folders):
     reader, folder = READERS[name], folders(name)
@@ -258,6 +259,7 @@ def test_damage(name, folders):
     damaged()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", READERS)
 def test_random_bytes(name, folders):
     reader, folder = READERS[name], folders(name)

@@ -21,7 +21,6 @@ from tests.pipeline.runs import TOY_COUNTS, silent, without_seconds
 from wsss_lib.data import toy
 from wsss_lib.methods import load_method
 from wsss_lib.pipeline import adversarial, earlier
-from wsss_lib.pipeline.adversarial import AdversarialRun
 from wsss_lib.pipeline.affinity import AffinityRun
 from wsss_lib.pipeline.kinds import open_run
 from wsss_lib.pipeline.run import Run, Settings

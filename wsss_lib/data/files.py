@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import pickle
 import pickletools
+import re
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -145,8 +146,8 @@ def _as_classes(stored: np.ndarray, path: Path, num_classes: int, lookup: np.nda
     wrong = (mask == IGNORE) & (stored != IGNORE)
     if wrong.any():
         raise InputError(
-            f"{path} holds the value {stored[wrong][0]}, which is no class: a mask of {num_classes} classes may hold "
-            "0 (background), the class numbers and 255 (ignored)."
+            f"{path} holds the value {stored[wrong][0]}, which is no class; give a mask that holds 0 (background), the "
+            f"numbers of the {num_classes} classes and 255 (ignored)."
         )
     return mask
 
@@ -214,6 +215,11 @@ def write_atomically(path: str | Path, write: Callable[[BinaryIO], object]) -> N
             f"{path} cannot be written ({error.strerror or error}); make room on the disk or choose a folder that you "
             "may write to."
         ) from error
+
+
+def is_unfinished(path: Path) -> bool:
+    """Whether a file is one that :func:`write_atomically` did not come to rename."""
+    return re.fullmatch(r"\.tmp-[0-9a-f]{32}", path.name) is not None and path.is_file()
 
 
 # ------------------------------------------------------------------------------------------------------ text lists

@@ -45,7 +45,7 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise InputError(f"{path} is missing.") from None
+        raise InputError(f"{path} is missing; run the stage that makes it first.") from None
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror or error}); make it a readable file.") from None
     except (ValueError, RecursionError) as error:

@@ -385,7 +385,7 @@ def _read_blob(data: memoryview, start: int, end: int) -> np.ndarray:
             pieces[number] += data[begin:stop]
     sides = tuple(old_shape.values() if shape is None else shape)
     if len(sides) > _MOST_DIMENSIONS:
-        raise _DamagedError(f"a blob cannot have {len(sides)} sides", start)
+        raise _DamagedError(f"a blob has an impossible shape of {len(sides)} sides", start)
     double = pieces[8] and not pieces[5]
     values = np.frombuffer(pieces[8], "<f8") if double else np.frombuffer(pieces[5], "<f4")
     if math.prod(sides) != values.size:

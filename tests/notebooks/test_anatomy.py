@@ -5,7 +5,11 @@ import re
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
+import torch
+
+from wsss_lib.show import exercises
 
 NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("[0-9]*.ipynb"))
 pytestmark = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
@@ -89,3 +93,27 @@ def test_links_and_modules_exist(path):
     root = path.parents[1]
     for name in re.findall(r"`(wsss_lib/[\w/]+\.py)`", "\n".join(sources(path, "markdown"))):
         assert (root / name).is_file(), name
+
+
+def test_solutions_are_right(path, capsys):
+    """The solution under an exercise, in its place, makes the exercise's check say so."""
+    notebook, checked = load(path), 0
+    for cell, after in zip(notebook.cells, notebook.cells[1:], strict=False):
+        solution = re.search(r"<summary>Solution</summary>\s+```python\n(.*?)```", after.source, re.DOTALL)
+        if cell.cell_type == "code" and "exercises.check" in cell.source and solution:
+            names = {"torch": torch, "np": np, "exercises": exercises, "F": torch.nn.functional}
+            check = re.search(r"^exercises\.check.*", cell.source, re.MULTILINE | re.DOTALL)
+            exec(solution[1] + check[0], names)  # noqa: S102, RUF100  # what a reader would run
+            assert capsys.readouterr().out.startswith("Right.")
+            checked += 1
+    assert checked >= 2
+
+
+def test_choices_have_a_right_answer(path, capsys):
+    questions = [c for c in sources(path, "code") if "exercises.check_choice" in c]
+    for source in questions:
+        said = []
+        for letter in "abc":
+            exec(re.sub(r'^(\w+) = ""', rf'\1 = "{letter}"', source, flags=re.MULTILINE), {"exercises": exercises})
+            said.append(capsys.readouterr().out)
+        assert sum(text.startswith("Right.") for text in said) == 1

@@ -500,12 +500,14 @@ def test_refused(name, tmp_path):
     case = CASES[name]
     if case.make is not None:
         case.make(tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     message = sentence_of(lambda: case.act(tmp_path))
     for words in case.words:
         assert words.replace("{}", str(tmp_path)) in message
     assert re.search("; | must |choose|give", message), f"what is to be done? {message}"
     assert case.claims or not (tmp_path / "run").exists()
     assert not list(tmp_path.rglob(".tmp-*"))
+    assert all(path.read_bytes() == content for path, content in before.items())
 
 
 COMMANDS = {

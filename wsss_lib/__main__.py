@@ -23,10 +23,12 @@ def main() -> int:
         if options.stage not in run.stages:
             raise InputError(f"stage {options.stage!r} is unknown; choose one of {', '.join(run.stages)}.")
         stage = getattr(run, options.stage)
-        try:
-            inspect.signature(stage).bind(*options.arguments)
-        except TypeError as error:
-            raise InputError(f"the arguments of stage {options.stage} do not fit ({error}).") from None
+        wanted = [name for name, p in inspect.signature(stage).parameters.items() if p.default is p.empty]
+        if len(options.arguments) != len(wanted):
+            raise InputError(
+                f"the arguments of stage {options.stage} do not fit ({' '.join(options.arguments) or 'none'}); "
+                f"give {' and '.join(wanted) or 'none'}."
+            )
         stage(*options.arguments)
     except InputError as error:
         sys.stdout.write(f"\nInputError: {error}\n")  # in one piece: other processes write to the same pipe

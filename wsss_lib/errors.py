@@ -10,6 +10,9 @@ class InputError(ValueError):
     alone, without the stack of calls that led to it.
     """
 
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.splitlines()))  # what it quotes of a library may have several lines
+
     def _render_traceback_(self) -> list[str]:
         """Return what IPython prints in place of a traceback."""
         return [f"{type(self).__name__}: {self}"]

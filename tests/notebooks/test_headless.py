@@ -234,7 +234,7 @@ def test_05_msal_runs_on_coco(tmp_path):
 @pytest.mark.parametrize(
     ("parameters", "sentence"),
     [
-        (["-p", "epoch", "3"], "parameter epoch is unknown; did you mean epochs?"),
+        (["-p", "epoch", "3"], "parameter epoch is unknown; perhaps epochs is meant."),
         (["-p", "epochs", "three"], "parameter epochs must be of type int, but 'three' is str."),
         (["-p", "preset", "photos", "-p", "data_root", "nowhere"], "data_root nowhere does not exist"),
     ],

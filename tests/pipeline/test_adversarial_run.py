@@ -565,7 +565,7 @@ def of_affinitynet(folder, data):
 
 def an_empty_folder(folder, _data):
     (folder / "nothing").mkdir()
-    return folder / "nothing", f"{folder / 'nothing' / 'config.json'} is missing."
+    return folder / "nothing", f"{folder / 'nothing' / 'config.json'} is missing; give the folder of a run."
 
 
 def of_another_method(folder, data):

@@ -57,6 +57,13 @@ def test_variants_share_the_superpixels(tmp_path):
     assert differing == {"ipc_weight"}
 
 
+def test_superpixels_are_trained_with_no_larger_batches(tmp_path):
+    config = msal.Config.for_preset("toy", "").replace(batch_size=4)
+    run = MsalRun(Settings("05_msal", "msal", "toy", config, tmp_path / "run", accelerator="cpu", limit=4))
+    assert run.superpixel_run.settings.config.batch_size == 4
+    assert open_msal(tmp_path / "usual").superpixel_run.settings.config.batch_size == TINY.batch_size
+
+
 def test_a_file(tmp_path):
     torch.save({"state_dict": SuperpixelNet().state_dict()}, tmp_path / "SpixelNet_bsd_ckpt.tar")
     run = open_msal(tmp_path / "run", superpixels=tmp_path / "SpixelNet_bsd_ckpt.tar")

@@ -149,7 +149,7 @@ def test_the_toy_world_takes_a_classifier(project):
 
 
 def test_an_unknown_injected_parameter():
-    with pytest.raises(InputError, match=r"^parameter epoch is unknown; did you mean epochs\?$"):
+    with pytest.raises(InputError, match=r"^parameter epoch is unknown; perhaps epochs is meant\.$"):
         read_parameters("00_cam", "cam", injected("epoch = 3"))
     with pytest.raises(InputError, match=r"^parameter xyz is unknown; choose among epochs, only_here, preset\.$"):
         read_parameters("00_cam", "cam", injected('preset = "toy"', "xyz = 3"))

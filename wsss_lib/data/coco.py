@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-import zipfile
 from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -218,6 +217,8 @@ def _decode(segmentation: Any, size: tuple[int, int]) -> np.ndarray:
     if isinstance(segmentation, list):
         if not segmentation or any(len(polygon) < 6 or len(polygon) % 2 for polygon in segmentation):
             raise ValueError("a segmentation has no polygon, or one of fewer than three points or of half a point")
+        for polygon in segmentation:
+            _refuse_endless(polygon, size)
         code = rle_tools.merge([one for polygon in segmentation for one in rle_tools.frPyObjects([polygon], *size)])
     else:
         if tuple(segmentation["size"]) != tuple(size):
@@ -231,6 +232,15 @@ def _decode(segmentation: Any, size: tuple[int, int]) -> np.ndarray:
     if pixels.sum() != rle_tools.area(code):
         raise ValueError("a run-length code ends too early")
     return pixels.astype(bool)
+
+
+def _refuse_endless(polygon: Sequence[float], size: tuple[int, int]) -> None:
+    """Raise for a polygon that no image has, and for the outline of which pycocotools would crash or use all memory."""
+    points = np.array(polygon, dtype=np.float64).reshape(-1, 2)
+    outline = np.abs(points - np.roll(points, 1, axis=0)).max(axis=1).sum()
+    # NaN is not smaller than anything
+    if not (np.abs(points).max() <= 10 * max(size) and outline <= 10 * sum(size) + size[0] * size[1]):
+        raise ValueError("a polygon goes far beyond the image")
 
 
 # ----------------------------------------------------------------------------------------------------------- files
@@ -361,7 +371,7 @@ def _read_index(path: Path, index: Path) -> Instances | None:
                 spans=stored["spans"],
                 bounds=stored["bounds"],
             )
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    except Exception:  # NumPy and zipfile report damage in many ways
         return None
 
 
@@ -390,7 +400,9 @@ def _parse_instances(path: Path) -> Instances:
         ) from None
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror or error}); make it a readable file.") from error
-    except json.JSONDecodeError as error:
+    except InputError:
+        raise
+    except (ValueError, RecursionError) as error:  # also a number of thousands of digits, and lists in lists in lists
         raise InputError(f"{path} is no valid JSON ({error}); copy it again, it may be cut off.") from error
     except (KeyError, TypeError, OverflowError) as error:
         raise InputError(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import pickle
+import pickletools
+import re
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -69,7 +72,13 @@ def _opened(path: Path) -> Iterator[ImageFile.ImageFile]:
         raise InputError(f"{path} is no image that Pillow can read; replace it by a JPEG or PNG file.") from None
     # A broken PNG is a SyntaxError to Pillow, and broken headers of other formats end in any error at all.
     except Exception as error:
-        raise InputError(f"{path} cannot be read ({error}); copy it again, it may be cut off or damaged.") from error
+        raise InputError(
+            f"{path} cannot be read ({_reason(error)}); copy it again, it may be cut off or damaged."
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    return str(error) or type(error).__name__
 
 
 def _to_rgb(picture: Image.Image, path: Path) -> Image.Image:
@@ -113,14 +122,14 @@ def read_mask(
                 f"{path} is a {picture.format} file with {picture.mode} pixels; save the mask as a PNG with a palette "
                 "or in greyscale, whose pixel values are the class numbers."
             )
+        if size is not None and (picture.height, picture.width) != tuple(size):  # before room is made for its pixels
+            raise InputError(
+                f"{path} is {picture.height} x {picture.width} pixels (height x width) but its image is "
+                f"{size[0]} x {size[1]}; give a mask of the image's size."
+            )
         # Pillow stretches greyscale PNGs of 2 and 4 bits to 0..255.
         stretched_by = {"L;2": 85, "L;4": 17}.get(str(picture.tile[0][3]), 1)
         stored = np.asarray(picture).astype(np.int64) // stretched_by
-    if size is not None and stored.shape != tuple(size):
-        raise InputError(
-            f"{path} is {stored.shape[0]} x {stored.shape[1]} pixels (height x width) but its image is "
-            f"{size[0]} x {size[1]}; give a mask of the image's size."
-        )
     return _as_classes(stored, path, num_classes, lookup)
 
 
@@ -137,8 +146,8 @@ def _as_classes(stored: np.ndarray, path: Path, num_classes: int, lookup: np.nda
     wrong = (mask == IGNORE) & (stored != IGNORE)
     if wrong.any():
         raise InputError(
-            f"{path} holds the value {stored[wrong][0]}, which is no class: a mask of {num_classes} classes may hold "
-            "0 (background), the class numbers and 255 (ignored)."
+            f"{path} holds the value {stored[wrong][0]}, which is no class; give a mask that holds 0 (background), the "
+            f"numbers of the {num_classes} classes and 255 (ignored)."
         )
     return mask
 
@@ -206,6 +215,11 @@ def write_atomically(path: str | Path, write: Callable[[BinaryIO], object]) -> N
             f"{path} cannot be written ({error.strerror or error}); make room on the disk or choose a folder that you "
             "may write to."
         ) from error
+
+
+def is_unfinished(path: Path) -> bool:
+    """Whether a file is one that :func:`write_atomically` did not come to rename."""
+    return re.fullmatch(r"\.tmp-[0-9a-f]{32}", path.name) is not None and path.is_file()
 
 
 # ------------------------------------------------------------------------------------------------------ text lists
@@ -302,8 +316,8 @@ def read_pickled_array_dict(path: str | Path) -> dict[int | str, np.ndarray]:
     # The documentation of pickle lists some errors of broken pickles and warns that there are others.
     except Exception as error:
         raise InputError(
-            f"{path} is no dictionary of number arrays written by numpy.save ({error}); give the file as the authors "
-            "wrote it, or write it again."
+            f"{path} is no dictionary of number arrays written by numpy.save ({_reason(error)}); give the file as the "
+            "authors wrote it, or write it again."
         ) from error
 
 
@@ -313,18 +327,29 @@ def _unpickle(stream: BinaryIO) -> dict[Any, Any]:
     shape, _, dtype = read_header(stream)
     if not dtype.hasobject:
         raise ValueError(f"it holds a plain array {shape} {dtype}")
-    array = _ArrayUnpickler(stream, encoding="latin1").load()
+    content = stream.read()
+    _refuse_promises(content)
+    array = _ArrayUnpickler(io.BytesIO(content), encoding="latin1").load()
     if not isinstance(array, _Array) or not isinstance(array.data, list) or len(array.data) != 1:
         raise ValueError("it does not hold one object")
-    content = array.data[0]
-    if not isinstance(content, dict):
-        raise ValueError(f"it holds a {type(content).__name__}")
-    return content
+    dictionary = array.data[0]
+    if not isinstance(dictionary, dict):
+        raise ValueError(f"it holds a {type(dictionary).__name__}")
+    return dictionary
+
+
+def _refuse_promises(content: bytes) -> None:
+    """Raise for a pickle that promises more than it holds: the unpickler would make room for all of it at once."""
+    for operation, argument, _ in pickletools.genops(content):  # refuses a length that is more than what is left
+        if operation.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(argument or 0) >= len(content):
+            raise ValueError(f"it wants to remember {argument} objects")
 
 
 def _plain_key(key: object) -> int | str:
     if isinstance(key, bool) or not isinstance(key, int | str):
         raise ValueError(f"a key is {key!r}, neither text nor a whole number")
+    if isinstance(key, int) and key.bit_length() > 63:
+        raise ValueError("a key is a number of more than 63 bits")
     return key
 
 

@@ -224,7 +224,7 @@ def labels_from_xml(path: str | Path, classes: Sequence[str] = VOC_CLASSES) -> T
         raise InputError(f"{path} does not exist; put the annotation there or take its id off the list.") from None
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror or error}); make it a readable file.") from error
-    except (ElementTree.ParseError, ValueError) as error:
+    except (ElementTree.ParseError, ValueError, LookupError) as error:  # LookupError: an encoding that nobody knows
         raise InputError(f"{path} is no valid XML ({error}); copy it again, it may be cut off.") from error
     return torch.tensor([float(name in names) for name in classes])
 
@@ -278,7 +278,7 @@ def labels_from_npy(path: str | Path, classes: Sequence[str] = VOC_CLASSES) -> d
     """
     labels: dict[str, Tensor] = {}
     for key, values in read_pickled_array_dict(path).items():
-        if values.shape != (len(classes),) or not np.isin(values, (0, 1)).all():
+        if values.shape != (len(classes),) or not ((values == 0) | (values == 1)).all():
             raise InputError(
                 f"{path}: the entry {key!r} is not {len(classes)} values of 0 and 1 but {values.shape}; "
                 f"give the labels of {len(classes)} classes."

@@ -135,6 +135,10 @@ class Config:
             wrong = sorted(set(values) ^ names)
             raise InputError(f"the configuration does not have the fields of this version: {', '.join(wrong)}.")
         fields: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+        for name, usual in vars(cls()).items():
+            kinds = (int, float) if isinstance(usual, float) else type(usual)
+            if not isinstance(fields[name], kinds):
+                raise InputError(f"{name} is {fields[name]!r} in the configuration; give a {type(usual).__name__}.")
         return cls(**fields)
 
 
@@ -251,7 +255,9 @@ class Method(ABC):
         Raises:
             InputError: They are for another network, or the authors of this method published none.
         """
-        raise InputError(f"checkpoint {source} cannot be used: this method reads no networks of its authors.")
+        raise InputError(
+            f"checkpoint {source} cannot be used: this method reads no networks of its authors; give none."
+        )
 
     def train(self, mode: bool = True) -> None:
         """Put all networks into training or evaluation mode."""

@@ -241,6 +241,11 @@ class Config(LongSideConfig):
             raise InputError(f"crop_size {self.crop_size} is no multiple of {CELL}; give one.")
         if math.isqrt(self.patches) ** 2 != self.patches:
             raise InputError(f"patches {self.patches} is no square number; give 1, 4, 9 or 16.")
+        if self.crop_size < CELL * math.isqrt(self.patches):
+            raise InputError(
+                f"crop_size {self.crop_size} leaves no cell for each of {self.patches} patches; "
+                f"give at least {CELL * math.isqrt(self.patches)}."
+            )
 
 
 def named_groups(network: nn.Module, config: Config) -> list[dict[str, object]]:

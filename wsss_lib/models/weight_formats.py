@@ -384,6 +384,8 @@ def _read_blob(data: memoryview, start: int, end: int) -> np.ndarray:
             _expect(wire in (single, _LENGTH) and (stop - begin) % size == 0, "the values of a blob", begin)
             pieces[number] += data[begin:stop]
     sides = tuple(old_shape.values() if shape is None else shape)
+    if len(sides) > _MOST_DIMENSIONS:
+        raise _DamagedError(f"a blob has an impossible shape of {len(sides)} sides", start)
     double = pieces[8] and not pieces[5]
     values = np.frombuffer(pieces[8], "<f8") if double else np.frombuffer(pieces[5], "<f4")
     if math.prod(sides) != values.size:

@@ -6,7 +6,7 @@ import ast
 import dataclasses
 import difflib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -39,8 +39,18 @@ _TYPES: dict[str, type] = {
 """Parameters of every notebook. The others set the field of the same name in the method's `Config`."""
 
 _LEAST = {"devices": 1, "workers": -1, "crop_size": 32, "batch_size": 1, "epochs": 1, "radius": 2}
-_MOST = {"seed": 2**31 - 1, "dropout": 1, "plain_share": 1, "colour_jitter": 1, "hue_jitter": 0.5}
-_MOST_IN_LIST = {"scales": 4.0, "train_scales": 4.0, "pyramid": 4.0, "alphas": 1000.0}
+_SHARES = ("dropout", "plain_share", "colour_jitter", "grid_share", "own_magnitude", "random_erasing", "threshold")
+_MOST = {
+    **dict.fromkeys(_SHARES, 1),
+    **dict.fromkeys(("crop_size", "min_long_side", "max_long_side"), 4096),  # beyond, an image alone fills the memory
+    "hue_jitter": 0.5,
+    "seed": 2**31 - 1,
+    "devices": 64,
+    "workers": 256,
+    "radius": 64,
+    "walk_steps": 100_000,
+}
+_MOST_IN_LIST = {"scales": 4.0, "train_scales": 4.0, "pyramid": 4.0, "alphas": 1000.0, "crop_scale": 4.0}
 
 _PASSED_ON = ("seed", "limit", "accelerator", "devices", "precision", "workers", "resume")
 _NAMED_IN_FOLDER = ("backbone", "seed", "limit", "precision")
@@ -122,18 +132,19 @@ def _refuse_ignored(preset: str, values: Mapping[str, Any]) -> None:
         )
 
 
-def _refuse_unknown(namespace: Mapping[str, Any], known: Mapping[str, type]) -> None:
+def _refuse_unknown(namespace: Mapping[str, Any], known: Iterable[str]) -> None:
     """Raise for a name that papermill injected and that is no parameter; papermill itself only warns."""
     cells: list[str] = namespace.get("In", [])
     injected = [cell for cell in cells if cell.startswith("# Parameters")]
     if not injected:
         return
     own = {name for cell in cells if cell not in injected for name in _annotated_names(cell)}
+    known = {name for name in known if name in own or name not in PATHS}  # a path that is not used must not be given
     for statement in ast.parse(injected[-1]).body:
         for target in getattr(statement, "targets", []):
             if isinstance(target, ast.Name) and target.id not in known and target.id not in own:
                 near = difflib.get_close_matches(target.id, [*known], n=1)
-                hint = f"did you mean {near[0]}?" if near else f"choose among {', '.join(sorted(own or known))}."
+                hint = f"perhaps {near[0]} is meant." if near else f"choose among {', '.join(sorted(own or known))}."
                 raise InputError(f"parameter {target.id} is unknown; {hint}")
 
 
@@ -192,9 +203,16 @@ def _existing(name: str, value: str) -> Path | None:
 
 def _path(name: str, value: str) -> Path:
     try:
-        return Path(value).expanduser()
+        path = Path(value).expanduser()
+        path.stat()
     except RuntimeError:
         raise InputError(f"{name} {value} begins with the home folder of an unknown user; correct it.") from None
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{name} {value[:80]!r} cannot be used ({reason}); give another path.") from None
+    return path
 
 
 def _short(value: Any) -> str:

@@ -15,7 +15,7 @@ import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Self, TypeVar
@@ -23,6 +23,7 @@ from typing import Any, ClassVar, Generic, Self, TypeVar
 import torch
 
 from wsss_lib.data.dataset import Dataset
+from wsss_lib.data.files import is_unfinished
 from wsss_lib.data.splits import open_splits
 from wsss_lib.data.toy import ToyOptions
 from wsss_lib.errors import InputError
@@ -53,6 +54,10 @@ PATHS = (
     "checkpoint",
 )
 """The settings that name files or folders of the user."""
+
+_FOLDERS = ("cams", "scores", "masks", "seeds", "classifier", "superpixels", "segmentation", "growth", "variants")
+_FILES = ("config.json", "log.jsonl", "checkpoint.pt", "metrics.json", "seconds.json")
+"""What a run makes in its folder."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +125,12 @@ class Settings:
         config = load_method(values["method"]).Config.from_dict(values["config"])
         names = [*PATHS, "folder", "pretrained_folder"]
         paths = {name: None if values.get(name) is None else Path(values[name]) for name in names}
-        return cls(**{**values, **paths, "config": config})
+        settings = cls(**{**values, **paths, "config": config})
+        for field in fields(cls):
+            kind = {"str": str, "int": int, "bool": bool}.get(str(field.type))
+            if kind is not None and type(getattr(settings, field.name)) is not kind:
+                raise TypeError(f"{field.name} is no {kind.__name__}")
+        return settings
 
 
 class Run(ABC, Generic[M]):
@@ -145,10 +155,14 @@ class Run(ABC, Generic[M]):
         check_devices(settings.accelerator, settings.devices, settings.precision)
         self.settings = settings
         self.folder = settings.folder
+        if settings.data_root is not None and self.folder.resolve() == settings.data_root.resolve():
+            raise InputError(f"out {self.folder} is the folder of the data; give another one for the results.")
         world = self.toy_world()
         self.splits = open_splits(settings.preset, settings.data_root, settings.labels, settings.limit, world)
         self.weights = self._find_weights()
         self.weights_report: LoadReport | None = None
+        if not settings.resume or not (self.folder / "config.json").is_file():
+            self._check_files()
         if not settings.resume and (self.folder / "config.json").is_file():
             self._remove()
         self.prepare()
@@ -167,6 +181,13 @@ class Run(ABC, Generic[M]):
             return None
         return settings.weights or find_weights(settings.config.backbone, settings.pretrained_folder)
 
+    def _check_files(self) -> None:
+        """Read the files of networks: one that cannot be read must neither claim a folder nor have one removed."""
+        for file in (self.weights, self.settings.checkpoint):
+            if file is not None:
+                _check_exists(file)
+                read_state(file)
+
     # ------------------------------------------------------------------------------------------------ the folder
 
     def _claim_folder(self) -> None:
@@ -174,12 +195,17 @@ class Run(ABC, Generic[M]):
         if self.folder.exists() and not self.folder.is_dir():
             raise InputError(f"out {self.folder} is a file; give a folder.")
         path = self.folder / "config.json"
-        if not inside_torchrun():
-            for unfinished in self.folder.glob("**/.tmp-*"):  # of a process that was killed while it wrote
-                unfinished.unlink(missing_ok=True)
         identity = self.identity()
         self.refuse_other(identity)
+        if not inside_torchrun():
+            self._remove_unfinished()
         write_json(path, {"identity": identity, "settings": self.settings.to_dict()})
+
+    def _remove_unfinished(self) -> None:
+        """Remove what a process that was killed while it wrote has left, and nothing of anybody else."""
+        patterns = (".tmp-*", *(f"{name}/**/.tmp-*" for name in _FOLDERS))
+        for path in [path for pattern in patterns for path in self.folder.glob(pattern) if is_unfinished(path)]:
+            path.unlink(missing_ok=True)
 
     def refuse_other(self, identity: dict[str, Any]) -> None:
         """Raise InputError if the folder holds a run that differs in any of the given parts of the identity."""
@@ -194,19 +220,10 @@ class Run(ABC, Generic[M]):
             )
 
     def _remove(self) -> None:
-        for name in (
-            "cams",
-            "scores",
-            "masks",
-            "seeds",
-            "classifier",
-            "superpixels",
-            "segmentation",
-            "growth",
-            "variants",
-        ):
+        read_identity(self.folder)  # another program's config.json, and what lies beside it, is not ours to remove
+        for name in _FOLDERS:
             shutil.rmtree(self.folder / name, ignore_errors=True)
-        for name in ("config.json", "log.jsonl", "checkpoint.pt", "metrics.json", "seconds.json"):
+        for name in _FILES:
             (self.folder / name).unlink(missing_ok=True)
 
     def identity(self) -> dict[str, Any]:
@@ -421,7 +438,10 @@ class Run(ABC, Generic[M]):
     def seconds(self) -> dict[str, float]:
         """Seconds that every stage has taken so far, over all starts."""
         path = self.folder / "seconds.json"
-        return read_json(path) if path.is_file() else {}
+        seconds = read_json(path) if path.is_file() else {}
+        if not isinstance(seconds, dict) or not all(isinstance(value, int | float) for value in seconds.values()):
+            raise InputError(f"{path} does not hold the seconds of a run; remove it.")
+        return seconds
 
 
 def project_root() -> Path:
@@ -443,8 +463,9 @@ def read_settings(folder: Path) -> Settings:
     content = _content(path, "settings")
     try:
         settings = Settings.from_dict(content)
-    except (KeyError, TypeError):
-        raise InputError(f"{path} is of another version; remove it and start the run again.") from None
+    except (KeyError, TypeError, InputError) as error:
+        reason = str(error).rstrip(".")
+        raise InputError(f"{path} is of another version ({reason}); remove it and start the run again.") from None
     return replace(settings, folder=folder, resume=True)
 
 
@@ -455,6 +476,10 @@ def read_identity(folder: Path) -> dict[str, Any]:
 
 def _content(path: Path, name: str) -> dict[str, Any]:
     """Return one of the two dictionaries of a ``config.json``."""
+    if not path.parent.is_dir():
+        raise InputError(f"{path.parent} is no folder; give the folder of a run.")
+    if not path.exists():
+        raise InputError(f"{path} is missing; give the folder of a run.")
     content = read_json(path)
     if not isinstance(content, dict) or not isinstance(content.get(name), dict):
         raise InputError(f"{path} is not the configuration of a run; remove it and start the run again.")
@@ -480,7 +505,11 @@ def file_hash(path: Path) -> str:
     Raises:
         InputError: It is missing.
     """
-    if not path.is_file():
-        raise InputError(f"weights file {path} is missing; give the path of a file that exists.")
+    _check_exists(path)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _check_exists(path: Path) -> None:
+    if not path.is_file():
+        raise InputError(f"weights file {path} is missing; give the path of a file that exists.")

@@ -46,10 +46,10 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise InputError(f"{path} is missing.") from None
+        raise InputError(f"{path} is missing; run the stage that makes it first.") from None
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror or error}); make it a readable file.") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not valid JSON ({error}); remove it and start the run again.") from None
 
 
@@ -245,11 +245,13 @@ def read_authors_cams(path: Path) -> tuple[Tensor, Tensor]:
     """
     maps = read_pickled_array_dict(path)
     try:
-        by_class = sorted((int(name), np.asarray(values, np.float32)) for name, values in maps.items())
+        with np.errstate(over="ignore", invalid="ignore"):
+            by_class = sorted((int(name), np.asarray(values, np.float32)) for name, values in maps.items())
         cams = np.stack([values for _, values in by_class]) if by_class else np.empty((0, 0, 0), np.float32)
-    except (TypeError, ValueError):
+        classes = np.array([name for name, _ in by_class], dtype=np.int64)
+    except (TypeError, ValueError, OverflowError):
         raise InputError(f"{path} does not hold one map per class; give a dictionary of equally large maps.") from None
-    return torch.tensor([name for name, _ in by_class], dtype=torch.int64), torch.from_numpy(cams)
+    return torch.from_numpy(classes), torch.from_numpy(cams)
 
 
 def write_authors_cams(path: Path, classes: Tensor, cams: Tensor) -> None:

@@ -92,6 +92,7 @@ class MsalRun(SeedRun):
                 raise InputError(f"superpixels {folder} is a run of {earlier.method}; give one of superpixels.")
         else:
             config = superpixels.Config.preset(settings.preset)
+            config = config.replace(batch_size=min(config.batch_size, settings.config.batch_size))
             earlier = replace(
                 settings, method="superpixels", config=config, folder=folder, weights=None, checkpoint=None
             )

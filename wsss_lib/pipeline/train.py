@@ -193,7 +193,7 @@ def resume(method: Method, folder: Path) -> History:
     try:
         method.load_state_dict(state["method"])
         return list(state["history"])
-    except (KeyError, TypeError, RuntimeError, ValueError):
+    except (AttributeError, LookupError, TypeError, RuntimeError, ValueError):
         raise InputError(f"checkpoint {path} is not one of this run; remove it to train again.") from None
 
 

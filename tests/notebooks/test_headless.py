@@ -199,12 +199,14 @@ def test_04_pcss_runs_on_coco(tmp_path):
 @pytest.mark.slow
 def test_05_msal_runs_from_its_folder_and_without_masks(tmp_path):
     small = ["-p", "epochs", "1", "-p", "limit", "16", "-p", "batch_size", "8", "-p", "ablations", "4"]
+    small += ["-p", "segmentation", "True"]
     result = papermill("notebooks", "05_msal.ipynb", tmp_path / "a.ipynb", *small, "-p", "out", str(tmp_path / "run"))
     assert result.returncode == 0, result.stderr[-3000:]
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert len(metrics["comparison"]) == 7
     assert {"val", "boundary", "part"} <= metrics["comparison"]["no IPC"].keys()
     assert metrics["superpixels"]["squares"]["count"] == 144
+    assert 0 < metrics["final"]["val"]["segmentation-crf"]["mean_iou"] < 1
     assert (tmp_path / "run" / "superpixels" / "checkpoint.pt").is_file()
 
 

@@ -34,11 +34,13 @@ from wsss_lib.pipeline.kinds import reopen
 from wsss_lib.pipeline.parameters import read_parameters
 from wsss_lib.pipeline.refine import label_map
 from wsss_lib.pipeline.run import Settings
+from wsss_lib.pipeline.seeds import SeedRun
 from wsss_lib.pipeline.segmentation import (
     JointlyScaled,
     PseudoLabelled,
     SegmentationRun,
     WrappedColours,
+    final_stage,
     infer_masks,
     seed_masks,
     segment,
@@ -115,6 +117,19 @@ def test_from_the_maps_of_a_run_to_scores(tmp_path, monkeypatch):
 
     open_run(tmp_path / "cams", tiny_config(epochs=1, batch_size=2), limit=LIMIT, resume=False)
     assert not run.folder.exists()  # its masks are gone, too
+
+
+@pytest.mark.parametrize("best", ["crf-4", "crf-32"])
+def test_the_final_stage_takes_the_masks_that_are_best_on_train(tmp_path, monkeypatch, best):
+    seeds = open_run(tmp_path / "cams", tiny_config(epochs=1, batch_size=2), limit=LIMIT)
+    for name in ("crf-4", "crf-32"):
+        true_masks(seeds.folder / "masks" / name / "train", seeds.data("train"))
+    other = {"crf-4": "crf-32", "crf-32": "crf-4"}[best]
+    monkeypatch.setattr(SeedRun, "infer", lambda *_: None)
+    monkeypatch.setattr(SeedRun, "score_masks", lambda *_: {best: {"mean_iou": 0.5}, other: {"mean_iou": 0.4}})
+    run = final_stage(seeds, **SMALL)
+    assert run.folder == seeds.folder / "segmentation" / best
+    assert run.settings.pseudo_masks == seeds.masks(best, "training").folder
 
 
 def without_labels(results):

@@ -2,8 +2,7 @@
 
 The stages, each of which continues where it was stopped: :meth:`~wsss_lib.pipeline.run.Run.train`,
 :meth:`SegmentationRun.infer`, :meth:`SegmentationRun.refine`; :meth:`SegmentationRun.complete` does them all. A
-notebook ends with ``segment(run, run.refine("crf", "training")["crf-4"]).complete()``, or with ``seed_masks(run)`` in
-place of refined masks.
+notebook ends with ``final_stage(run).complete()``, which takes the masks after the CRF; any others go with ``segment``.
 """
 
 from __future__ import annotations
@@ -327,6 +326,24 @@ def seed_masks(run: SeedRun, threshold: float | None = None) -> MaskStore:
     store = run.masks(f"seed-{threshold:g}", "training")
     refine(run.data("training"), Threshold(run.cams("training"), threshold), [store], run.fabric, None)
     return store
+
+
+def final_stage(run: SeedRun, **changes: Any) -> SegmentationRun:
+    """Open the final stage of a run on its masks after the CRF, which are made if need be.
+
+    Args:
+        run: A run that is trained. Of the powers of its settings that one is taken whose masks are best on ``train``;
+            without masks to compare with, the first.
+        changes: See :func:`segment`.
+    """
+    run.infer("training")
+    stores = run.refine("crf", "training")
+    best = next(iter(stores))
+    if run.data("train").has_masks:
+        run.infer("train")
+        scores = run.score_masks(run.refine("crf", "train"), "train")
+        best = max(scores, key=lambda name: scores[name]["mean_iou"])
+    return segment(run, stores[best], **changes)
 
 
 def segment(run: Run, masks: MaskStore, **changes: Any) -> SegmentationRun:

@@ -13,9 +13,9 @@ run: $(READY)
 	@mkdir -p runs
 	$(BIN)/papermill notebooks/$(NB).ipynb runs/$(NB).ipynb $(ARGS)
 
-# All the tests; FAST=1 leaves the slow ones out.
+# All the tests, in as many processes as there are cores, each with one thread; FAST=1 leaves the slow ones out.
 test: $(READY) lint
-	$(BIN)/python -m pytest $(if $(FAST),-m "not slow") $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadscope $(if $(FAST),-m "not slow") $(ARGS)
 
 lab: $(READY)
 	$(BIN)/jupyter lab notebooks

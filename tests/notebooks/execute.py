@@ -12,7 +12,9 @@ def execute(path):
     """Run a notebook in a fresh folder of results, and write it back without anything of this run but its outputs."""
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "out.ipynb"
-        papermill.execute_notebook(path, output, {"resume": False}, cwd=path.parent, progress_bar=False)
+        known = papermill.inspect_notebook(path)
+        afresh = {name: False for name in ("resume",) if name in known}
+        papermill.execute_notebook(path, output, afresh, cwd=path.parent, progress_bar=False)
         executed = nbformat.read(output, as_version=4)
     notebook = nbformat.read(path, as_version=4)
     cells = [c for c in executed.cells if "injected-parameters" not in c.metadata.get("tags", [])]

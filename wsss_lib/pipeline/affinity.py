@@ -145,6 +145,7 @@ class AffinityRun(Run[AffinityNet]):
     """
 
     stages = ("label", "train", "infer", "refine")
+    final_masks = "walk-crf"
 
     def prepare(self) -> None:
         """Find the seeds.

@@ -72,8 +72,8 @@ def read_parameters(notebook: str, method: str, namespace: Mapping[str, Any]) ->
     """
     config_class: type[Config] = load_method(method).Config
     types = {**_TYPES, **_config_types(config_class)}
-    _refuse_unknown(namespace, types)
-    values = {name: _convert(name, namespace[name], kind) for name, kind in types.items() if name in namespace}
+    refuse_unknown(namespace, types)
+    values = {name: convert(name, namespace[name], kind) for name, kind in types.items() if name in namespace}
 
     preset, backbone = values.get("preset", "toy"), values.get("backbone", "")
     changes = {k: v for k, v in values.items() if k not in _TYPES and v}
@@ -132,7 +132,7 @@ def _refuse_ignored(preset: str, values: Mapping[str, Any]) -> None:
         )
 
 
-def _refuse_unknown(namespace: Mapping[str, Any], known: Iterable[str]) -> None:
+def refuse_unknown(namespace: Mapping[str, Any], known: Iterable[str]) -> None:
     """Raise for a name that papermill injected and that is no parameter; papermill itself only warns."""
     cells: list[str] = namespace.get("In", [])
     injected = [cell for cell in cells if cell.startswith("# Parameters")]
@@ -156,8 +156,12 @@ def _annotated_names(cell: str) -> list[str]:
     return [s.target.id for s in body if isinstance(s, ast.AnnAssign) and isinstance(s.target, ast.Name)]
 
 
-def _convert(name: str, value: Any, kind: type) -> Any:
-    """Check type and range of one parameter."""
+def convert(name: str, value: Any, kind: type) -> Any:
+    """Return a parameter as the given type, after checking type and range.
+
+    Raises:
+        InputError: It has another type, or is out of range.
+    """
     if kind is tuple:
         return _numbers(name, value)
     if kind is str and type(value) in (int, float):

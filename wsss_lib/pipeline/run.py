@@ -144,12 +144,14 @@ class Run(ABC, Generic[M]):
 
     Attributes:
         stages: Names of the methods that several processes can share.
+        final_masks: Name of the refinement whose masks the final stage learns from.
 
     Raises:
         InputError: The data or the folder cannot be used, or the folder holds another run.
     """
 
     stages: ClassVar[tuple[str, ...]] = ("train",)
+    final_masks: ClassVar[str] = "crf"
 
     def __init__(self, settings: Settings) -> None:
         check_devices(settings.accelerator, settings.devices, settings.precision)

@@ -30,6 +30,7 @@ from wsss_lib.data.transforms import Normalise, jitter_colour
 from wsss_lib.errors import InputError
 from wsss_lib.methods.segmentation import Config, Segmentation
 from wsss_lib.models.backbone import Normalisation
+from wsss_lib.pipeline.affinity import AffinityRun
 from wsss_lib.pipeline.engine import loaded
 from wsss_lib.pipeline.infer import Views
 from wsss_lib.pipeline.refine import Threshold, refine
@@ -328,20 +329,20 @@ def seed_masks(run: SeedRun, threshold: float | None = None) -> MaskStore:
     return store
 
 
-def final_stage(run: SeedRun, **changes: Any) -> SegmentationRun:
-    """Open the final stage of a run on its masks after the CRF, which are made if need be.
+def final_stage(run: SeedRun | AffinityRun, **changes: Any) -> SegmentationRun:
+    """Open the final stage of a run on its best masks of the training images, which are made if need be.
 
     Args:
-        run: A run that is trained. Of the powers of its settings that one is taken whose masks are best on ``train``;
-            without masks to compare with, the first.
+        run: A run that is trained and makes masks. If there are several, as there is one for each power of the
+            background in a CRF, that one is taken which is best on ``train``; without true masks, the first.
         changes: See :func:`segment`.
     """
     run.infer("training")
-    stores = run.refine("crf", "training")
+    stores = run.refine(run.final_masks, "training")
     best = next(iter(stores))
-    if run.data("train").has_masks:
+    if len(stores) > 1 and run.data("train").has_masks:
         run.infer("train")
-        scores = run.score_masks(run.refine("crf", "train"), "train")
+        scores = run.score_masks(run.refine(run.final_masks, "train"), "train")
         best = max(scores, key=lambda name: scores[name]["mean_iou"])
     return segment(run, stores[best], **changes)
 

@@ -1,0 +1,92 @@
+"""Results of many runs, read from what they leave."""
+
+import json
+
+import pytest
+
+from tests.pipeline.runs import sentence_of
+from wsss_lib.pipeline.collect import check_parameters, find_results, missing, read_result, results_table
+
+
+def leave(folder, seed=0, seeds=None, refinements=None, network=None):
+    metrics = {
+        "seed": seed,
+        "seconds": {"training": 60.0, "inference val": 30.0},
+        "peak_memory_mib": 100 + seed,
+        "seeds": {split: {"swept": {"mean_iou": value, "threshold": 0.3}} for split, value in (seeds or {}).items()},
+    }
+    if refinements:
+        rows = {split: {n: {"mean_iou": v} for n, v in values.items()} for split, values in refinements.items()}
+        metrics["refinements"] = rows
+    write(folder / "metrics.json", metrics)
+    if network:
+        masks = {
+            s: {"segmentation": {"mean_iou": a}, "segmentation-crf": {"mean_iou": b}} for s, (a, b) in network.items()
+        }
+        other = {"seconds": {"training": 30.0}, "peak_memory_mib": 500, "masks": masks}
+        write(folder / "segmentation" / "crf-8" / "metrics.json", other)
+    return folder
+
+
+def write(path, content):
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(content))
+
+
+def test_all_stages_of_a_run(tmp_path):
+    refinements = {
+        "train": {"seed": 0.5, "crf-4": 0.6, "crf-32": 0.7, "walk": 0.71, "walk-crf": 0.72},
+        "val": {"seed": 0.4, "crf-4": 0.55, "crf-32": 0.45, "walk": 0.51, "walk-crf": 0.52},
+    }
+    leave(tmp_path / "run", 3, {"train": 0.5, "val": 0.4}, refinements, {"train": (0.8, 0.81), "val": (0.61, 0.62)})
+    result = read_result(tmp_path / "run")
+    assert (result.seed, result.threshold, result.seconds, result.memory) == (3, 0.3, 120.0, 500)
+    wanted = {"seed": 0.4, "CRF": 0.45, "walk": 0.51, "walk, CRF": 0.52, "network": 0.61, "network, CRF": 0.62}
+    assert result.stages["val"] == wanted  # the CRF that is best on train, not on val
+
+
+def test_runs_with_the_settings_of_the_preset(tmp_path):
+    for name in ("toy-seed=10", "toy", "toy-seed=2", "toy-epochs=3", "photos"):
+        seed = int(name.partition("seed=")[2] or 0)
+        leave(tmp_path / "00_cam" / name, seed, {"train": 0.5, "val": 0.4 + seed / 100})
+    leave(tmp_path / "05_msal" / "toy", 0, {"train": 0.5, "val": 0.45})
+    results = find_results(tmp_path, "toy")
+    assert {name: [r.seed for r in runs] for name, runs in results.items()} == {"00_cam": [0, 2, 10], "05_msal": [0]}
+    lines = results_table(results, "val").splitlines()
+    assert lines[0] == "|  | seeds | seed | threshold | minutes | peak MiB |"
+    assert lines[2] == "| `00_cam` | 3 | 44.0 ± 5.3 | 0.30 | 1.5 | 110 |"
+    assert lines[3] == "| `05_msal` | 1 | 45.0 | 0.30 | 1.5 | 100 |"
+
+
+def test_a_run_without_masks(tmp_path):
+    result = read_result(leave(tmp_path / "run"))
+    assert (result.threshold, result.stages) == (None, {})
+    assert "| `x` | 1 |  |" in results_table({"x": [result]}, "val")
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '{"seeds": 3}', '{"seeds": {"train": {}}, "seconds": {}}'])
+def test_metrics_of_another_version(tmp_path, content):
+    (tmp_path / "metrics.json").write_text(content)
+    assert sentence_of(lambda: read_result(tmp_path)).endswith("finish the notebook of its run again.")
+
+
+def test_what_is_missing(tmp_path):
+    leave(tmp_path / "00_cam" / "photos")
+    lines = missing(find_results(tmp_path, "photos"), "photos")
+    assert len(lines) == 5
+    assert lines[0] == (
+        "no run of 01_affinitynet: papermill notebooks/01_affinitynet.ipynb runs/01_affinitynet.ipynb "
+        "-p preset photos -p data_root FOLDER"
+    )
+
+
+def test_the_parameters_of_the_notebook(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    right = {"preset": "toy", "runs": "", "segmentation": False, "images": 4}
+    assert check_parameters(right) == tmp_path / "runs"
+    assert check_parameters({**right, "runs": str(tmp_path)}) == tmp_path
+    assert "preset 'x' is unknown" in sentence_of(lambda: check_parameters({**right, "preset": "x"}))
+    assert "images must be of type int" in sentence_of(lambda: check_parameters({**right, "images": "4"}))
+    assert "is no folder; give the one" in sentence_of(lambda: check_parameters({**right, "runs": "nowhere"}))
+    unknown = {**right, "In": ["# Parameters\nimage = 3\n"], "image": 3}
+    assert sentence_of(lambda: check_parameters(unknown)) == "parameter image is unknown; perhaps images is meant."

@@ -1,0 +1,161 @@
+"""The results of many runs side by side: how far the seed, the CRF, the walk and the final network get."""
+
+from __future__ import annotations
+
+import re
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from wsss_lib.errors import InputError
+from wsss_lib.pipeline.parameters import convert, refuse_unknown
+from wsss_lib.pipeline.run import project_root
+from wsss_lib.pipeline.store import read_json
+
+STAGES = ("seed", "CRF", "walk", "walk, CRF", "network", "network, CRF")
+"""What a run may have made, in this order."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one run has reached.
+
+    Attributes:
+        folder: Of the run.
+        seed: Of its random draws.
+        threshold: Background threshold of its seeds, best on ``train``; None without masks.
+        stages: By split and by name, see `STAGES`, the mean IoU in [0, 1] of what the run has made.
+        seconds: Of all its stages together, the final network's included.
+        memory: Peak memory in MiB.
+    """
+
+    folder: Path
+    seed: int
+    threshold: float | None
+    stages: Mapping[str, Mapping[str, float]]
+    seconds: float
+    memory: float
+
+
+def find_results(runs: Path, preset: str) -> dict[str, list[Result]]:
+    """Return the results of all finished runs with a preset's own settings, by notebook and ordered by seed.
+
+    Args:
+        runs: A folder with a folder for each notebook, such as ``runs``.
+        preset: Name of the preset.
+
+    Raises:
+        InputError: A ``metrics.json`` is damaged or of another version.
+    """
+    found: dict[str, list[Result]] = {}
+    for path in sorted(runs.glob("[0-9]*/*/metrics.json")):
+        if re.fullmatch(rf"{preset}(-seed=\d+)?", path.parent.name):
+            found.setdefault(path.parent.parent.name, []).append(read_result(path.parent))
+    return {name: sorted(results, key=lambda result: result.seed) for name, results in found.items()}
+
+
+def read_result(folder: Path) -> Result:
+    """Return what the run in a folder has reached.
+
+    Raises:
+        InputError: Its ``metrics.json`` is damaged or of another version.
+    """
+    path = folder / "metrics.json"
+    metrics = read_json(path)
+    try:
+        networks = [read_json(one) for one in sorted(folder.glob("segmentation/*/metrics.json"))]
+        seeds: Mapping[str, Any] = metrics["seeds"]
+        last = [sum(network["seconds"].values()) for network in networks]
+        return Result(
+            folder=folder,
+            seed=int(metrics["seed"]),
+            threshold=seeds["train"]["swept"]["threshold"] if seeds else None,
+            stages=_stages(metrics, networks),
+            seconds=sum(metrics["seconds"].values()) + sum(last),
+            memory=max(one["peak_memory_mib"] for one in (metrics, *networks)),
+        )
+    except (KeyError, TypeError, AttributeError, ValueError):
+        raise InputError(f"{path} is of another version; finish the notebook of its run again.") from None
+
+
+def _stages(metrics: Mapping[str, Any], networks: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    refined = metrics.get("refinements", {})
+    kinds = {"CRF": "crf-", "walk": "walk", "walk, CRF": "walk-crf"}
+    stages = {split: {"seed": rows["swept"]["mean_iou"]} for split, rows in metrics["seeds"].items()}
+    for stage, beginning in kinds.items():
+        exact = stage != "CRF"
+        of_train = {
+            name: row["mean_iou"]
+            for name, row in refined.get("train", {}).items()
+            if (name == beginning if exact else name.startswith(beginning))
+        }
+        if of_train:
+            best = max(of_train, key=lambda name: of_train[name])  # of the powers of a CRF
+            for split, rows in refined.items():
+                stages[split][stage] = rows[best]["mean_iou"]
+    for network in networks:
+        for split, rows in network["masks"].items():
+            stages[split]["network"] = rows["segmentation"]["mean_iou"]
+            stages[split]["network, CRF"] = rows["segmentation-crf"]["mean_iou"]
+    return stages
+
+
+def results_table(results: Mapping[str, Sequence[Result]], split: str) -> str:
+    """Return the results as a Markdown table: mean, standard deviation and number of runs of every stage in percent.
+
+    Args:
+        results: What :func:`find_results` returned.
+        split: ``train`` or ``val``.
+    """
+    shown = [s for s in STAGES if any(s in r.stages.get(split, {}) for runs in results.values() for r in runs)]
+    head = ["", "seeds", *shown, "threshold", "minutes", "peak MiB"]
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    for name, runs in results.items():
+        values = [[r.stages[split][stage] for r in runs if stage in r.stages.get(split, {})] for stage in shown]
+        thresholds = sorted(f"{r.threshold:.2f}" for r in runs if r.threshold is not None)
+        ends = dict.fromkeys([*thresholds[:1], *thresholds[-1:]])  # the lowest and the highest
+        row = [f"`{name}`", str(len(runs)), *map(_spread, values), " to ".join(ends)]
+        row += [f"{statistics.mean(r.seconds for r in runs) / 60:.1f}", f"{max(r.memory for r in runs):.0f}"]
+        lines.append(f"| {' | '.join(row)} |")
+    return "\n".join(lines)
+
+
+def _spread(values: Sequence[float]) -> str:
+    if not values:
+        return ""
+    mean = f"{100 * statistics.mean(values):.1f}"
+    return f"{mean} ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else mean
+
+
+_NOTEBOOKS = ("00_cam", "01_affinitynet", "02_oc_cse", "03_acr", "04_pcss", "05_msal")
+
+
+def missing(results: Mapping[str, Sequence[Result]], preset: str) -> list[str]:
+    """Return, for every notebook without a result, a line that says how to get one."""
+    data = "" if preset == "toy" else " -p data_root FOLDER"
+    return [
+        f"no run of {name}: papermill notebooks/{name}.ipynb runs/{name}.ipynb -p preset {preset}{data}"
+        for name in _NOTEBOOKS
+        if name not in results
+    ]
+
+
+def check_parameters(namespace: Mapping[str, Any]) -> Path:
+    """Check the parameters of ``06_compare`` and return the folder of the runs.
+
+    Args:
+        namespace: The notebook's ``globals()``.
+
+    Raises:
+        InputError: A parameter is unknown, of the wrong type or out of range.
+    """
+    kinds: dict[str, type] = {"preset": str, "runs": str, "segmentation": bool, "images": int}
+    refuse_unknown(namespace, kinds)
+    for name, kind in kinds.items():
+        convert(name, namespace[name], kind)
+    folder = Path(namespace["runs"]).expanduser() if namespace["runs"] else project_root() / "runs"
+    if namespace["runs"] and not folder.is_dir():
+        raise InputError(f"runs {folder} is no folder; give the one with the runs of the notebooks.")
+    return folder

@@ -158,11 +158,10 @@ def plain_step(options: argparse.Namespace, device: torch.device) -> Callable[[]
         loss = losses["classification"] + losses["ipc"]
         optimizer.zero_grad()
         loss.backward()
-        norm = nn.utils.clip_grad_norm_(network.parameters(), config.clip)
+        nn.utils.clip_grad_norm_(network.parameters(), config.clip)
         optimizer.step()
         schedule.step()
-        parts = {"loss": loss, **losses, "gradient": norm}
-        return {name: float(v.detach()) for name, v in parts.items()}
+        return {name: float(v.detach()) for name, v in {"loss": loss, **losses}.items()}
 
     return step
 

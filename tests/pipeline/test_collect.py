@@ -4,8 +4,15 @@ import json
 
 import pytest
 
-from tests.pipeline.runs import sentence_of
-from wsss_lib.pipeline.collect import check_parameters, find_results, missing, read_result, results_table
+from tests.pipeline.runs import open_run, sentence_of, tiny_config
+from wsss_lib.pipeline.collect import (
+    check_parameters,
+    find_results,
+    missing,
+    open_first,
+    read_result,
+    results_table,
+)
 
 
 def leave(folder, seed=0, seeds=None, refinements=None, network=None):
@@ -29,7 +36,7 @@ def leave(folder, seed=0, seeds=None, refinements=None, network=None):
 
 
 def write(path, content):
-    path.parent.mkdir(parents=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content))
 
 
@@ -90,3 +97,12 @@ def test_the_parameters_of_the_notebook(tmp_path, monkeypatch):
     assert "is no folder; give the one" in sentence_of(lambda: check_parameters({**right, "runs": "nowhere"}))
     unknown = {**right, "In": ["# Parameters\nimage = 3\n"], "image": 3}
     assert sentence_of(lambda: check_parameters(unknown)) == "parameter image is unknown; perhaps images is meant."
+
+
+def test_runs_that_can_be_opened(tmp_path, capsys):
+    settings = open_run(tmp_path / "a" / "toy", tiny_config(), limit=4).settings
+    leave_metrics = {"train": 0.5}
+    results = {"a": [read_result(leave(settings.folder, 0, leave_metrics))]}
+    results["b"] = [read_result(leave(tmp_path / "b" / "toy", 0, leave_metrics))]
+    assert open_first(results)["a"].folder == settings.folder
+    assert capsys.readouterr().out.startswith(f"b is left out: {tmp_path / 'b' / 'toy' / 'config.json'} is missing")

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from wsss_lib.errors import InputError
+from wsss_lib.pipeline.kinds import reopen
 from wsss_lib.pipeline.parameters import convert, refuse_unknown
-from wsss_lib.pipeline.run import project_root
+from wsss_lib.pipeline.run import Run, project_root
 from wsss_lib.pipeline.store import read_json
 
 STAGES = ("seed", "CRF", "walk", "walk, CRF", "network", "network, CRF")
@@ -100,6 +101,21 @@ def _stages(metrics: Mapping[str, Any], networks: Sequence[Mapping[str, Any]]) -
             stages[split]["network"] = rows["segmentation"]["mean_iou"]
             stages[split]["network, CRF"] = rows["segmentation-crf"]["mean_iou"]
     return stages
+
+
+def open_first(results: Mapping[str, Sequence[Result]]) -> dict[str, Run]:
+    """Open the first run of every notebook; of one that cannot be opened it is said why.
+
+    Args:
+        results: What :func:`find_results` returned.
+    """
+    opened = {}
+    for name, runs in results.items():
+        try:
+            opened[name] = reopen(runs[0].folder)
+        except InputError as error:
+            print(f"{name} is left out: {error}")
+    return opened
 
 
 def results_table(results: Mapping[str, Sequence[Result]], split: str) -> str:

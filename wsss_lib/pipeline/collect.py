@@ -114,7 +114,7 @@ def open_first(results: Mapping[str, Sequence[Result]]) -> dict[str, Run]:
         try:
             opened[name] = reopen(runs[0].folder)
         except InputError as error:
-            print(f"{name} is left out: {error}")
+            print(f"{name} is left out: {str(error).replace(f'{project_root()}/', '')}")
     return opened
 
 

@@ -233,6 +233,14 @@ def test_05_msal_runs_on_coco(tmp_path):
 
 
 @pytest.mark.slow
+def test_06_compare_says_what_is_missing(tmp_path):
+    (tmp_path / "runs").mkdir()
+    result = papermill(ROOT, "notebooks/06_compare.ipynb", tmp_path / "out.ipynb", "-p", "runs", str(tmp_path / "runs"))
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert (tmp_path / "out.ipynb").read_text().count("no run of 0") == 6
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("parameters", "sentence"),
     [

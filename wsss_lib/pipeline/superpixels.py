@@ -112,9 +112,9 @@ class MsalRun(SeedRun):
 
     def example(self) -> Example:
         """Return what makes training examples."""
-        augmentation = self.method.config.augmentation()
         if self.saliency is None:
-            return LabelledImages(self.splits.training, augmentation, self.normalise)
+            return super().example()
+        augmentation = self.method.config.augmentation()
         assert isinstance(augmentation, Augmentation)
         return SalientImages(self.saliency, augmentation, self.normalise)
 

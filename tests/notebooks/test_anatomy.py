@@ -104,19 +104,28 @@ def test_links_and_modules_exist(path):
         assert (root / name).is_file(), name
 
 
+def solutions_of(path):
+    """Return what `solutions.md` has for the exercises of a notebook, in order: code, or the letter of a choice."""
+    text = (path.parent / "solutions.md").read_text()
+    [section] = re.findall(rf"^## `{path.stem}`\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
+    found = re.findall(r"^\*\*(\d)\.\*\*\s+(?:\((\w)\)|```python\n(.*?)```)", section, re.MULTILINE | re.DOTALL)
+    assert [int(number) for number, *_ in found] == list(range(1, len(found) + 1))
+    return [letter or code for _, letter, code in found]
+
+
 @every_lesson
 def test_solutions_are_right(path, capsys):
-    """The solution under an exercise, in its place, makes the exercise's check say so."""
-    notebook, checked = load(path), 0
-    for cell, after in zip(notebook.cells, notebook.cells[1:], strict=False):
-        solution = re.search(r"<summary>Solution</summary>\s+```python\n(.*?)```", after.source, re.DOTALL)
-        if cell.cell_type == "code" and "exercises.check" in cell.source and solution:
-            names = {"torch": torch, "np": np, "exercises": exercises, "F": torch.nn.functional}
-            check = re.search(r"^exercises\.check.*", cell.source, re.MULTILINE | re.DOTALL)
-            exec(solution[1] + check[0], names)  # noqa: S102, RUF100  # what a reader would run
-            assert capsys.readouterr().out.startswith("Right.")
-            checked += 1
-    assert checked >= 2
+    """Every exercise with a check has its solution, in its place, and the check says so."""
+    exercises_of = [source for source in sources(path, "code") if "exercises.check" in source]
+    assert sum("check_choice" not in source for source in exercises_of) >= 2
+    for source, solution in zip(exercises_of, solutions_of(path), strict=True):
+        names = {"torch": torch, "np": np, "exercises": exercises, "F": torch.nn.functional}
+        if "check_choice" in source:
+            exec(re.sub(r'^(\w+) = ""', rf'\1 = "{solution}"', source, flags=re.MULTILINE), names)  # noqa: S102, RUF100
+        else:
+            check = re.search(r"^exercises\.check.*", source, re.MULTILINE | re.DOTALL)
+            exec(solution + check[0], names)  # noqa: S102, RUF100  # what a reader would run
+        assert capsys.readouterr().out.startswith("Right."), solution
 
 
 @every_lesson

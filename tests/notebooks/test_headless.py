@@ -41,10 +41,12 @@ def run_on_photographs(name, root, folder, *parameters, fails=False):
 @pytest.mark.slow
 @pytest.mark.parametrize(("folder", "notebook"), [(".", "notebooks/00_cam.ipynb"), ("notebooks", "00_cam.ipynb")])
 def test_00_cam_runs_and_leaves_its_results(folder, notebook, tmp_path):
-    result = papermill(ROOT / folder, notebook, tmp_path / "out.ipynb", *SMALL, "-p", "out", str(tmp_path / "run"))
+    own = ["-p", "out", str(tmp_path / "run"), "-p", "segmentation", "True"]
+    result = papermill(ROOT / folder, notebook, tmp_path / "out.ipynb", *SMALL, *own)
     assert result.returncode == 0, result.stderr[-3000:]
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert metrics["preset"] == "toy"
+    assert 0 < metrics["final"]["val"]["segmentation-crf"]["mean_iou"] < 1
     assert set(metrics["seeds"]) == {"train", "val"}
     assert 0 < metrics["seeds"]["val"]["swept"]["mean_iou"] < 1
     assert metrics["seeds"]["val"]["swept"]["threshold"] == metrics["seeds"]["train"]["oracle"]["threshold"]
@@ -74,9 +76,11 @@ def test_00_cam_runs_on_photographs(layout, tmp_path):
 def test_01_affinitynet_makes_its_own_seeds_or_continues(tmp_path):
     """First it makes short seeds; another run, given these, makes none, and refuses those of other data."""
     run = ["notebooks/01_affinitynet.ipynb", tmp_path / "out.ipynb", *SMALL]
-    result = papermill(ROOT, *run, "-p", "out", str(tmp_path / "first"))
+    result = papermill(ROOT, *run, "-p", "out", str(tmp_path / "first"), "-p", "segmentation", "True")
     assert result.returncode == 0, result.stderr[-3000:]
     metrics = json.loads((tmp_path / "first" / "metrics.json").read_text())
+    assert 0 < metrics["final"]["val"]["segmentation"]["mean_iou"] < 1
+    assert (tmp_path / "first" / "segmentation" / "walk-crf" / "checkpoint.pt").is_file()
     scores = metrics["refinements"]["val"]
     assert {"seed", "walk", "walk-crf", "crf-4"} <= set(scores)
     assert all(0 < row["mean_iou"] < 1 for row in scores.values())
@@ -110,16 +114,16 @@ def test_01_affinitynet_runs_on_photographs_without_masks(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["02_oc_cse", "03_acr"])
 def test_the_adversarial_notebooks_run_from_their_folder(name, tmp_path):
-    """With a short classifier of their own, and what is compared on the toy world."""
-    result = papermill(
-        ROOT / "notebooks", f"{name}.ipynb", tmp_path / "out.ipynb", *SMALL, "-p", "out", str(tmp_path / "run")
-    )
+    """With a short classifier of their own, what is compared on the toy world, and a final network."""
+    own = ["-p", "out", str(tmp_path / "run"), "-p", "segmentation", "True"]
+    result = papermill(ROOT / "notebooks", f"{name}.ipynb", tmp_path / "out.ipynb", *SMALL, *own)
     assert result.returncode == 0, result.stderr[-3000:]
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     plain = {"02_oc_cse": "without erasing", "03_acr": "no adversary"}[name]
     assert {"ordinary classifier", plain} < set(metrics["comparison"])
     assert all(0 < row["val"] < 1 and 0 <= row["covered"] <= 1 for row in metrics["comparison"].values())
     assert {"seed", "crf-6", "crf-24"} <= set(metrics["refinements"]["val"])
+    assert metrics["final"]["val"].keys() == {"segmentation", "segmentation-crf"}
     assert "widgets" not in nbformat.read(tmp_path / "out.ipynb", as_version=4).metadata
 
 
@@ -154,7 +158,7 @@ def test_04_pcss_runs_from_its_folder(tmp_path):
     """With a census, and with each part alone."""
     result = papermill(
         ROOT / "notebooks", "04_pcss.ipynb", tmp_path / "out.ipynb", *SMALL, "-p", "epochs", "2",
-        "-p", "ablations", "3", "-p", "out", str(tmp_path / "run"),
+        "-p", "ablations", "3", "-p", "segmentation", "True", "-p", "out", str(tmp_path / "run"),
     )  # fmt: skip
     assert result.returncode == 0, result.stderr[-3000:]
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
@@ -162,6 +166,7 @@ def test_04_pcss_runs_from_its_folder(tmp_path):
     assert set(metrics["comparison"]) == set(metrics["reliance"]) == kinds
     assert all(0 <= row["precision_without"] <= 1 for row in metrics["reliance"].values())
     assert {"seed", "crf-6", "crf-24"} <= set(metrics["refinements"]["val"])
+    assert metrics["final"]["val"].keys() == {"segmentation", "segmentation-crf"}
 
 
 @pytest.mark.slow

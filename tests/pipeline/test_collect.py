@@ -35,6 +35,16 @@ def leave(folder, seed=0, seeds=None, refinements=None, network=None):
     return folder
 
 
+def test_of_several_networks_the_one_that_is_best_on_train(tmp_path):
+    leave(tmp_path, 0, {"train": 0.5, "val": 0.4}, network={"train": (0.8, 0.81), "val": (0.61, 0.62)})
+    other = json.loads((tmp_path / "segmentation" / "crf-8" / "metrics.json").read_text())
+    for value, expected in ((0.7, 0.61), (0.9, 0.3)):
+        other["masks"]["train"]["segmentation"]["mean_iou"] = value
+        other["masks"]["val"]["segmentation"]["mean_iou"] = 0.3
+        write(tmp_path / "segmentation" / "crf-8-resnet38d" / "metrics.json", other)
+        assert read_result(tmp_path).stages["val"]["network"] == expected
+
+
 def write(path, content):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content))
@@ -53,12 +63,13 @@ def test_all_stages_of_a_run(tmp_path):
 
 
 def test_runs_with_the_settings_of_the_preset(tmp_path):
-    for name in ("toy-seed=10", "toy", "toy-seed=2", "toy-epochs=3", "photos"):
+    for name in ("toy-seed=10", "toy", "toy-seed=2", "toy-epochs=3", "toy-epochs=3-seed=5", "photos"):
         seed = int(name.partition("seed=")[2] or 0)
         leave(tmp_path / "00_cam" / name, seed, {"train": 0.5, "val": 0.4 + seed / 100})
     leave(tmp_path / "05_msal" / "toy", 0, {"train": 0.5, "val": 0.45})
     results = find_results(tmp_path, "toy")
     assert {name: [r.seed for r in runs] for name, runs in results.items()} == {"00_cam": [0, 2, 10], "05_msal": [0]}
+    assert [r.seed for r in find_results(tmp_path, "toy", "epochs=3")["00_cam"]] == [0, 5]
     lines = results_table(results, "val").splitlines()
     assert lines[0] == "|  | seeds | seed | threshold | minutes | peak MiB |"
     assert lines[2] == "| `00_cam` | 3 | 44.0 ± 5.3 | 0.30 | 1.5 | 110 |"
@@ -89,9 +100,18 @@ def test_what_is_missing(tmp_path):
 
 def test_the_parameters_of_the_notebook(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    right = {"preset": "toy", "runs": "", "segmentation": False, "images": 4}
-    assert check_parameters(right) == tmp_path / "runs"
-    assert check_parameters({**right, "runs": str(tmp_path)}) == tmp_path
+    right = {"preset": "toy", "variant": "", "runs": "", "segmentation": False, "images": 4}
+    right |= {"backbone": "", "weights": ""}
+    assert check_parameters(right) == (tmp_path / "runs", None)
+    assert check_parameters({**right, "runs": str(tmp_path)}) == (tmp_path, None)
+    (tmp_path / "net.pth").touch()
+    final = {**right, "segmentation": True, "backbone": "resnet38d"}
+    assert check_parameters({**final, "preset": "voc12", "weights": "net.pth"})[1] == tmp_path / "net.pth"
+    assert "weights of resnet38d are missing" in sentence_of(lambda: check_parameters({**final, "preset": "voc12"}))
+    assert "backbone 'vgg16' cannot be used" in sentence_of(lambda: check_parameters({**final, "backbone": "vgg16"}))
+    assert "weights x does not exist" in sentence_of(lambda: check_parameters({**right, "weights": "x"}))
+    unused = sentence_of(lambda: check_parameters({**right, "backbone": "resnet38d"}))
+    assert unused == "backbone is of the final network, which is not trained; add segmentation=True."
     assert "preset 'x' is unknown" in sentence_of(lambda: check_parameters({**right, "preset": "x"}))
     assert "images must be of type int" in sentence_of(lambda: check_parameters({**right, "images": "4"}))
     assert "is no folder; give the one" in sentence_of(lambda: check_parameters({**right, "runs": "nowhere"}))

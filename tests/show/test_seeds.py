@@ -4,7 +4,7 @@ import torch
 
 from tests.pipeline.runs import Pictures
 from wsss_lib.show import figures
-from wsss_lib.show.seeds import growth, side_by_side
+from wsss_lib.show.seeds import growth, masks_beside, side_by_side
 
 
 def reader(value):
@@ -40,7 +40,29 @@ def test_side_by_side_uses_each_threshold(monkeypatch):
     assert (mask != plain).any()
 
 
+def test_masks_beside_takes_images_that_show_a_class(monkeypatch):
+    data, calls = Pictures([(20, 30)] * 4, [[0, 0], [0, 1], [1, 1], [1, 0]]), shown(monkeypatch)
+
+    def read(image_id, num_classes):
+        assert num_classes == 2
+        return torch.full((20, 30), int(image_id == "picture1"), dtype=torch.uint8)
+
+    masks_beside(data, 2, {"network": read})
+    data.has_masks = False
+    masks_beside(data, 1, {"network": read})
+    [(rows, titles), (without, titles_without)] = calls
+    assert titles == ["image", "network", "mask"]
+    assert titles_without == ["image", "network"]
+    assert list(rows) == ["class1 (picture1)", "class0, class1 (picture2)"]
+    assert list(without) == ["class1 (picture1)"]
+    plain = figures.overlay_mask(data.image(1), torch.zeros(20, 30, dtype=torch.uint8).numpy())
+    assert (rows["class1 (picture1)"][1] != plain).any()
+    plain = figures.overlay_mask(data.image(2), torch.zeros(20, 30, dtype=torch.uint8).numpy())
+    assert (rows["class0, class1 (picture2)"][1] == plain).all()
+
+
 def test_they_draw():
     data = Pictures([(20, 30)], [[0, 1]])
     assert growth(data, {1: reader(0.5)}).png()
     assert side_by_side(data, {0: "x"}, {"a": (reader(0.5), 0.2)}).png()
+    assert masks_beside(data, 1, {"a": lambda *_: torch.ones(20, 30, dtype=torch.uint8)}).png()

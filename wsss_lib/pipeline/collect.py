@@ -11,7 +11,7 @@ from typing import Any
 
 from wsss_lib.errors import InputError
 from wsss_lib.pipeline.kinds import reopen
-from wsss_lib.pipeline.parameters import convert, refuse_unknown
+from wsss_lib.pipeline.parameters import check_final_network, convert, existing, refuse_unknown
 from wsss_lib.pipeline.run import Run, project_root
 from wsss_lib.pipeline.store import read_json
 
@@ -40,19 +40,22 @@ class Result:
     memory: float
 
 
-def find_results(runs: Path, preset: str) -> dict[str, list[Result]]:
+def find_results(runs: Path, preset: str, variant: str = "") -> dict[str, list[Result]]:
     """Return the results of all finished runs with a preset's own settings, by notebook and ordered by seed.
 
     Args:
         runs: A folder with a folder for each notebook, such as ``runs``.
         preset: Name of the preset.
+        variant: In what the runs differ from the preset besides the seed, as in their folders' names, such as
+            ``precision=bf16-mixed``; "" for nothing.
 
     Raises:
         InputError: A ``metrics.json`` is damaged or of another version.
     """
     found: dict[str, list[Result]] = {}
+    wanted = f"{preset}-{variant}" if variant else preset
     for path in sorted(runs.glob("[0-9]*/*/metrics.json")):
-        if re.fullmatch(rf"{preset}(-seed=\d+)?", path.parent.name):
+        if re.sub(r"-seed=\d+", "", path.parent.name) == wanted:
             found.setdefault(path.parent.parent.name, []).append(read_result(path.parent))
     return {name: sorted(results, key=lambda result: result.seed) for name, results in found.items()}
 
@@ -96,11 +99,16 @@ def _stages(metrics: Mapping[str, Any], networks: Sequence[Mapping[str, Any]]) -
             best = max(of_train, key=lambda name: of_train[name])  # of the powers of a CRF
             for split, rows in refined.items():
                 stages[split][stage] = rows[best]["mean_iou"]
-    for network in networks:
+    for network in sorted(networks, key=_on_train):  # the one that is best on train stays
         for split, rows in network["masks"].items():
             stages[split]["network"] = rows["segmentation"]["mean_iou"]
             stages[split]["network, CRF"] = rows["segmentation-crf"]["mean_iou"]
     return stages
+
+
+def _on_train(network: Mapping[str, Any]) -> float:
+    rows = network["masks"].get("train")
+    return rows["segmentation"]["mean_iou"] if rows else 0.0
 
 
 def open_first(results: Mapping[str, Sequence[Result]]) -> dict[str, Run]:
@@ -158,20 +166,30 @@ def missing(results: Mapping[str, Sequence[Result]], preset: str) -> list[str]:
     ]
 
 
-def check_parameters(namespace: Mapping[str, Any]) -> Path:
-    """Check the parameters of ``06_compare`` and return the folder of the runs.
+def check_parameters(namespace: Mapping[str, Any]) -> tuple[Path, Path | None]:
+    """Check the parameters of ``06_compare``.
 
     Args:
         namespace: The notebook's ``globals()``.
 
+    Returns:
+        The folder of the runs, and the file of weights for the final network; None for the usual one.
+
     Raises:
         InputError: A parameter is unknown, of the wrong type or out of range.
     """
-    kinds: dict[str, type] = {"preset": str, "runs": str, "segmentation": bool, "images": int}
+    texts = ("preset", "variant", "runs", "backbone", "weights")
+    kinds: dict[str, type] = {**dict.fromkeys(texts, str), "segmentation": bool, "images": int}
     refuse_unknown(namespace, kinds)
     for name, kind in kinds.items():
         convert(name, namespace[name], kind)
+    backbone, file = namespace["backbone"], existing("weights", namespace["weights"])
+    if namespace["segmentation"]:
+        check_final_network(namespace["preset"], backbone, file is not None)
+    elif backbone or file:
+        name = "backbone" if backbone else "weights"
+        raise InputError(f"{name} is of the final network, which is not trained; add segmentation=True.")
     folder = Path(namespace["runs"]).expanduser() if namespace["runs"] else project_root() / "runs"
     if namespace["runs"] and not folder.is_dir():
         raise InputError(f"runs {folder} is no folder; give the one with the runs of the notebooks.")
-    return folder
+    return folder, file

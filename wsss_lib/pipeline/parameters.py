@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from wsss_lib.errors import InputError
 from wsss_lib.methods import load_method
 from wsss_lib.methods.method import PRESETS, Config
+from wsss_lib.models.pretrained import find_weights
 from wsss_lib.pipeline.run import PATHS, Settings, project_root
 
 _TYPES: dict[str, type] = {
@@ -35,10 +36,12 @@ _TYPES: dict[str, type] = {
     "precision": str,
     "workers": int,
     "resume": bool,
+    "segmentation": bool,
+    "ablations": int,
 }
-"""Parameters of every notebook. The others set the field of the same name in the method's `Config`."""
+"""Parameters of the notebooks. The others set the field of the same name in the method's `Config`."""
 
-_LEAST = {"devices": 1, "workers": -1, "crop_size": 32, "batch_size": 1, "epochs": 1, "radius": 2}
+_LEAST = {"devices": 1, "workers": -1, "ablations": -1, "crop_size": 32, "batch_size": 1, "epochs": 1, "radius": 2}
 _SHARES = ("dropout", "plain_share", "colour_jitter", "grid_share", "own_magnitude", "random_erasing", "threshold")
 _MOST = {
     **dict.fromkeys(_SHARES, 1),
@@ -81,7 +84,10 @@ def read_parameters(notebook: str, method: str, namespace: Mapping[str, Any]) ->
     config = config_class.preset(preset, backbone).replace(**changes)
     config.check()
     _refuse_ignored(preset, values)
-    paths: dict[str, Any] = {name: _existing(name, values.get(name, "")) for name in PATHS}
+    if values.get("segmentation"):
+        same = config.backbone == load_method("segmentation").Config.preset(preset).backbone
+        check_final_network(preset, "", same and bool(values.get("weights")))
+    paths: dict[str, Any] = {name: existing(name, values.get(name, "")) for name in PATHS}
     return Settings(
         notebook=notebook,
         method=method,
@@ -130,6 +136,22 @@ def _refuse_ignored(preset: str, values: Mapping[str, Any]) -> None:
             f"{given[0]} is given, but preset toy draws its own data and trains from scratch; "
             "choose another preset, such as photos."
         )
+
+
+def check_final_network(preset: str, backbone: str, weights_given: bool) -> None:
+    """Check, before anything is trained, that the pre-trained weights of the final segmentation network are there.
+
+    Args:
+        preset: Name of the preset.
+        backbone: Of the network; "" for that of the preset.
+        weights_given: Whether the user has named a file for it.
+
+    Raises:
+        InputError: They are missing, or the network cannot have this backbone.
+    """
+    config = load_method("segmentation").Config.preset(preset, backbone)
+    if config.pretrained and not weights_given:
+        find_weights(config.backbone, project_root() / "pretrained")
 
 
 def refuse_unknown(namespace: Mapping[str, Any], known: Iterable[str]) -> None:
@@ -194,8 +216,12 @@ def _numbers(name: str, value: Any) -> tuple[float, ...]:
     return numbers
 
 
-def _existing(name: str, value: str) -> Path | None:
-    """Find a file or folder from the working directory, or else from the project's root."""
+def existing(name: str, value: str) -> Path | None:
+    """Find a file or folder from the working directory, or else from the project's root; None if the value is "".
+
+    Raises:
+        InputError: There is none.
+    """
     if not value:
         return None
     path = _path(name, value)

@@ -91,6 +91,17 @@ def refinement_table(
     return "\n".join(lines)
 
 
+def network_table(results: Mapping[str, Mapping[str, Any]], seconds: Mapping[str, float]) -> str:
+    """Return the scores of the final segmentation network as a Markdown table.
+
+    Args:
+        results: What :meth:`wsss_lib.pipeline.segmentation.SegmentationRun.complete` returned; not empty.
+        seconds: Seconds of its stages.
+    """
+    names = {"segmentation": "network", "segmentation-crf": "network, then CRF"}
+    return refinement_table(results, names, {"segmentation": "inference", "segmentation-crf": "crf"}, seconds)
+
+
 def ranking_summary(logits: Tensor, data_labels: Tensor, classes: Sequence[str]) -> dict[str, Any]:
     """Return how well image-level labels are recognised: average precision per class, and its mean."""
     precisions = average_precision(logits, data_labels)

@@ -329,13 +329,17 @@ def seed_masks(run: SeedRun, threshold: float | None = None) -> MaskStore:
     return store
 
 
-def final_stage(run: SeedRun | AffinityRun, **changes: Any) -> SegmentationRun:
+def final_stage(
+    run: SeedRun | AffinityRun, backbone: str = "", weights: Path | None = None, **changes: Any
+) -> SegmentationRun:
     """Open the final stage of a run on its best masks of the training images, which are made if need be.
 
     Args:
         run: A run that is trained and makes masks. If there are several, as there is one for each power of the
             background in a CRF, that one is taken which is best on ``train``; without true masks, the first.
-        changes: See :func:`segment`.
+        backbone: See :func:`segment`, as for the others.
+        weights: Of the backbone.
+        changes: Of the configuration.
     """
     run.infer("training")
     stores = run.refine(run.final_masks, "training")
@@ -344,32 +348,40 @@ def final_stage(run: SeedRun | AffinityRun, **changes: Any) -> SegmentationRun:
         run.infer("train")
         scores = run.score_masks(run.refine(run.final_masks, "train"), "train")
         best = max(scores, key=lambda name: scores[name]["mean_iou"])
-    return segment(run, stores[best], **changes)
+    return segment(run, stores[best], backbone, weights, **changes)
 
 
-def segment(run: Run, masks: MaskStore, **changes: Any) -> SegmentationRun:
+def segment(
+    run: Run, masks: MaskStore, backbone: str = "", weights: Path | None = None, **changes: Any
+) -> SegmentationRun:
     """Open the final stage of a run, in the folder ``segmentation/<what>`` within the run's, by the name of the masks.
 
-    It has the same preset, data, seed and devices.
+    It has the same preset, data, seed and devices. With another backbone than the preset's, that is added to the name.
 
     Args:
         run: The run.
         masks: Its masks of the split ``training``: what is trained on.
-        changes: Fields of the segmentation stage's configuration that differ from the preset.
+        backbone: Of the network, which comes with the settings of its authors; "" for that of the preset.
+        weights: File of its pre-trained weights; None for the run's own if it has this backbone, else for the usual.
+        changes: Fields of the segmentation stage's configuration that differ from these settings.
 
     Raises:
         InputError: A mask is missing or does not fit, or the folder holds a run on other masks.
     """
     settings = run.settings
-    config = Config.preset(settings.preset).replace(**changes)
+    config = Config.preset(settings.preset, backbone).replace(**changes)
     config.check()
+    if weights is None and config.backbone == settings.config.backbone:
+        weights = settings.weights
     return SegmentationRun(
         replace(
             settings,
             method="segmentation",
             config=config,
-            folder=run.folder / "segmentation" / masks.folder.parent.name,
-            weights=settings.weights if config.backbone == settings.config.backbone else None,
+            folder=run.folder
+            / "segmentation"
+            / "-".join([masks.folder.parent.name, *([backbone] if backbone else [])]),
+            weights=weights,
             pseudo_masks=masks.folder,
             seeds=None,
             classifier=None,

@@ -1,13 +1,18 @@
-"""Maps and seeds side by side: of several networks, or of one through its training."""
+"""Maps, seeds and masks side by side: of several networks, or of one through its training."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+
+from torch import Tensor
 
 from wsss_lib.data.dataset import Dataset
 from wsss_lib.ops.cam import seed
 from wsss_lib.show import figures
 from wsss_lib.show.widgets import ReadMaps, shown_classes
+
+ReadMask = Callable[[str, int], Tensor]
+"""From an image's id and the number of classes to its ``(H, W)`` uint8 label map."""
 
 
 def growth(data: Dataset, reads: Mapping[int, ReadMaps]) -> figures.Plot:
@@ -44,3 +49,21 @@ def side_by_side(
         names = ", ".join(name for name, _ in shown_classes(data, index)) or "no class"
         rows[f"{names} ({remark})"] = [image, *row, figures.overlay_mask(image, data.mask(index))]
     return figures.table_of_pictures(rows, ["image", *seeds, "mask"])
+
+
+def masks_beside(data: Dataset, count: int, masks: Mapping[str, ReadMask]) -> figures.Plot:
+    """Show finished masks of the first images that show a class, and the true masks where there are any.
+
+    Args:
+        data: The images.
+        count: How many of them.
+        masks: By name, where the masks come from.
+    """
+    rows: dict[str, list[figures.Picture]] = {}
+    for index in [i for i in range(len(data)) if shown_classes(data, i)][:count]:
+        image, image_id = data.image(index), data.ids[index]
+        found = [read(image_id, len(data.classes)).numpy() for read in masks.values()]
+        found += [data.mask(index)] if data.has_masks else []
+        names = ", ".join(name for name, _ in shown_classes(data, index))
+        rows[f"{names} ({image_id})"] = [image, *(figures.overlay_mask(image, mask) for mask in found)]
+    return figures.table_of_pictures(rows, ["image", *masks, *(["mask"] if data.has_masks else [])])

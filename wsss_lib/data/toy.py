@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from functools import partial
+from functools import lru_cache, partial
 from operator import itemgetter
 from zlib import crc32
 
@@ -348,8 +348,9 @@ def to_bytes(rgb: np.ndarray) -> np.ndarray:
     return np.clip(np.rint(rgb), 0, 255).astype(np.uint8)
 
 
+@lru_cache(maxsize=1024)  # the runs of a notebook share a world
 def draw_image(split: str, index: int, seed: int, options: ToyOptions) -> ToyImage:
-    """Draw image ``index`` of a split."""
+    """Draw image ``index`` of a split; its arrays are not to be changed."""
     rng = np.random.default_rng([seed, crc32(split.encode()), index])
     camera_rng, pattern_rng = rng.spawn(2)
     canvas = paint_scene(rng, options)

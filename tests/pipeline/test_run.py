@@ -4,6 +4,9 @@ import hashlib
 import json
 import os
 import re
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -23,6 +26,7 @@ from wsss_lib import __main__ as command
 from wsss_lib.data.transforms import view
 from wsss_lib.errors import InputError
 from wsss_lib.methods.cam import CAM, Config
+from wsss_lib.models import create_backbone
 from wsss_lib.ops.cam import merge_mirrored, normalise_maximum, upsample
 from wsss_lib.pipeline import run as run_module
 from wsss_lib.pipeline import seeds as seeds_module
@@ -31,6 +35,7 @@ from wsss_lib.pipeline.kinds import reopen
 from wsss_lib.pipeline.run import Settings
 from wsss_lib.pipeline.seeds import SeedRun
 from wsss_lib.pipeline.store import read_json, write_json
+from wsss_lib.pipeline.train import resume
 
 SHORT = tiny_config(epochs=1)
 
@@ -45,10 +50,11 @@ def photographs(root):
     return root
 
 
-def photo_run(folder, data, devices=1, **changes):
+def photo_run(folder, data, devices=1, backbone="vgg16", weights=None, **changes):
     small = {"epochs": 2, "batch_size": 4, "crop_size": 32, "min_long_side": 32, "max_long_side": 48} | changes
-    config = Config.preset("photos", "vgg16").replace(pretrained=False, backbone_options={"width": 0.125}, **small)
-    return SeedRun(settings(folder, config, preset="photos", data_root=data, devices=devices))
+    small = {"pretrained": weights is not None, "backbone_options": {"width": 0.125}} | small
+    config = Config.preset("photos", backbone).replace(**small)
+    return SeedRun(settings(folder, config, preset="photos", data_root=data, devices=devices, weights=weights))
 
 
 # --------------------------------------------------------------------------------------------------------- settings
@@ -330,7 +336,50 @@ def test_two_processes_train_and_infer(tmp_path, capfd):
     for image_id in run.splits.scored["val"].ids:
         assert torch.equal(store.read(image_id)[0], expected.read(image_id)[0])
         torch.testing.assert_close(store.read(image_id)[1], expected.read(image_id)[1], rtol=0, atol=2e-3)
-    assert set(run.seconds) == {"training", "inference val"}
+    refined, alone_refined = (r.refine("crf", "val") for r in (run, alone))
+    for name, masks in alone_refined.items():
+        for image_id in run.splits.scored["val"].ids:
+            assert (refined[name].read(image_id, 2) == masks.read(image_id, 2)).float().mean() > 0.99
+    assert set(run.seconds) == {"training", "inference val", "crf val"}
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("at_root")
+def test_two_processes_have_the_losses_of_one_with_the_same_batch(tmp_path, capfd):
+    """Without dropout, which each process draws for itself; batch normalisation is fixed in a pre-trained network."""
+    data, file = photographs(tmp_path / "data"), tmp_path / "weights.pt"
+    options = {"width": 0.0625, "dropout": (0.0, 0.0)}
+    torch.save(create_backbone("resnet38d", **options).state_dict(), file)
+    changes = {"backbone_options": options, "dropout": 0.0, "epochs": 3}
+    runs = [photo_run(tmp_path / str(n), data, n, "resnet38d", file, **changes) for n in (1, 2)]
+    one, two = (without_seconds(run.train(silent)) for run in runs)
+    for row, other in zip(one, two, strict=True):
+        assert row == pytest.approx(other, rel=1e-5)
+    assert one[0]["loss"] != pytest.approx(one[-1]["loss"], rel=1e-3)
+    capfd.readouterr()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("at_root")
+def test_two_nodes_are_two_processes(tmp_path, capfd):
+    """Each node has a torchrun of its own, as on a cluster, and all see one folder."""
+    data, runs = photographs(tmp_path / "data"), {}
+    for name in ("nodes", "processes"):
+        runs[name] = photo_run(tmp_path / name, data)
+    launch_processes(2, ["-m", "wsss_lib", str(runs["processes"].folder), "train"])
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1"]
+    command += ["--master-addr=127.0.0.1", f"--master-port={port}"]
+    for stage in (["train"], ["infer", "val"]):
+        what = ["-m", "wsss_lib", str(runs["nodes"].folder), *stage]
+        nodes = [subprocess.Popen([*command, f"--node-rank={rank}", *what]) for rank in range(2)]
+        assert [node.wait(120) for node in nodes] == [0, 0]
+    nodes, processes = (without_seconds(resume(run.method, run.folder)) for run in runs.values())
+    assert nodes == processes
+    assert len(list((runs["nodes"].folder / "cams" / "val").glob("*.npz"))) == 8
+    capfd.readouterr()
 
 
 @pytest.mark.slow

@@ -243,6 +243,27 @@ def test_missing_paths(project, name):
     assert message.startswith(f"{name} no/such/place does not exist (looked for from {project / 'notebooks'})")
 
 
+def test_networks_may_lie_among_the_pretrained(project):
+    (project / "pretrained").mkdir(exist_ok=True)
+    file = project / "pretrained" / "od_cam.pth"
+    file.touch()
+    for name in ("weights", "classifier", "checkpoint"):
+        assert getattr(read(preset="photos", **{name: file.name}), name) == file
+    assert "does not exist" in sentence(preset="photos", data_root=file.name)
+
+
+def test_the_final_network_needs_its_weights_at_once(project):
+    assert read(segmentation=True).config.epochs
+    missing = sentence(preset="voc12", segmentation=True)
+    assert missing.startswith("the pre-trained weights of resnet101_caffe are missing: put ")
+    (project / "pretrained").mkdir(exist_ok=True)
+    (project / "pretrained" / "deeplabv1_resnet101-coco.pth").touch()
+    assert read(preset="voc12", segmentation=True).preset == "voc12"
+    (project / "net.pth").touch()
+    assert read(preset="photos", segmentation=True, weights="net.pth").preset == "photos"  # of the same backbone
+    assert sentence(segmentation="yes") == "parameter segmentation must be of type bool, but 'yes' is str."
+
+
 @pytest.mark.parametrize("name", ["data_root", "labels", "weights", "classifier", "checkpoint", "out"])
 def test_home_of_a_stranger(name):
     assert name in sentence(**{name: "~nobody-of-this-name/data"})

@@ -55,6 +55,9 @@ _MOST = {
 }
 _MOST_IN_LIST = {"scales": 4.0, "train_scales": 4.0, "pyramid": 4.0, "alphas": 1000.0, "crop_scale": 4.0}
 
+_NETWORKS = ("weights", "classifier", "superpixels", "checkpoint")
+"""Paths that may be given as the names of files in ``pretrained/``."""
+
 _PASSED_ON = ("seed", "limit", "accelerator", "devices", "precision", "workers", "resume")
 _NAMED_IN_FOLDER = ("backbone", "seed", "limit", "precision")
 """Parameters besides those of the method that lead to another default folder."""
@@ -217,7 +220,9 @@ def _numbers(name: str, value: Any) -> tuple[float, ...]:
 
 
 def existing(name: str, value: str) -> Path | None:
-    """Find a file or folder from the working directory, or else from the project's root; None if the value is "".
+    """Find a file or folder, of which the user gave the name; None if that is "".
+
+    It is looked for from the working directory, then from the project's root, and networks also in ``pretrained/``.
 
     Raises:
         InputError: There is none.
@@ -225,7 +230,8 @@ def existing(name: str, value: str) -> Path | None:
     if not value:
         return None
     path = _path(name, value)
-    for candidate in (path, project_root() / path):
+    folders = [Path(), project_root(), *([project_root() / "pretrained"] if name in _NETWORKS else [])]
+    for candidate in (folder / path for folder in folders):
         if candidate.exists():
             return candidate.resolve()
     raise InputError(f"{name} {value} does not exist (looked for from {Path.cwd()}); give the path of an existing one.")

@@ -30,6 +30,7 @@ class Result:
         stages: By split and by name, see `STAGES`, the mean IoU in [0, 1] of what the run has made.
         seconds: Of all its stages together, the final network's included.
         memory: Peak memory in MiB.
+        network: Folder of the final network; None if there is none. Of several, the one that is best on ``train``.
     """
 
     folder: Path
@@ -38,6 +39,7 @@ class Result:
     stages: Mapping[str, Mapping[str, float]]
     seconds: float
     memory: float
+    network: Path | None = None
 
 
 def find_results(runs: Path, preset: str, variant: str = "") -> dict[str, list[Result]]:
@@ -69,22 +71,24 @@ def read_result(folder: Path) -> Result:
     path = folder / "metrics.json"
     metrics = read_json(path)
     try:
-        networks = [read_json(one) for one in sorted(folder.glob("segmentation/*/metrics.json"))]
+        networks = {one.parent: read_json(one) for one in sorted(folder.glob("segmentation/*/metrics.json"))}
+        best = max(networks, key=lambda one: _on_train(networks[one]), default=None)
         seeds: Mapping[str, Any] = metrics["seeds"]
-        last = [sum(network["seconds"].values()) for network in networks]
+        last = sum(sum(network["seconds"].values()) for network in networks.values())
         return Result(
             folder=folder,
             seed=int(metrics["seed"]),
             threshold=seeds["train"]["swept"]["threshold"] if seeds else None,
-            stages=_stages(metrics, networks),
-            seconds=sum(metrics["seconds"].values()) + sum(last),
-            memory=max(one["peak_memory_mib"] for one in (metrics, *networks)),
+            stages=_stages(metrics, networks[best] if best else None),
+            seconds=sum(metrics["seconds"].values()) + last,
+            memory=max(one["peak_memory_mib"] for one in (metrics, *networks.values())),
+            network=best,
         )
     except (KeyError, TypeError, AttributeError, ValueError):
         raise InputError(f"{path} is of another version; finish the notebook of its run again.") from None
 
 
-def _stages(metrics: Mapping[str, Any], networks: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+def _stages(metrics: Mapping[str, Any], network: Mapping[str, Any] | None) -> dict[str, dict[str, float]]:
     refined = metrics.get("refinements", {})
     kinds = {"CRF": "crf-", "walk": "walk", "walk, CRF": "walk-crf"}
     stages = {split: {"seed": rows["swept"]["mean_iou"]} for split, rows in metrics["seeds"].items()}
@@ -99,10 +103,9 @@ def _stages(metrics: Mapping[str, Any], networks: Sequence[Mapping[str, Any]]) -
             best = max(of_train, key=lambda name: of_train[name])  # of the powers of a CRF
             for split, rows in refined.items():
                 stages[split][stage] = rows[best]["mean_iou"]
-    for network in sorted(networks, key=_on_train):  # the one that is best on train stays
-        for split, rows in network["masks"].items():
-            stages[split]["network"] = rows["segmentation"]["mean_iou"]
-            stages[split]["network, CRF"] = rows["segmentation-crf"]["mean_iou"]
+    for split, rows in (network or {"masks": {}})["masks"].items():
+        stages[split]["network"] = rows["segmentation"]["mean_iou"]
+        stages[split]["network, CRF"] = rows["segmentation-crf"]["mean_iou"]
     return stages
 
 

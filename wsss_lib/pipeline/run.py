@@ -164,7 +164,7 @@ class Run(ABC, Generic[M]):
         self.weights = self._find_weights()
         self.weights_report: LoadReport | None = None
         if not settings.resume or not (self.folder / "config.json").is_file():
-            self._check_files()
+            self._refuse_unfit_files()
         if not settings.resume and (self.folder / "config.json").is_file():
             self._remove()
         self.prepare()
@@ -183,12 +183,10 @@ class Run(ABC, Generic[M]):
             return None
         return settings.weights or find_weights(settings.config.backbone, settings.pretrained_folder)
 
-    def _check_files(self) -> None:
-        """Read the files of networks: one that cannot be read must neither claim a folder nor have one removed."""
-        for file in (self.weights, self.settings.checkpoint):
-            if file is not None:
-                _check_exists(file)
-                read_state(file)
+    def _refuse_unfit_files(self) -> None:
+        """Fill the network from files: one that does not fit must neither claim a folder nor have one removed."""
+        if self.weights is not None or self.settings.checkpoint is not None:
+            _ = self._untrained
 
     # ------------------------------------------------------------------------------------------------ the folder
 
@@ -254,6 +252,15 @@ class Run(ABC, Generic[M]):
     @torch.inference_mode(mode=False)  # weights made in that mode could never be trained
     def method(self) -> M:
         """The method: trained as far as the folder's checkpoint, else with its pre-trained or random weights."""
+        method = self._untrained
+        self.equip(method)
+        resume(method, self.folder)
+        return method
+
+    @cached_property
+    @torch.inference_mode(mode=False)
+    def _untrained(self) -> M:
+        """The method as the weights and the checkpoint that the settings name fill it, the rest drawn at random."""
         settings = self.settings
         torch.manual_seed(settings.seed)
         module = load_method(settings.method)
@@ -261,10 +268,8 @@ class Run(ABC, Generic[M]):
         if self.weights is not None:
             for backbone in method.backbones:
                 self.weights_report = load_backbone(backbone, self.weights)
-        self.equip(method)
         if settings.checkpoint is not None:
             method.load_official(read_state(settings.checkpoint), settings.checkpoint)
-        resume(method, self.folder)
         return method
 
     def equip(self, method: M) -> None:
@@ -507,11 +512,7 @@ def file_hash(path: Path) -> str:
     Raises:
         InputError: It is missing.
     """
-    _check_exists(path)
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _check_exists(path: Path) -> None:
     if not path.is_file():
         raise InputError(f"weights file {path} is missing; give the path of a file that exists.")
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

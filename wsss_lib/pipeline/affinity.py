@@ -153,9 +153,7 @@ class AffinityRun(Run[AffinityNet]):
         They are the run that the settings name, or else that of 00_cam if it is on the same data, or else a short run
         in this run's own folder.
         """
-        identity = super().identity()
-        self.refuse_other(identity)
-        self.seeds, folder = earlier_run(self.settings, identity, "seeds", self.folder / "seeds")
+        self.seeds, folder = earlier_run(self.settings, self.own_identity, "seeds", self.folder / "seeds")
         self.settings = replace(self.settings, seeds=folder)
 
     @property
@@ -165,7 +163,7 @@ class AffinityRun(Run[AffinityNet]):
 
     def identity(self) -> dict[str, Any]:
         """Return what decides the numbers of the run; the seeds are part of it."""
-        return {**super().identity(), "seeds": self.seeds.fingerprint()}
+        return {**self.own_identity, "seeds": self.seeds.fingerprint()}
 
     def scores(self, what: str, split: str) -> ScoreStore:
         """Return a store of scores: ``walk``, or ``crf-4`` for the CRF with the alpha 4."""

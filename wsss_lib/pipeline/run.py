@@ -163,10 +163,11 @@ class Run(ABC, Generic[M]):
         self.splits = open_splits(settings.preset, settings.data_root, settings.labels, settings.limit, world)
         self.weights = self._find_weights()
         self.weights_report: LoadReport | None = None
-        if not settings.resume or not (self.folder / "config.json").is_file():
+        if not settings.resume or not holds_run(self.folder):
             self._refuse_unfit_files()
-        if not settings.resume and (self.folder / "config.json").is_file():
+        if not settings.resume and holds_run(self.folder):
             self._remove()
+        self._refuse_other(self.own_identity)
         self.prepare()
         self._claim_folder()
 
@@ -194,12 +195,11 @@ class Run(ABC, Generic[M]):
         """Make the folder this run's, unless it holds another one."""
         if self.folder.exists() and not self.folder.is_dir():
             raise InputError(f"out {self.folder} is a file; give a folder.")
-        path = self.folder / "config.json"
         identity = self.identity()
-        self.refuse_other(identity)
+        self._refuse_other(identity)
         if not inside_torchrun():
             self._remove_unfinished()
-        write_json(path, {"identity": identity, "settings": self.settings.to_dict()})
+        write_json(self.folder / "config.json", {"identity": identity, "settings": self.settings.to_dict()})
 
     def _remove_unfinished(self) -> None:
         """Remove what a process that was killed while it wrote has left, and nothing of anybody else."""
@@ -207,12 +207,11 @@ class Run(ABC, Generic[M]):
         for path in [path for pattern in patterns for path in self.folder.glob(pattern) if is_unfinished(path)]:
             path.unlink(missing_ok=True)
 
-    def refuse_other(self, identity: dict[str, Any]) -> None:
+    def _refuse_other(self, identity: dict[str, Any]) -> None:
         """Raise InputError if the folder holds a run that differs in any of the given parts of the identity."""
-        path = self.folder / "config.json"
-        if not path.is_file():
+        if not holds_run(self.folder):
             return
-        found = _content(path, "identity")
+        found = read_identity(self.folder)
         if any(found.get(name) != value for name, value in identity.items()):
             raise InputError(
                 f"{self.folder} holds another run ({_first_difference(found, identity)}); give another folder as out, "
@@ -227,7 +226,12 @@ class Run(ABC, Generic[M]):
             (self.folder / name).unlink(missing_ok=True)
 
     def identity(self) -> dict[str, Any]:
-        """Return what decides the numbers of a run, as plain values; files by content, not by place."""
+        """Return what decides the numbers of a run, as plain values; by default :attr:`own_identity`."""
+        return self.own_identity
+
+    @cached_property
+    def own_identity(self) -> dict[str, Any]:
+        """What decides the numbers, without what :meth:`prepare` finds; files by content, not by place."""
         settings = self.settings
         data = {"training": self.splits.training, **self.splits.scored}
         return {
@@ -458,6 +462,11 @@ def project_root() -> Path:
         if (folder / "notebooks").is_dir() and (folder / "wsss_lib").is_dir():
             return folder
     return here
+
+
+def holds_run(folder: Path) -> bool:
+    """Whether a run has been opened in a folder."""
+    return (folder / "config.json").is_file()
 
 
 def read_settings(folder: Path) -> Settings:

@@ -35,7 +35,7 @@ from wsss_lib.pipeline.engine import loaded
 from wsss_lib.pipeline.infer import Views
 from wsss_lib.pipeline.refine import Threshold, refine
 from wsss_lib.pipeline.report import write_metrics
-from wsss_lib.pipeline.run import Run, read_identity, read_settings
+from wsss_lib.pipeline.run import Run, holds_run, read_identity, read_settings
 from wsss_lib.pipeline.seeds import SeedRun
 from wsss_lib.pipeline.store import MaskStore, ScoreStore
 from wsss_lib.pipeline.train import TrainingImages
@@ -176,7 +176,7 @@ class SegmentationRun(Run[Segmentation]):
     def _owner(self) -> Path | None:
         """Return the folder of the run in which the pseudo masks lie, ``<run>/masks/<what>/<split>``, if any."""
         folder = self.settings.pseudo_masks
-        if folder is None or len(folder.parents) < 3 or not (folder.parents[2] / "config.json").is_file():
+        if folder is None or len(folder.parents) < 3 or not holds_run(folder.parents[2]):
             return None
         return folder.parents[2]
 
@@ -225,7 +225,7 @@ class SegmentationRun(Run[Segmentation]):
         if owner is None:
             return
         name = "data training"
-        theirs, mine = read_identity(owner).get(name), super().identity()[name]
+        theirs, mine = read_identity(owner).get(name), self.own_identity[name]
         if theirs != mine:
             raise InputError(
                 f"pseudo_masks {self.settings.pseudo_masks} are of a run on other data ({name}: {theirs}; here {mine});"
@@ -234,7 +234,7 @@ class SegmentationRun(Run[Segmentation]):
 
     def identity(self) -> dict[str, Any]:
         """Return what decides the numbers of the run; the pseudo masks are part of it, by their content."""
-        return {**super().identity(), **({} if self.pseudo_masks is None else {"pseudo masks": self._mask_hash})}
+        return {**self.own_identity, **({} if self.pseudo_masks is None else {"pseudo masks": self._mask_hash})}
 
     @cached_property
     def _mask_hash(self) -> str:

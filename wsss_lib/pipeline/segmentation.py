@@ -23,7 +23,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from wsss_lib.data.dataset import Dataset, Derived
-from wsss_lib.data.files import image_size
 from wsss_lib.data.label_transforms import LabelledAugmentation
 from wsss_lib.data.toy import ToyOptions
 from wsss_lib.data.transforms import Normalise, jitter_colour
@@ -184,8 +183,8 @@ class SegmentationRun(Run[Segmentation]):
         """Find the pseudo masks.
 
         Raises:
-            InputError: There is no folder of them, one is missing or of another size than its image, or they are of a
-                run on other data.
+            InputError: There is no folder of them, one is missing, damaged, of another size than its image or holds a
+                value that is no class, or they are of a run on other data.
         """
         folder = self.settings.pseudo_masks
         if folder is None:
@@ -196,10 +195,14 @@ class SegmentationRun(Run[Segmentation]):
                 )
             return
         self.pseudo_masks = MaskStore(folder)
-        self._check_masks(self.pseudo_masks)
         self._check_owner()
+        self._check_complete(self.pseudo_masks)
+        if not holds_run(self.folder):  # else they have been read before, and the identity knows them
+            data = self.splits.training
+            for index, image_id in enumerate(bar(data.ids, f"pseudo masks of {data.name}", len(data))):
+                self.pseudo_masks.read(image_id, len(data.classes), data.size(index))
 
-    def _check_masks(self, masks: MaskStore) -> None:
+    def _check_complete(self, masks: MaskStore) -> None:
         data = self.splits.training
         missing = [image_id for image_id in data.ids if image_id not in masks]
         if len(missing) == len(data):
@@ -212,13 +215,6 @@ class SegmentationRun(Run[Segmentation]):
                 f"pseudo mask {masks.path(missing[0])} is missing, as {len(missing)} of {len(data)} are; finish the "
                 "stage that makes them, for the split training, or give another folder as pseudo_masks."
             )
-        for index, image_id in enumerate(data.ids):
-            size, wanted = image_size(masks.path(image_id)), data.size(index)
-            if size != wanted:
-                raise InputError(
-                    f"pseudo mask {masks.path(image_id)} is {size[0]} x {size[1]} pixels (height x width) but its "
-                    f"image is {wanted[0]} x {wanted[1]}; make it again at the image's size."
-                )
 
     def _check_owner(self) -> None:
         owner = self._owner()

@@ -30,8 +30,8 @@ from wsss_lib.pipeline import run as run_module
 from wsss_lib.pipeline import seeds as seeds_module
 from wsss_lib.pipeline.engine import launch_processes
 from wsss_lib.pipeline.kinds import reopen
-from wsss_lib.pipeline.run import Settings
 from wsss_lib.pipeline.seeds import SeedRun
+from wsss_lib.pipeline.settings import Settings
 from wsss_lib.pipeline.store import read_json, write_json
 
 SHORT = tiny_config(epochs=1)

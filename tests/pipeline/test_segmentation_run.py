@@ -33,7 +33,6 @@ from wsss_lib.pipeline.census import CensusRun
 from wsss_lib.pipeline.kinds import reopen
 from wsss_lib.pipeline.parameters import read_parameters
 from wsss_lib.pipeline.refine import label_map
-from wsss_lib.pipeline.run import Settings
 from wsss_lib.pipeline.seeds import SeedRun
 from wsss_lib.pipeline.segmentation import (
     JointlyScaled,
@@ -45,6 +44,7 @@ from wsss_lib.pipeline.segmentation import (
     seed_masks,
     segment,
 )
+from wsss_lib.pipeline.settings import Settings
 from wsss_lib.pipeline.store import MaskStore, ScoreStore, read_checkpoint, read_json
 from wsss_lib.pipeline.train import TrainingBatches, TrainingImages
 

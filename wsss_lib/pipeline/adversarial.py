@@ -19,8 +19,9 @@ from wsss_lib.models.weights import read_state
 from wsss_lib.ops.metrics import top_recall
 from wsss_lib.pipeline.earlier import earlier_run
 from wsss_lib.pipeline.infer import classify
-from wsss_lib.pipeline.run import Settings, file_hash, holds_run
+from wsss_lib.pipeline.run import file_hash
 from wsss_lib.pipeline.seeds import SeedRun
+from wsss_lib.pipeline.settings import Settings, holds_run
 from wsss_lib.pipeline.train import History
 from wsss_lib.show.progress import epoch_line
 

@@ -11,8 +11,8 @@ from wsss_lib.errors import InputError
 from wsss_lib.methods import load_method
 from wsss_lib.methods.method import CamConfig
 from wsss_lib.pipeline.parameters import default_folder
-from wsss_lib.pipeline.run import Settings, holds_run, read_identity, read_settings
 from wsss_lib.pipeline.seeds import SeedRun
+from wsss_lib.pipeline.settings import Settings, holds_run, read_identity, read_settings
 
 _IN_COMMON = ("data_root", "labels", "pretrained_folder", "accelerator", "devices", "workers")
 """Settings that a run and the one that it continues have in common."""

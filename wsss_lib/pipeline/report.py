@@ -17,7 +17,8 @@ from torch import Tensor
 import wsss_lib
 from wsss_lib.ops.metrics import average_precision, class_mean
 from wsss_lib.pipeline.evaluate import SeedScores
-from wsss_lib.pipeline.run import Run, project_root
+from wsss_lib.pipeline.run import Run
+from wsss_lib.pipeline.settings import project_root
 from wsss_lib.pipeline.store import write_json
 
 FIXED_THRESHOLD = 0.2

@@ -34,8 +34,9 @@ from wsss_lib.pipeline.engine import loaded
 from wsss_lib.pipeline.infer import Views
 from wsss_lib.pipeline.refine import Threshold, refine
 from wsss_lib.pipeline.report import write_metrics
-from wsss_lib.pipeline.run import Run, holds_run, read_identity, read_settings
+from wsss_lib.pipeline.run import Run
 from wsss_lib.pipeline.seeds import SeedRun
+from wsss_lib.pipeline.settings import holds_run, read_identity, read_settings
 from wsss_lib.pipeline.store import MaskStore, ScoreStore
 from wsss_lib.pipeline.train import TrainingImages
 from wsss_lib.show.progress import bar, epoch_line

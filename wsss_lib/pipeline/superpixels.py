@@ -22,8 +22,9 @@ from wsss_lib.methods.superpixels import Superpixels
 from wsss_lib.models.superpixel_net import SuperpixelNet
 from wsss_lib.models.weights import load_into, read_state
 from wsss_lib.pipeline.earlier import continued
-from wsss_lib.pipeline.run import Run, file_hash, holds_run
+from wsss_lib.pipeline.run import Run, file_hash
 from wsss_lib.pipeline.seeds import SeedRun
+from wsss_lib.pipeline.settings import holds_run
 from wsss_lib.pipeline.train import Example, LabelledImages
 
 

@@ -119,6 +119,9 @@ def walk(
         fabric: The engine; with several processes each does its share.
         normalise: From pixels to the network's input.
         workers: Processes that decode; 0 for none.
+
+    Raises:
+        InputError: The maps of an image are missing, damaged or do not fit it, or its affinities are not finite.
     """
     method.train(False)
     views = Views(data, (1.0,), normalise, None)
@@ -215,6 +218,9 @@ class AffinityRun(Run[AffinityNet]):
 
         Returns:
             The stores by name.
+
+        Raises:
+            InputError: There is no such refinement, or what is refined of an image is missing, damaged or does not fit.
         """
         config = self.method.config
         walked = Walked(self.scores("walk", split), self.method.network.stride)

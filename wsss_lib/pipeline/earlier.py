@@ -31,7 +31,7 @@ def earlier_run(
 
     Args:
         settings: Of the run that continues it.
-        identity: What decides the numbers of that run, see :meth:`Run.identity`.
+        identity: What decides the numbers of that run, see :attr:`wsss_lib.pipeline.run.Run.own_identity`.
         role: The name of the setting, and what the earlier run is.
         own: Folder of the short run.
         backbone: Of the run, unless the settings name one; "" if any will do.

@@ -362,7 +362,11 @@ class Run(ABC, Generic[M]):
 
     @property
     def seconds(self) -> dict[str, float]:
-        """Seconds that every stage has taken so far, over all starts."""
+        """Seconds that every stage has taken so far, over all starts.
+
+        Raises:
+            InputError: ``seconds.json`` is damaged.
+        """
         path = self.folder / "seconds.json"
         seconds = read_json(path) if path.is_file() else {}
         if not isinstance(seconds, dict) or not all(isinstance(value, int | float) for value in seconds.values()):

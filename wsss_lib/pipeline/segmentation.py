@@ -260,7 +260,11 @@ class SegmentationRun(Run[Segmentation]):
         return kind(self.splits.training, self.example(), self.settings.seed)
 
     def infer(self, split: str) -> MaskStore:
-        """Write the masks of a split, those that are not there yet, and return their store."""
+        """Write the masks of a split, those that are not there yet, and return their store.
+
+        The probabilities of the classes that may be in an image go to ``scores``, so that :meth:`refine` can be stopped
+        and continued without the network, in many processes; that folder may be removed when it is done.
+        """
         data, store = self.data(split), self.masks("segmentation", split)
         with self.timed(f"inference {split}"):
             if not self.delegate("infer", split):
@@ -281,6 +285,9 @@ class SegmentationRun(Run[Segmentation]):
 
         Returns:
             The store by its name, ``segmentation-crf``.
+
+        Raises:
+            InputError: There is no such refinement, or :meth:`infer` has not been there.
         """
         if what != "crf":
             raise InputError(f"refinement {what!r} is unknown; choose crf.")

@@ -86,7 +86,13 @@ class Settings:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Settings:
-        """Undo :meth:`to_dict`."""
+        """Undo :meth:`to_dict`.
+
+        Raises:
+            KeyError: One is missing.
+            TypeError: One is unknown or of another type.
+            InputError: The method, or a field of its configuration, is unknown.
+        """
         config = load_method(values["method"]).Config.from_dict(values["config"])
         names = [*PATHS, "folder", "pretrained_folder"]
         paths = {name: None if values.get(name) is None else Path(values[name]) for name in names}
@@ -129,7 +135,7 @@ def read_settings(folder: Path) -> Settings:
 
 
 def read_identity(folder: Path) -> dict[str, Any]:
-    """Return the identity of the run that lives in a folder, see :meth:`Run.identity`."""
+    """Return the identity of the run that lives in a folder, see :meth:`wsss_lib.pipeline.run.Run.identity`."""
     return _content(folder / "config.json", "identity")
 
 

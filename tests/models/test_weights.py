@@ -21,18 +21,15 @@ from torch import nn
 
 from wsss_lib.errors import InputError
 from wsss_lib.models import weights
-from wsss_lib.models.weight_formats import VGG16_LAYERS
-from wsss_lib.models.weights import (
+from wsss_lib.models.weight_formats import (
+    VGG16_LAYERS,
     MXNetList,
-    load_into,
     read_caffe,
     read_mxnet,
-    read_sidecar,
-    read_state,
-    read_torch,
     resnet38d_from_mxnet,
     vgg16_from_caffe,
 )
+from wsss_lib.models.weights import load_into, read_sidecar, read_state, read_torch
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "weights"
 FLAGS = dict(

@@ -23,27 +23,12 @@ from torch import Tensor, nn
 from wsss_lib.errors import InputError
 from wsss_lib.models.weight_formats import (
     MXNET_MAGIC,
-    MXNetList,
     map_file,
     read_caffe,
     read_mxnet,
     resnet38d_from_mxnet,
     vgg16_from_caffe,
 )
-
-__all__ = [
-    "LoadReport",
-    "MXNetList",
-    "Sidecar",
-    "load_into",
-    "read_caffe",
-    "read_mxnet",
-    "read_sidecar",
-    "read_state",
-    "read_torch",
-    "resnet38d_from_mxnet",
-    "vgg16_from_caffe",
-]
 
 MODEL_A_MD5 = "2421c1945b6797cecd3f89db14ca73f6"
 """The ResNet-38 that down-samples by pooling: same names and shapes as ours, but another network."""

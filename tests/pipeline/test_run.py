@@ -30,6 +30,7 @@ from wsss_lib.pipeline import run as run_module
 from wsss_lib.pipeline import seeds as seeds_module
 from wsss_lib.pipeline.engine import launch_processes
 from wsss_lib.pipeline.kinds import reopen
+from wsss_lib.pipeline.run import file_hash
 from wsss_lib.pipeline.seeds import SeedRun
 from wsss_lib.pipeline.settings import Settings
 from wsss_lib.pipeline.store import read_json, write_json
@@ -188,13 +189,14 @@ def test_weights_that_do_not_fit(tmp_path, content, says):
 
 
 def test_weights_are_read_once(tmp_path, monkeypatch):
-    config, read = tiny_config(pretrained=True), []
+    config, read, hashed = tiny_config(pretrained=True), [], []
     torch.save(create_backbone(config.backbone, **config.backbone_options).state_dict(), tmp_path / "w.pt")
     for module in (pretrained, run_module):
         monkeypatch.setattr(module, "read_state", lambda path: read.append(path) or read_state(path))
+    monkeypatch.setattr(run_module, "file_hash", lambda path: hashed.append(path) or file_hash(path))
     run = open_run(tmp_path / "run", config, weights=tmp_path / "w.pt")
     run.train(silent)
-    assert read == [tmp_path / "w.pt"]
+    assert read == hashed == [tmp_path / "w.pt"]
     assert run.weights_report.loaded
 
 
@@ -259,6 +261,8 @@ def test_a_checkpoint_decides_the_numbers(tmp_path):
     ):
         with pytest.raises(InputError, match=rf"holds another run \({difference}\)"):
             open_run(tmp_path / folder, config, checkpoint=other)
+    with pytest.raises(InputError, match=r"holds another run \(checkpoint is '\w{64}' there and None here\)"):
+        open_run(tmp_path / "run", config)
     (tmp_path / "one.pth").rename(tmp_path / "moved.pth")
     open_run(tmp_path / "run", config, checkpoint=tmp_path / "moved.pth")
     with pytest.raises(InputError, match=r"nowhere\.pth does not exist"):

@@ -82,7 +82,7 @@ class Run(ABC, Generic[M]):
             self._refuse_unfit_files()
         if not settings.resume and holds_run(self.folder):
             self._remove()
-        self._refuse_other(self.own_identity)
+        self._refuse_other(self.own_identity, [*self.own_identity, "checkpoint"])
         self.prepare()
         self._claim_folder()
 
@@ -122,16 +122,16 @@ class Run(ABC, Generic[M]):
         for path in [path for pattern in patterns for path in self.folder.glob(pattern) if is_unfinished(path)]:
             path.unlink(missing_ok=True)
 
-    def _refuse_other(self, identity: dict[str, Any]) -> None:
-        """Raise InputError if the folder holds a run that differs in any of the given parts of the identity."""
-        if not holds_run(self.folder):
-            return
-        found = read_identity(self.folder)
-        if any(found.get(name) != value for name, value in identity.items()):
-            raise InputError(
-                f"{self.folder} holds another run ({_first_difference(found, identity)}); give another folder as out, "
-                "or resume=False to remove it and start over."
-            )
+    def _refuse_other(self, identity: dict[str, Any], names: Sequence[str] = ()) -> None:
+        """Raise InputError if the folder holds a run that differs in the named parts of its identity, or in any."""
+        found = read_identity(self.folder) if holds_run(self.folder) else identity
+        for name in names or [*identity, *found]:
+            there, here = found.get(name), identity.get(name)
+            if there != here:
+                raise InputError(
+                    f"{self.folder} holds another run ({name} is {there!r} there and {here!r} here); give another "
+                    "folder as out, or resume=False to remove it and start over."
+                )
 
     def _remove(self) -> None:
         read_identity(self.folder)  # another program's config.json, and what lies beside it, is not ours to remove
@@ -372,13 +372,6 @@ class Run(ABC, Generic[M]):
         if not isinstance(seconds, dict) or not all(isinstance(value, int | float) for value in seconds.values()):
             raise InputError(f"{path} does not hold the seconds of a run; remove it.")
         return seconds
-
-
-def _first_difference(there: dict[str, Any], here: dict[str, Any]) -> str:
-    for name in [*here, *there]:
-        if there.get(name) != here.get(name):
-            return f"{name} is {there.get(name)!r} there and {here.get(name)!r} here"
-    return "the same"
 
 
 def _fingerprint(data: Dataset) -> str:

@@ -136,6 +136,11 @@ def photos_with_weights(change: Callable[[Path], object]) -> Callable[[Path], ob
     return make
 
 
+def imagenet(folder: Path) -> None:
+    """Weights, though random ones, of the backbone that the preset ``photos`` has."""
+    saved("net.pth", lambda: create_backbone("mobilenet_v2").state_dict())(folder)
+
+
 def other_seed(folder: Path) -> None:
     open_cam(folder / "other", tiny_config(epochs=1), seed=1, limit=4)
 
@@ -360,13 +365,26 @@ CASES = {
         **WEIGHTS,
         make=photos_with_weights(lambda folder: (folder / "net.pth").mkdir()),
     ),
+    "weights of another network": opening(
+        "00_cam",
+        "{}/net.pth is probably for another network",
+        **WEIGHTS,
+        make=photos_with_weights(saved("net.pth", lambda: {"x": torch.zeros(1)})),
+    ),
     "a checkpoint that is none": opening(
-        "04_pcss",
+        "02_oc_cse",
         "{}/mine.pth is not a weight file",
         checkpoint="{}/mine.pth",
         **WEIGHTS,
+        make=photos_with_weights(lambda folder: [imagenet(folder), text("mine.pth", "net")(folder)]),
+    ),
+    "an official network that is another": opening(
+        "01_affinitynet",
+        "{}/mine.pth is probably for another network",
+        checkpoint="{}/mine.pth",
+        **WEIGHTS,
         make=photos_with_weights(
-            lambda folder: [text("mine.pth", "net")(folder), saved("net.pth", lambda: {"x": torch.zeros(1)})(folder)]
+            lambda folder: [imagenet(folder), saved("mine.pth", lambda: {"x": torch.zeros(1)})(folder)]
         ),
     ),
     "a superpixel network of another width": opening(

@@ -31,8 +31,9 @@ from wsss_lib.data.files import image_size, read_image, read_mask
 from wsss_lib.data.folder import load_folder
 from wsss_lib.data.voc import labels_from_npy, labels_from_text, labels_from_xml, read_ids
 from wsss_lib.errors import InputError
-from wsss_lib.models.weights import load_into, read_caffe, read_mxnet, read_sidecar, read_state
-from wsss_lib.pipeline.run import read_settings
+from wsss_lib.models.weight_formats import read_caffe, read_mxnet
+from wsss_lib.models.weights import load_into, read_sidecar, read_state
+from wsss_lib.pipeline.settings import read_settings
 from wsss_lib.pipeline.store import CamStore, ScoreStore, read_authors_cams, read_checkpoint, read_json
 
 ROOT = Path(__file__).parent.parent

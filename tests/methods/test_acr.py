@@ -14,7 +14,7 @@ from wsss_lib.data.transforms import view
 from wsss_lib.errors import InputError
 from wsss_lib.methods import acr
 from wsss_lib.methods.acr import ACR, Config, draw_grid, masked_error, target_map
-from wsss_lib.methods.method import PRESETS, Batch
+from wsss_lib.methods.method import Batch
 from wsss_lib.methods.optimisers import polynomial_schedule
 from wsss_lib.models.backbone import Normalisation
 from wsss_lib.models.reconstructor import UNet, decoder_levels
@@ -393,17 +393,6 @@ def test_both_encoders_start_from_the_same_place():
     method = small()
     assert len({id(backbone) for backbone in method.backbones}) == 2
     assert method.backbones[0] is method.backbone
-
-
-@pytest.mark.parametrize("backbone", Config.backbones)
-@pytest.mark.parametrize("preset", PRESETS)
-def test_every_preset_has_every_backbone(preset, backbone):
-    config = Config.preset(preset, backbone)
-    assert config.backbone == backbone
-    assert Config.from_dict(config.to_dict()) == config
-    config.check()
-    if preset == "toy":
-        ACR(config, 3)
 
 
 def test_paper_settings():

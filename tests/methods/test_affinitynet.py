@@ -9,7 +9,7 @@ from tests import recipe
 from tests.methods import official
 from wsss_lib.errors import InputError
 from wsss_lib.methods.affinitynet import AffinityNet, Config, affinity_loss, enlarge, semi_labels
-from wsss_lib.methods.method import PRESETS, Batch
+from wsss_lib.methods.method import Batch
 from wsss_lib.pipeline.refine import label_map
 
 SMALL = {"network_options": {"group_norm": True}}
@@ -121,17 +121,6 @@ def test_it_can_learn_where_a_square_ends():
     method.train()
     losses = [method.step(Batch(images, labels, torch.arange(2)))["loss"].item() for _ in range(25)]
     assert losses[-1] < 0.5 * losses[0]
-
-
-@pytest.mark.parametrize("backbone", Config.backbones)
-@pytest.mark.parametrize("preset", PRESETS)
-def test_every_preset_has_every_backbone(preset, backbone):
-    config = Config.preset(preset, backbone)
-    assert config.backbone == backbone
-    assert Config.from_dict(config.to_dict()) == config
-    config.check()
-    if preset == "toy":
-        AffinityNet(config, 3)  # its taps have one stride
 
 
 def test_paper_settings():

@@ -9,7 +9,7 @@ from tests import recipe
 from tests.methods import official
 from wsss_lib.errors import InputError
 from wsss_lib.methods.cam import CAM, Config, classification_loss
-from wsss_lib.methods.method import PRESETS, Batch
+from wsss_lib.methods.method import Batch
 
 
 def test_loss_and_gradient():
@@ -35,14 +35,6 @@ def test_three_updates_of_the_official_script():
         loss = method.step(Batch(images, labels, torch.arange(2)))["loss"]
         np.testing.assert_allclose(loss.item(), golden["loss"][step], rtol=1e-4)
     official.assert_moved_alike(method, golden, checkpoint)
-
-
-@pytest.mark.parametrize("backbone", Config.backbones)
-@pytest.mark.parametrize("preset", PRESETS)
-def test_every_preset_has_every_backbone(preset, backbone):
-    config = Config.preset(preset, backbone)
-    assert config.backbone == backbone
-    assert Config.from_dict(config.to_dict()) == config
 
 
 def test_paper_settings():

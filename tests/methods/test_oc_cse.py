@@ -13,7 +13,7 @@ from tests import recipe
 from tests.methods import official
 from wsss_lib.data.transforms import view
 from wsss_lib.errors import InputError
-from wsss_lib.methods.method import PRESETS, Batch
+from wsss_lib.methods.method import Batch
 from wsss_lib.methods.oc_cse import OCCSE, Config, erase, erasing_mask, remaining_labels
 from wsss_lib.methods.optimisers import create_optimizer, polynomial_schedule
 from wsss_lib.models.backbone import Normalisation
@@ -248,15 +248,6 @@ def test_official_checkpoints_load(tmp_path):
     official.assert_same(method.network, source.network)
     with pytest.raises(InputError, match="for another network"):
         method.load_official({**state, "fc9.weight": torch.zeros(3, 3, 1, 1)}, tmp_path / "acr.ckpt")
-
-
-@pytest.mark.parametrize("backbone", Config.backbones)
-@pytest.mark.parametrize("preset", PRESETS)
-def test_every_preset_has_every_backbone(preset, backbone):
-    config = Config.preset(preset, backbone)
-    assert config.backbone == backbone
-    assert Config.from_dict(config.to_dict()) == config
-    config.check()
 
 
 def test_paper_settings():

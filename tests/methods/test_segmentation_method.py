@@ -11,7 +11,7 @@ from tests import recipe
 from tests.scenes import deeplab_checkpoint, label_map, picture, picture01, resnet38_checkpoint
 from wsss_lib.data.label_transforms import ScaleChoice, UniformScale
 from wsss_lib.errors import InputError
-from wsss_lib.methods.method import PRESETS, Batch
+from wsss_lib.methods.method import Batch
 from wsss_lib.methods.segmentation import Config, Segmentation, nearest_labels, probabilities, segmentation_loss
 from wsss_lib.models.backbone import Normalisation
 from wsss_lib.ops.dense_crf import dense_crf, unary_from_scores
@@ -249,17 +249,6 @@ def pixels_of(name, size):
 
 
 # --------------------------------------------------------------------------------------------------------- settings
-
-
-@pytest.mark.parametrize("backbone", Config.backbones)
-@pytest.mark.parametrize("preset", PRESETS)
-def test_every_preset_has_every_backbone(preset, backbone):
-    config = Config.preset(preset, backbone)
-    assert config.backbone == backbone
-    assert Config.from_dict(config.to_dict()) == config
-    config.check()
-    if preset == "toy":
-        Segmentation(config, 3)
 
 
 def test_paper_settings():

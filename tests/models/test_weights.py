@@ -21,18 +21,15 @@ from torch import nn
 
 from wsss_lib.errors import InputError
 from wsss_lib.models import weights
-from wsss_lib.models.weight_formats import VGG16_LAYERS
-from wsss_lib.models.weights import (
+from wsss_lib.models.weight_formats import (
+    VGG16_LAYERS,
     MXNetList,
-    load_into,
     read_caffe,
     read_mxnet,
-    read_sidecar,
-    read_state,
-    read_torch,
     resnet38d_from_mxnet,
     vgg16_from_caffe,
 )
+from wsss_lib.models.weights import load_into, read_sidecar, read_state, read_torch
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "weights"
 FLAGS = dict(
@@ -837,26 +834,21 @@ def test_load_everything(dtype):
     assert loaded["0.weight"].dtype == torch.float32
 
 
-def test_load_with_a_new_head_and_a_classifier_left_over():
-    state = {key: value for key, value in full_state().items() if not key.startswith("2.") and "tracked" not in key}
+def test_load_without_counters_and_with_a_classifier_left_over():
+    state = {key: value for key, value in full_state().items() if "tracked" not in key}
     state["classifier.weight"] = torch.full((3,), math.nan)
     module = network()
-    head = module[2].weight.clone()
-    report = load_into(module, state, source="net.pth", new=["2."], unused=["classifier."])
-    assert report.missing == ("1.num_batches_tracked", "2.weight", "2.bias")
+    report = load_into(module, state, source="net.pth", unused=["classifier."])
+    assert report.missing == ("1.num_batches_tracked",)
     assert report.unexpected == ("classifier.weight",)
     assert report.mismatched == ()
-    assert len(report.loaded) == 6
-    text = (
-        "6 loaded, 3 missing (1.num_batches_tracked, 2.weight, 2.bias), 1 unexpected (classifier.weight), 0 mismatched"
-    )
+    assert len(report.loaded) == 8
+    text = "8 loaded, 1 missing (1.num_batches_tracked), 1 unexpected (classifier.weight), 0 mismatched"
     assert str(report) == text
-    assert torch.equal(module[2].weight, head)
     assert torch.equal(module[0].weight, state["0.weight"])
-    refused(module, state, r"1 unexpected \(classifier.weight\)", new=["2."])
-    refused(module, state, r"2 missing \(2.weight, 2.bias\)", unused=["classifier."])
+    refused(module, state, r"1 unexpected \(classifier.weight\)")
     with pytest.raises(TypeError):
-        load_into(module, state, source="net.pth", new="2.")
+        load_into(module, state, source="net.pth", unused="classifier.")
 
 
 def test_load_renamed():
@@ -875,7 +867,6 @@ def test_load_refuses_another_network():
         module, {"b2.weight": torch.zeros(1)}, r"another network: 0 fit, 8 missing \(0.weight, 0.bias, 1.weight, ...\)"
     )
     refused(module, {}, "0 fit")
-    refused(module, {}, "0 fit", new=[""])
     refused(module, {key: state[key] for key in list(state)[1:]}, r"8 fit, 1 missing \(0.weight\)")
     refused(module, state | {"1.extra": torch.zeros(1)}, r"9 fit, 0 missing, 1 unexpected \(1.extra\)")
 
@@ -884,7 +875,7 @@ def test_load_refuses_other_shapes_even_of_the_head():
     state = full_state(1) | {"2.weight": torch.zeros(1000, 4), "2.bias": torch.zeros(1000)}
     message = r"2 mismatched \(2.weight is \(1000, 4\) in the file but \(2, 4\) here"
     refused(network(), state, message)
-    refused(network(), state, message, new=["2."], unused=["2."])
+    refused(network(), state, message, unused=["2."])
     refused(network(), full_state() | {"1.weight": torch.zeros(4, 1)}, "1 mismatched")
 
 

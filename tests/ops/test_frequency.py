@@ -11,7 +11,6 @@ from wsss_lib.ops.frequency import (
     influence_maps,
     magnitude,
     probe_filters,
-    whole_plane,
     with_magnitude,
 )
 
@@ -29,17 +28,6 @@ def test_half_a_plane_does_what_a_whole_one_does(size, device):
     images, mask = torch.randn(2, 3, *size, device=device), torch.rand(3, *size, device=device)
     expected = through_the_whole_plane(images, mask)
     torch.testing.assert_close(apply_filter(images, half_plane(mask)), expected, atol=1e-6, rtol=1e-5)
-
-
-@pytest.mark.parametrize("size", SIZES)
-def test_the_whole_plane_comes_back(size):
-    half = half_plane(torch.rand(2, *size))
-    torch.testing.assert_close(half_plane(whole_plane(half, size[1])), half)
-    images = torch.randn(2, *size)
-    expected = apply_filter(images, half)
-    torch.testing.assert_close(
-        through_the_whole_plane(images, whole_plane(half, size[1])), expected, atol=1e-6, rtol=1e-5
-    )
 
 
 @pytest.mark.parametrize("size", SIZES)

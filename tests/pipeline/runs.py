@@ -18,8 +18,8 @@ from wsss_lib.errors import InputError
 from wsss_lib.methods.cam import Config
 from wsss_lib.methods.method import CamMethod
 from wsss_lib.models.backbone import Normalisation
-from wsss_lib.pipeline.run import Settings
 from wsss_lib.pipeline.seeds import SeedRun
+from wsss_lib.pipeline.settings import Settings
 from wsss_lib.pipeline.store import CamStore
 from wsss_lib.pipeline.train import train
 

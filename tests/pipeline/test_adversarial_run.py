@@ -38,8 +38,8 @@ from wsss_lib.pipeline.affinity import AffinityRun
 from wsss_lib.pipeline.engine import launch_processes
 from wsss_lib.pipeline.kinds import reopen
 from wsss_lib.pipeline.parameters import read_parameters
-from wsss_lib.pipeline.run import Settings
 from wsss_lib.pipeline.seeds import SeedRun
+from wsss_lib.pipeline.settings import Settings
 from wsss_lib.pipeline.store import read_checkpoint, write_checkpoint
 
 METHODS = {"oc_cse": oc_cse, "acr": acr}

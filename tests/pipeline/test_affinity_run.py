@@ -35,8 +35,8 @@ from wsss_lib.pipeline.affinity import AffinityRun, LabelledCells, Walked, walk
 from wsss_lib.pipeline.kinds import reopen
 from wsss_lib.pipeline.parameters import read_parameters
 from wsss_lib.pipeline.report import refinement_table
-from wsss_lib.pipeline.run import Settings
 from wsss_lib.pipeline.seeds import SeedRun
+from wsss_lib.pipeline.settings import Settings
 from wsss_lib.pipeline.store import ScoreStore, read_checkpoint, read_json
 
 SIZES = [(40, 56), (33, 41), (40, 56), (56, 40)]

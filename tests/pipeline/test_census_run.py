@@ -12,7 +12,7 @@ from wsss_lib.methods.pcss import Config, choose_probed
 from wsss_lib.pipeline.census import CensusRun
 from wsss_lib.pipeline.engine import launch_processes
 from wsss_lib.pipeline.kinds import reopen
-from wsss_lib.pipeline.run import Settings
+from wsss_lib.pipeline.settings import Settings
 from wsss_lib.pipeline.store import read_checkpoint
 from wsss_lib.pipeline.train import History
 

@@ -124,13 +124,7 @@ def test_metrics_say_how_they_came_about(tmp_path):
     metrics = write_metrics(run, {"train": val, "val": val}, {}, part={"share": float("nan")})
     stored = read_json(tmp_path / "metrics.json")
     assert stored.keys() == metrics.keys()
-    assert (stored["method"], stored["preset"], stored["seed"], stored["limit"], stored["crf"]) == (
-        "cam",
-        "toy",
-        5,
-        8,
-        False,
-    )
+    assert (stored["method"], stored["preset"], stored["seed"], stored["limit"]) == ("cam", "toy", 5, 8)
     assert stored["parameters"] == run.settings.config.to_dict()
     assert stored["versions"].keys() >= {"wsss_lib", "python", "torch", "numpy"}
     assert stored["device"].startswith("CPU")

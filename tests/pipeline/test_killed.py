@@ -23,8 +23,9 @@ from wsss_lib.methods import load_method
 from wsss_lib.pipeline import adversarial, earlier
 from wsss_lib.pipeline.affinity import AffinityRun
 from wsss_lib.pipeline.kinds import open_run
-from wsss_lib.pipeline.run import Run, Settings
+from wsss_lib.pipeline.run import Run
 from wsss_lib.pipeline.seeds import SeedRun
+from wsss_lib.pipeline.settings import Settings
 from wsss_lib.pipeline.store import read_checkpoint, read_json
 
 ROOT = Path(__file__).parents[2]

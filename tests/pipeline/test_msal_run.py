@@ -10,7 +10,7 @@ from wsss_lib.data.toy import ToyWorld
 from wsss_lib.methods import msal, superpixels
 from wsss_lib.models.superpixel_net import SuperpixelNet
 from wsss_lib.pipeline.kinds import reopen
-from wsss_lib.pipeline.run import Settings
+from wsss_lib.pipeline.settings import Settings
 from wsss_lib.pipeline.superpixels import MsalRun, SuperpixelRun
 
 TINY = superpixels.Config.preset("toy").replace(epochs=1, width=0.125, batch_size=8)

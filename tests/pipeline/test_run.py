@@ -26,14 +26,16 @@ from wsss_lib import __main__ as command
 from wsss_lib.data.transforms import view
 from wsss_lib.errors import InputError
 from wsss_lib.methods.cam import CAM, Config
-from wsss_lib.models import create_backbone
+from wsss_lib.models import create_backbone, pretrained
+from wsss_lib.models.weights import read_state
 from wsss_lib.ops.cam import merge_mirrored, normalise_maximum, upsample
 from wsss_lib.pipeline import run as run_module
 from wsss_lib.pipeline import seeds as seeds_module
 from wsss_lib.pipeline.engine import launch_processes
 from wsss_lib.pipeline.kinds import reopen
-from wsss_lib.pipeline.run import Settings
+from wsss_lib.pipeline.run import file_hash
 from wsss_lib.pipeline.seeds import SeedRun
+from wsss_lib.pipeline.settings import Settings
 from wsss_lib.pipeline.store import read_json, write_json
 from wsss_lib.pipeline.train import resume
 
@@ -170,9 +172,9 @@ def test_what_is_missing_is_named(tmp_path):
         open_run(tmp_path / "run", preset="photos")
     with pytest.raises(InputError, match=r"data_root .*nowhere is no folder"):
         open_run(tmp_path / "run", preset="voc12", data_root=tmp_path / "nowhere")
-    pretrained = tiny_config(pretrained=True, backbone="resnet38d")
+    config = tiny_config(pretrained=True, backbone="resnet38d")
     with pytest.raises(InputError, match=r"put ilsvrc-cls_rna-a1_cls1000_ep-0001\.params into .*pretrained"):
-        open_run(tmp_path / "run", pretrained, pretrained_folder=tmp_path / "pretrained")
+        open_run(tmp_path / "run", config, pretrained_folder=tmp_path / "pretrained")
     assert not (tmp_path / "run").exists()
 
 
@@ -181,12 +183,26 @@ def test_what_is_missing_is_named(tmp_path):
     [(b"", r"w\.pt"), (b"no weights", r"w\.pt"), ({"other.weight": torch.zeros(3)}, "probably for another network")],
 )
 def test_weights_that_do_not_fit(tmp_path, content, says):
-    path = tmp_path / "w.pt"
+    """They claim no folder, and have none removed."""
+    path, config = tmp_path / "w.pt", tiny_config(pretrained=True)
     path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
-    message = sentence_of(lambda: open_run(tmp_path / "run", tiny_config(pretrained=True), weights=path).train(silent))
-    assert re.search(says, message)
-    assert not (tmp_path / "run" / "checkpoint.pt").exists()
-    assert (tmp_path / "run").exists() is isinstance(content, dict), "a file that cannot be read has claimed the folder"
+    assert re.search(says, sentence_of(lambda: open_run(tmp_path / "run", config, weights=path)))
+    assert not (tmp_path / "run").exists()
+    open_run(tmp_path / "run")
+    sentence_of(lambda: open_run(tmp_path / "run", config, weights=path, resume=False))
+    assert open_run(tmp_path / "run").settings.weights is None
+
+
+def test_weights_are_read_once(tmp_path, monkeypatch):
+    config, read, hashed = tiny_config(pretrained=True), [], []
+    torch.save(create_backbone(config.backbone, **config.backbone_options).state_dict(), tmp_path / "w.pt")
+    for module in (pretrained, run_module):
+        monkeypatch.setattr(module, "read_state", lambda path: read.append(path) or read_state(path))
+    monkeypatch.setattr(run_module, "file_hash", lambda path: hashed.append(path) or file_hash(path))
+    run = open_run(tmp_path / "run", config, weights=tmp_path / "w.pt")
+    run.train(silent)
+    assert read == hashed == [tmp_path / "w.pt"]
+    assert run.weights_report.loaded
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
@@ -250,22 +266,20 @@ def test_a_checkpoint_decides_the_numbers(tmp_path):
     ):
         with pytest.raises(InputError, match=rf"holds another run \({difference}\)"):
             open_run(tmp_path / folder, config, checkpoint=other)
+    with pytest.raises(InputError, match=r"holds another run \(checkpoint is '\w{64}' there and None here\)"):
+        open_run(tmp_path / "run", config)
     (tmp_path / "one.pth").rename(tmp_path / "moved.pth")
     open_run(tmp_path / "run", config, checkpoint=tmp_path / "moved.pth")
-    with pytest.raises(InputError, match=r"nowhere\.pth is missing"):
+    with pytest.raises(InputError, match=r"nowhere\.pth does not exist"):
         open_run(tmp_path / "other", config, checkpoint=tmp_path / "nowhere.pth")
     assert not (tmp_path / "other").exists()
 
 
-@pytest.mark.parametrize("stage", ["train", "infer"])
-def test_a_checkpoint_of_another_network(tmp_path, stage):
-    official_checkpoint(tmp_path / "one.pth", 1)
-    run = open_run(tmp_path / "run", SHORT, checkpoint=tmp_path / "one.pth")
-    if stage == "train":
-        assert run.train(silent) == []  # it is not even opened
-    else:
-        assert re.search(r"one\.pth is probably for another network", sentence_of(lambda: run.infer("val")))
-        assert not (tmp_path / "run" / "cams").exists()
+def test_a_checkpoint_of_another_network(tmp_path):
+    config, _ = official_checkpoint(tmp_path / "one.pth", 1)
+    message = sentence_of(lambda: open_run(tmp_path / "run", SHORT, checkpoint=tmp_path / "one.pth"))
+    assert re.search(r"one\.pth is probably for another network", message)
+    open_run(tmp_path / "run", config, checkpoint=tmp_path / "one.pth")  # the folder is still free
 
 
 # ------------------------------------------------------------------------------------------------------- the stages

@@ -338,6 +338,9 @@ class MSAL(CamMethod):
         Returns:
             ``loss`` and its parts ``classification`` and ``ipc``, the latter with its weight; ``gradient``: the norm of
             all gradients before they were clipped.
+
+        Raises:
+            InputError: Saliency is to be rebuilt, and there is none.
         """
         config = self.config
         maps, pooled = self.forward(images, association, config.training_iterations, config.threshold)

@@ -320,6 +320,9 @@ def census(
 
     Returns:
         ``(C, g, g)`` float32 with g blocks a side, in the layout of a centred spectrum.
+
+    Raises:
+        InputError: There are no images.
     """
     filters, cells = probe_filters(size, block, mirror)
     table = None

@@ -23,27 +23,12 @@ from torch import Tensor, nn
 from wsss_lib.errors import InputError
 from wsss_lib.models.weight_formats import (
     MXNET_MAGIC,
-    MXNetList,
     map_file,
     read_caffe,
     read_mxnet,
     resnet38d_from_mxnet,
     vgg16_from_caffe,
 )
-
-__all__ = [
-    "LoadReport",
-    "MXNetList",
-    "Sidecar",
-    "load_into",
-    "read_caffe",
-    "read_mxnet",
-    "read_sidecar",
-    "read_state",
-    "read_torch",
-    "resnet38d_from_mxnet",
-    "vgg16_from_caffe",
-]
 
 MODEL_A_MD5 = "2421c1945b6797cecd3f89db14ca73f6"
 """The ResNet-38 that down-samples by pooling: same names and shapes as ours, but another network."""
@@ -323,7 +308,6 @@ def load_into(
     state: Mapping[str, Tensor],
     *,
     source: str | Path,
-    new: Sequence[str] = (),
     unused: Sequence[str] = (),
     rename: Callable[[str], str | None] | None = None,
 ) -> LoadReport:
@@ -336,7 +320,6 @@ def load_into(
         module: The network to fill.
         state: Tensors by key, as `read_state` returns them.
         source: The file's name for error messages.
-        new: Beginnings of keys of the module that the file need not have, such as `head.`.
         unused: Beginnings of keys of the file that the module need not have, such as `classifier.`.
         rename: Turns a key of the file into the module's, or into None to leave that tensor out.
 
@@ -347,8 +330,8 @@ def load_into(
         InputError: Keys are missing or left over, shapes or kinds of number differ, or a value to be loaded is not a
             finite number of the module's type. The module is then unchanged.
     """
-    if isinstance(new, str) or isinstance(unused, str):
-        raise TypeError("new and unused are sequences of beginnings, not one string")  # which would match any letter
+    if isinstance(unused, str):
+        raise TypeError("unused is a sequence of beginnings, not one string")  # which would match any letter
     wanted = {key: value for key, value in module.state_dict().items() if isinstance(value, Tensor)}
     origins: dict[str, str] = {}  # key of the module: key of the file
     left_over: list[str] = []
@@ -364,7 +347,7 @@ def load_into(
         else:
             origins[target] = key
     missing = [key for key in wanted if key not in origins]
-    lacking = [key for key in missing if not key.startswith(tuple(new)) and not key.endswith("num_batches_tracked")]
+    lacking = [key for key in missing if not key.endswith("num_batches_tracked")]
     shapes = {key: (tuple(state[origin].shape), tuple(wanted[key].shape)) for key, origin in origins.items()}
     mismatched = tuple((key, found, here) for key, (found, here) in shapes.items() if found != here)
     fitting = tuple(key for key, (found, here) in shapes.items() if found == here)

@@ -29,14 +29,6 @@ def half_plane(mask: Tensor) -> Tensor:
     return ((plain + mirrored) / 2)[..., : mask.shape[-1] // 2 + 1]
 
 
-def whole_plane(half: Tensor, width: int) -> Tensor:
-    """Undo :func:`half_plane` for a symmetric mask: ``(..., H, width // 2 + 1)`` to ``(..., H, width)``, centred."""
-    mirrored = half.flip(-2, -1).roll(1, -2)  # column j holds that of frequency -(width // 2 - j)
-    first = 1 if width % 2 == 0 else 0
-    whole = torch.cat([half, mirrored[..., first:-1]], dim=-1)
-    return torch.fft.fftshift(whole, dim=(-2, -1))
-
-
 def apply_filter(images: Tensor, half: Tensor) -> Tensor:
     """Multiply the spectra of real ``(..., H, W)`` images by real ``(..., H, W // 2 + 1)``, see `half_plane`."""
     size = (images.shape[-2], images.shape[-1])

@@ -17,10 +17,11 @@ from wsss_lib.methods.method import CamMethod
 from wsss_lib.methods.oc_cse import OCCSE
 from wsss_lib.models.weights import read_state
 from wsss_lib.ops.metrics import top_recall
-from wsss_lib.pipeline.earlier import earlier_run, holds_run
+from wsss_lib.pipeline.earlier import earlier_run
 from wsss_lib.pipeline.infer import classify
-from wsss_lib.pipeline.run import Settings, file_hash
+from wsss_lib.pipeline.run import file_hash
 from wsss_lib.pipeline.seeds import SeedRun
+from wsss_lib.pipeline.settings import Settings, holds_run
 from wsss_lib.pipeline.train import History
 from wsss_lib.show.progress import epoch_line
 
@@ -67,8 +68,6 @@ class AdversarialRun(SeedRun):
         settings = self.settings
         if not self.needs_classifier:
             return
-        identity = super().identity()
-        self.refuse_other(identity)
         file, own = settings.classifier, self.folder / "classifier"
         usual = settings.pretrained_folder / OFFICIAL
         for_voc = settings.preset == "voc12" and settings.config.backbone == "resnet38d"
@@ -76,10 +75,12 @@ class AdversarialRun(SeedRun):
             file = usual
         if file is not None and file.is_file():
             self.file = file
-            self.refuse_other(self.identity())
-            _ = self.ordinary  # read at once: another file must not claim the folder
+            if not holds_run(self.folder):
+                _ = self.ordinary  # read at once: another file must not claim the folder
         else:
-            self.ordinary_run, folder = earlier_run(settings, identity, "classifier", own, settings.config.backbone)
+            self.ordinary_run, folder = earlier_run(
+                settings, self.own_identity, "classifier", own, settings.config.backbone
+            )
             self._check_run(self.ordinary_run.settings)
             self.settings = replace(settings, classifier=folder)
 
@@ -97,12 +98,11 @@ class AdversarialRun(SeedRun):
 
     def identity(self) -> dict[str, Any]:
         """Return what decides the numbers of the run; the ordinary classifier is part of it."""
-        identity = super().identity()
         if self.file is not None:
-            identity["classifier"] = file_hash(self.file)
+            return {**self.own_identity, "classifier": file_hash(self.file)}
         if self.ordinary_run is not None:
-            identity["classifier"] = self.ordinary_run.fingerprint()
-        return identity
+            return {**self.own_identity, "classifier": self.ordinary_run.fingerprint()}
+        return self.own_identity
 
     def shared(self) -> dict[str, Any]:
         """Return where the ordinary classifier is, so that variants do not make their own."""

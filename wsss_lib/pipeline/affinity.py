@@ -119,6 +119,9 @@ def walk(
         fabric: The engine; with several processes each does its share.
         normalise: From pixels to the network's input.
         workers: Processes that decode; 0 for none.
+
+    Raises:
+        InputError: The maps of an image are missing, damaged or do not fit it, or its affinities are not finite.
     """
     method.train(False)
     views = Views(data, (1.0,), normalise, None)
@@ -153,9 +156,7 @@ class AffinityRun(Run[AffinityNet]):
         They are the run that the settings name, or else that of 00_cam if it is on the same data, or else a short run
         in this run's own folder.
         """
-        identity = super().identity()
-        self.refuse_other(identity)
-        self.seeds, folder = earlier_run(self.settings, identity, "seeds", self.folder / "seeds")
+        self.seeds, folder = earlier_run(self.settings, self.own_identity, "seeds", self.folder / "seeds")
         self.settings = replace(self.settings, seeds=folder)
 
     @property
@@ -165,7 +166,7 @@ class AffinityRun(Run[AffinityNet]):
 
     def identity(self) -> dict[str, Any]:
         """Return what decides the numbers of the run; the seeds are part of it."""
-        return {**super().identity(), "seeds": self.seeds.fingerprint()}
+        return {**self.own_identity, "seeds": self.seeds.fingerprint()}
 
     def scores(self, what: str, split: str) -> ScoreStore:
         """Return a store of scores: ``walk``, or ``crf-4`` for the CRF with the alpha 4."""
@@ -217,6 +218,9 @@ class AffinityRun(Run[AffinityNet]):
 
         Returns:
             The stores by name.
+
+        Raises:
+            InputError: There is no such refinement, or what is refined of an image is missing, damaged or does not fit.
         """
         config = self.method.config
         walked = Walked(self.scores("walk", split), self.method.network.stride)

@@ -53,7 +53,7 @@ class CensusRun(SeedRun):
     """A run of a method that holds a census of frequencies."""
 
     def train(self, report: Callable[[dict[str, Any]], None] = epoch_line) -> History:
-        """Train to the end, see :meth:`Run.train`."""
+        """Train to the end, see :meth:`SeedRun.train`."""
         assert isinstance(self.method, PCSS)
         self.method.probed = self.probed
         return super().train(report)

@@ -12,7 +12,8 @@ from typing import Any
 from wsss_lib.errors import InputError
 from wsss_lib.pipeline.kinds import reopen
 from wsss_lib.pipeline.parameters import check_final_network, convert, existing, refuse_unknown
-from wsss_lib.pipeline.run import Run, project_root
+from wsss_lib.pipeline.run import Run
+from wsss_lib.pipeline.settings import project_root
 from wsss_lib.pipeline.store import read_json
 
 STAGES = ("seed", "CRF", "walk", "walk, CRF", "network", "network, CRF")

@@ -117,7 +117,7 @@ def shortcut_reliance(classify: Callable[[Dataset], Tensor], world: ToyWorld) ->
     """Measure what a classifier loses when the frequency pattern is taken off the images that it was trained on.
 
     Args:
-        classify: Returns the logits ``(n, K)`` of a data set, see :meth:`wsss_lib.pipeline.run.Run.classify`.
+        classify: Returns the logits ``(n, K)`` of a data set, see :meth:`wsss_lib.pipeline.seeds.SeedRun.classify`.
         world: The training split of the toy world.
     """
     results = []

@@ -11,10 +11,10 @@ from wsss_lib.errors import InputError
 from wsss_lib.methods import load_method
 from wsss_lib.methods.method import CamConfig
 from wsss_lib.pipeline.parameters import default_folder
-from wsss_lib.pipeline.run import Settings, read_identity, read_settings
 from wsss_lib.pipeline.seeds import SeedRun
+from wsss_lib.pipeline.settings import Settings, holds_run, read_identity, read_settings
 
-IN_COMMON = ("data_root", "labels", "pretrained_folder", "accelerator", "devices", "workers")
+_IN_COMMON = ("data_root", "labels", "pretrained_folder", "accelerator", "devices", "workers")
 """Settings that a run and the one that it continues have in common."""
 
 
@@ -31,7 +31,7 @@ def earlier_run(
 
     Args:
         settings: Of the run that continues it.
-        identity: What decides the numbers of that run, see :meth:`Run.identity`.
+        identity: What decides the numbers of that run, see :attr:`wsss_lib.pipeline.run.Run.own_identity`.
         role: The name of the setting, and what the earlier run is.
         own: Folder of the short run.
         backbone: Of the run, unless the settings name one; "" if any will do.
@@ -50,7 +50,7 @@ def earlier_run(
     fits = fits and backbone in ("", read_settings(usual).config.backbone)
     folder = given or (usual if fits and not holds_run(own) else own)
     if holds_run(folder) or folder != own:
-        earlier = replace(read_settings(folder), **{name: getattr(settings, name) for name in IN_COMMON})
+        earlier = continued(settings, folder)
         theirs = _data(read_identity(folder))
         if mine != theirs:
             raise InputError(
@@ -71,16 +71,16 @@ def earlier_run(
     return run, None if folder == own else folder
 
 
+def continued(settings: Settings, folder: Path) -> Settings:
+    """Return the settings of the run in a folder, but where the data lie and on what it runs as in ``settings``."""
+    return replace(read_settings(folder), **{name: getattr(settings, name) for name in _IN_COMMON})
+
+
 def _short(settings: Settings, backbone: str) -> CamConfig:
     """Return the configuration of 00_cam with half its epochs, and with another backbone unless that is ""."""
     config: CamConfig = load_method("cam").Config.preset(settings.preset, backbone)
     batch_size = min(config.batch_size, settings.config.batch_size)
     return config.replace(epochs=max(1, config.epochs // 2), batch_size=batch_size)
-
-
-def holds_run(folder: Path) -> bool:
-    """Whether a run has been opened in a folder."""
-    return (folder / "config.json").is_file()
 
 
 def _data(identity: Mapping[str, Any]) -> str:

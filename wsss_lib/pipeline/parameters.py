@@ -14,7 +14,7 @@ from wsss_lib.errors import InputError
 from wsss_lib.methods import load_method
 from wsss_lib.methods.method import PRESETS, Config
 from wsss_lib.models.pretrained import find_weights
-from wsss_lib.pipeline.run import PATHS, Settings, project_root
+from wsss_lib.pipeline.settings import PATHS, Settings, project_root
 
 _TYPES: dict[str, type] = {
     "preset": str,

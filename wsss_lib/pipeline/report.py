@@ -17,7 +17,8 @@ from torch import Tensor
 import wsss_lib
 from wsss_lib.ops.metrics import average_precision, class_mean
 from wsss_lib.pipeline.evaluate import SeedScores
-from wsss_lib.pipeline.run import Run, project_root
+from wsss_lib.pipeline.run import Run
+from wsss_lib.pipeline.settings import project_root
 from wsss_lib.pipeline.store import write_json
 
 FIXED_THRESHOLD = 0.2
@@ -103,7 +104,13 @@ def network_table(results: Mapping[str, Mapping[str, Any]], seconds: Mapping[str
 
 
 def ranking_summary(logits: Tensor, data_labels: Tensor, classes: Sequence[str]) -> dict[str, Any]:
-    """Return how well image-level labels are recognised: average precision per class, and its mean."""
+    """Return how well image-level labels are recognised: average precision per class, and its mean.
+
+    Args:
+        logits: ``(n, K)`` float.
+        data_labels: ``(n, K)``, 1 where an image shows a class.
+        classes: The names of the K classes.
+    """
     precisions = average_precision(logits, data_labels)
     return {
         "mean_average_precision": float(class_mean(precisions)),
@@ -137,7 +144,6 @@ def write_metrics(
         "seconds": run.seconds,
         "peak_memory_mib": peak_memory(run.fabric.device),
         "data": {name: {"name": split.name, "images": len(split)} for name, split in run.splits.scored.items()},
-        "crf": False,
         "seeds": seed_summaries(scores) if scores else {},
         "classification": dict(classification),
         **more,

@@ -15,7 +15,7 @@ import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Self, TypeVar
@@ -28,13 +28,14 @@ from wsss_lib.data.splits import open_splits
 from wsss_lib.data.toy import ToyOptions
 from wsss_lib.errors import InputError
 from wsss_lib.methods import load_method
-from wsss_lib.methods.method import Config, Method
+from wsss_lib.methods.method import Method
 from wsss_lib.models.backbone import Normalisation
 from wsss_lib.models.pretrained import find_weights, load_backbone
 from wsss_lib.models.weights import LoadReport, read_state
 from wsss_lib.pipeline.engine import check_devices, inside_torchrun, launch_processes, make_fabric
 from wsss_lib.pipeline.evaluate import confusion_summary, score_masks
 from wsss_lib.pipeline.refine import Read, refine
+from wsss_lib.pipeline.settings import Settings, holds_run, read_identity
 from wsss_lib.pipeline.store import MaskStore, copy_file, read_json, write_json
 from wsss_lib.pipeline.train import Example, History, TrainingBatches, TrainingImages, resume, train
 from wsss_lib.show.progress import epoch_line
@@ -42,95 +43,9 @@ from wsss_lib.show.progress import epoch_line
 M = TypeVar("M", bound=Method)
 
 
-PATHS = (
-    "data_root",
-    "labels",
-    "weights",
-    "seeds",
-    "classifier",
-    "superpixels",
-    "saliency",
-    "pseudo_masks",
-    "checkpoint",
-)
-"""The settings that name files or folders of the user."""
-
 _FOLDERS = ("cams", "scores", "masks", "seeds", "classifier", "superpixels", "segmentation", "growth", "variants")
 _FILES = ("config.json", "log.jsonl", "checkpoint.pt", "metrics.json", "seconds.json")
 """What a run makes in its folder."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Everything that a run needs to know.
-
-    Attributes:
-        notebook: Name of the notebook, for example ``00_cam``.
-        method: Name of the method, for example ``cam``.
-        preset: Name of the preset that the configuration started from.
-        config: The configuration of the method.
-        folder: Where the run's files go.
-        data_root: The folder of the data; None for the toy world.
-        labels: Where the image-level labels of a folder in VOC's layout come from; None for the usual places.
-        weights: File of the pre-trained weights; None for the usual one.
-        seeds: Folder of the run whose class activation maps this one refines; None for the usual one.
-        classifier: Folder of the run, or file of the authors' network, of the ordinary classifier; None for the usual.
-        superpixels: Folder of the run, or file, of the superpixel network; None for a run in this run's folder.
-        saliency: Folder of the saliency maps, see `wsss_lib.data.saliency`.
-        pseudo_masks: Folder of the masks that the segmentation stage is trained on, such as ``masks/crf-4/train`` of a
-            run.
-        checkpoint: File of a network that the authors' code trained, which is then used instead of training one.
-        pretrained_folder: Where usual weight files lie.
-        seed: Of all random draws.
-        limit: If positive, only the first images of every split are used.
-        accelerator: See :func:`wsss_lib.pipeline.engine.make_fabric`.
-        devices: How many processes work on the run.
-        precision: See :func:`wsss_lib.pipeline.engine.make_fabric`.
-        workers: Processes that load images, for each device; -1 chooses.
-        resume: Whether an earlier, unfinished run in the same folder is continued, or removed.
-    """
-
-    notebook: str
-    method: str
-    preset: str
-    config: Config
-    folder: Path
-    data_root: Path | None = None
-    labels: Path | None = None
-    weights: Path | None = None
-    seeds: Path | None = None
-    classifier: Path | None = None
-    superpixels: Path | None = None
-    saliency: Path | None = None
-    pseudo_masks: Path | None = None
-    checkpoint: Path | None = None
-    pretrained_folder: Path = Path("pretrained")
-    seed: int = 0
-    limit: int = 0
-    accelerator: str = "auto"
-    devices: int = 1
-    precision: str = "32-true"
-    workers: int = -1
-    resume: bool = True
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as plain values, for JSON."""
-        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        paths = {k: str(v) if isinstance(v, Path) else v for k, v in values.items()}
-        return {**paths, "config": self.config.to_dict()}
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Settings:
-        """Undo :meth:`to_dict`."""
-        config = load_method(values["method"]).Config.from_dict(values["config"])
-        names = [*PATHS, "folder", "pretrained_folder"]
-        paths = {name: None if values.get(name) is None else Path(values[name]) for name in names}
-        settings = cls(**{**values, **paths, "config": config})
-        for field in fields(cls):
-            kind = {"str": str, "int": int, "bool": bool}.get(str(field.type))
-            if kind is not None and type(getattr(settings, field.name)) is not kind:
-                raise TypeError(f"{field.name} is no {kind.__name__}")
-        return settings
 
 
 class Run(ABC, Generic[M]):
@@ -163,10 +78,11 @@ class Run(ABC, Generic[M]):
         self.splits = open_splits(settings.preset, settings.data_root, settings.labels, settings.limit, world)
         self.weights = self._find_weights()
         self.weights_report: LoadReport | None = None
-        if not settings.resume or not (self.folder / "config.json").is_file():
-            self._check_files()
-        if not settings.resume and (self.folder / "config.json").is_file():
+        if not settings.resume or not holds_run(self.folder):
+            self._refuse_unfit_files()
+        if not settings.resume and holds_run(self.folder):
             self._remove()
+        self._refuse_other(self.own_identity, [*self.own_identity, "checkpoint"])
         self.prepare()
         self._claim_folder()
 
@@ -183,12 +99,10 @@ class Run(ABC, Generic[M]):
             return None
         return settings.weights or find_weights(settings.config.backbone, settings.pretrained_folder)
 
-    def _check_files(self) -> None:
-        """Read the files of networks: one that cannot be read must neither claim a folder nor have one removed."""
-        for file in (self.weights, self.settings.checkpoint):
-            if file is not None:
-                _check_exists(file)
-                read_state(file)
+    def _refuse_unfit_files(self) -> None:
+        """Fill the network from files: one that does not fit must neither claim a folder nor have one removed."""
+        if self.weights is not None or self.settings.checkpoint is not None:
+            _ = self._untrained
 
     # ------------------------------------------------------------------------------------------------ the folder
 
@@ -196,12 +110,11 @@ class Run(ABC, Generic[M]):
         """Make the folder this run's, unless it holds another one."""
         if self.folder.exists() and not self.folder.is_dir():
             raise InputError(f"out {self.folder} is a file; give a folder.")
-        path = self.folder / "config.json"
         identity = self.identity()
-        self.refuse_other(identity)
+        self._refuse_other(identity)
         if not inside_torchrun():
             self._remove_unfinished()
-        write_json(path, {"identity": identity, "settings": self.settings.to_dict()})
+        write_json(self.folder / "config.json", {"identity": identity, "settings": self.settings.to_dict()})
 
     def _remove_unfinished(self) -> None:
         """Remove what a process that was killed while it wrote has left, and nothing of anybody else."""
@@ -209,17 +122,16 @@ class Run(ABC, Generic[M]):
         for path in [path for pattern in patterns for path in self.folder.glob(pattern) if is_unfinished(path)]:
             path.unlink(missing_ok=True)
 
-    def refuse_other(self, identity: dict[str, Any]) -> None:
-        """Raise InputError if the folder holds a run that differs in any of the given parts of the identity."""
-        path = self.folder / "config.json"
-        if not path.is_file():
-            return
-        found = _content(path, "identity")
-        if any(found.get(name) != value for name, value in identity.items()):
-            raise InputError(
-                f"{self.folder} holds another run ({_first_difference(found, identity)}); give another folder as out, "
-                "or resume=False to remove it and start over."
-            )
+    def _refuse_other(self, identity: dict[str, Any], names: Sequence[str] = ()) -> None:
+        """Raise InputError if the folder holds a run that differs in the named parts of its identity, or in any."""
+        found = read_identity(self.folder) if holds_run(self.folder) else identity
+        for name in names or [*identity, *found]:
+            there, here = found.get(name), identity.get(name)
+            if there != here:
+                raise InputError(
+                    f"{self.folder} holds another run ({name} is {there!r} there and {here!r} here); give another "
+                    "folder as out, or resume=False to remove it and start over."
+                )
 
     def _remove(self) -> None:
         read_identity(self.folder)  # another program's config.json, and what lies beside it, is not ours to remove
@@ -229,7 +141,12 @@ class Run(ABC, Generic[M]):
             (self.folder / name).unlink(missing_ok=True)
 
     def identity(self) -> dict[str, Any]:
-        """Return what decides the numbers of a run, as plain values; files by content, not by place."""
+        """Return what decides the numbers of a run, as plain values; by default :attr:`own_identity`."""
+        return self.own_identity
+
+    @cached_property
+    def own_identity(self) -> dict[str, Any]:
+        """What decides the numbers, without what :meth:`prepare` finds; files by content, not by place."""
         settings = self.settings
         data = {"training": self.splits.training, **self.splits.scored}
         return {
@@ -254,6 +171,15 @@ class Run(ABC, Generic[M]):
     @torch.inference_mode(mode=False)  # weights made in that mode could never be trained
     def method(self) -> M:
         """The method: trained as far as the folder's checkpoint, else with its pre-trained or random weights."""
+        method = self._untrained
+        self.equip(method)
+        resume(method, self.folder)
+        return method
+
+    @cached_property
+    @torch.inference_mode(mode=False)
+    def _untrained(self) -> M:
+        """The method as the weights and the checkpoint that the settings name fill it, the rest drawn at random."""
         settings = self.settings
         torch.manual_seed(settings.seed)
         module = load_method(settings.method)
@@ -261,10 +187,8 @@ class Run(ABC, Generic[M]):
         if self.weights is not None:
             for backbone in method.backbones:
                 self.weights_report = load_backbone(backbone, self.weights)
-        self.equip(method)
         if settings.checkpoint is not None:
             method.load_official(read_state(settings.checkpoint), settings.checkpoint)
-        resume(method, self.folder)
         return method
 
     def equip(self, method: M) -> None:
@@ -438,61 +362,16 @@ class Run(ABC, Generic[M]):
 
     @property
     def seconds(self) -> dict[str, float]:
-        """Seconds that every stage has taken so far, over all starts."""
+        """Seconds that every stage has taken so far, over all starts.
+
+        Raises:
+            InputError: ``seconds.json`` is damaged.
+        """
         path = self.folder / "seconds.json"
         seconds = read_json(path) if path.is_file() else {}
         if not isinstance(seconds, dict) or not all(isinstance(value, int | float) for value in seconds.values()):
             raise InputError(f"{path} does not hold the seconds of a run; remove it.")
         return seconds
-
-
-def project_root() -> Path:
-    """Return the folder with ``notebooks/`` and ``wsss_lib/`` around the working directory, else the latter itself."""
-    here = Path.cwd()
-    for folder in (here, *here.parents):
-        if (folder / "notebooks").is_dir() and (folder / "wsss_lib").is_dir():
-            return folder
-    return here
-
-
-def read_settings(folder: Path) -> Settings:
-    """Return the settings of the run that lives in a folder.
-
-    Raises:
-        InputError: There is none, or it is of another version.
-    """
-    path = folder / "config.json"
-    content = _content(path, "settings")
-    try:
-        settings = Settings.from_dict(content)
-    except (KeyError, TypeError, InputError) as error:
-        reason = str(error).rstrip(".")
-        raise InputError(f"{path} is of another version ({reason}); remove it and start the run again.") from None
-    return replace(settings, folder=folder, resume=True)
-
-
-def read_identity(folder: Path) -> dict[str, Any]:
-    """Return the identity of the run that lives in a folder, see :meth:`Run.identity`."""
-    return _content(folder / "config.json", "identity")
-
-
-def _content(path: Path, name: str) -> dict[str, Any]:
-    """Return one of the two dictionaries of a ``config.json``."""
-    if not path.parent.is_dir():
-        raise InputError(f"{path.parent} is no folder; give the folder of a run.")
-    if not path.exists():
-        raise InputError(f"{path} is missing; give the folder of a run.")
-    content = read_json(path)
-    if not isinstance(content, dict) or not isinstance(content.get(name), dict):
-        raise InputError(f"{path} is not the configuration of a run; remove it and start the run again.")
-    return content[name]
-
-
-def _first_difference(there: dict[str, Any], here: dict[str, Any]) -> str:
-    for name in [*here, *there]:
-        if there.get(name) != here.get(name):
-            return f"{name} is {there.get(name)!r} there and {here.get(name)!r} here"
-    return "the same"
 
 
 def _fingerprint(data: Dataset) -> str:
@@ -507,11 +386,7 @@ def file_hash(path: Path) -> str:
     Raises:
         InputError: It is missing.
     """
-    _check_exists(path)
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _check_exists(path: Path) -> None:
     if not path.is_file():
         raise InputError(f"weights file {path} is missing; give the path of a file that exists.")
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

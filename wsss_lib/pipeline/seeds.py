@@ -85,6 +85,9 @@ class SeedRun(Run[CamMethod]):
 
         Returns:
             The stores by name.
+
+        Raises:
+            InputError: There is no such refinement, or the maps of an image are missing, damaged or do not fit it.
         """
         if what != "crf":
             raise InputError(f"refinement {what!r} is unknown; choose crf.")

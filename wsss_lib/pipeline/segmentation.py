@@ -23,7 +23,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from wsss_lib.data.dataset import Dataset, Derived
-from wsss_lib.data.files import image_size
 from wsss_lib.data.label_transforms import LabelledAugmentation
 from wsss_lib.data.toy import ToyOptions
 from wsss_lib.data.transforms import Normalise, jitter_colour
@@ -35,8 +34,9 @@ from wsss_lib.pipeline.engine import loaded
 from wsss_lib.pipeline.infer import Views
 from wsss_lib.pipeline.refine import Threshold, refine
 from wsss_lib.pipeline.report import write_metrics
-from wsss_lib.pipeline.run import Run, read_identity, read_settings
+from wsss_lib.pipeline.run import Run
 from wsss_lib.pipeline.seeds import SeedRun
+from wsss_lib.pipeline.settings import holds_run, read_identity, read_settings
 from wsss_lib.pipeline.store import MaskStore, ScoreStore
 from wsss_lib.pipeline.train import TrainingImages
 from wsss_lib.show.progress import bar, epoch_line
@@ -176,7 +176,7 @@ class SegmentationRun(Run[Segmentation]):
     def _owner(self) -> Path | None:
         """Return the folder of the run in which the pseudo masks lie, ``<run>/masks/<what>/<split>``, if any."""
         folder = self.settings.pseudo_masks
-        if folder is None or len(folder.parents) < 3 or not (folder.parents[2] / "config.json").is_file():
+        if folder is None or len(folder.parents) < 3 or not holds_run(folder.parents[2]):
             return None
         return folder.parents[2]
 
@@ -184,8 +184,8 @@ class SegmentationRun(Run[Segmentation]):
         """Find the pseudo masks.
 
         Raises:
-            InputError: There is no folder of them, one is missing or of another size than its image, or they are of a
-                run on other data.
+            InputError: There is no folder of them, one is missing, damaged, of another size than its image or holds a
+                value that is no class, or they are of a run on other data.
         """
         folder = self.settings.pseudo_masks
         if folder is None:
@@ -196,10 +196,14 @@ class SegmentationRun(Run[Segmentation]):
                 )
             return
         self.pseudo_masks = MaskStore(folder)
-        self._check_masks(self.pseudo_masks)
         self._check_owner()
+        self._check_complete(self.pseudo_masks)
+        if not holds_run(self.folder):  # else they have been read before, and the identity knows them
+            data = self.splits.training
+            for index, image_id in enumerate(bar(data.ids, f"pseudo masks of {data.name}", len(data))):
+                self.pseudo_masks.read(image_id, len(data.classes), data.size(index))
 
-    def _check_masks(self, masks: MaskStore) -> None:
+    def _check_complete(self, masks: MaskStore) -> None:
         data = self.splits.training
         missing = [image_id for image_id in data.ids if image_id not in masks]
         if len(missing) == len(data):
@@ -212,20 +216,13 @@ class SegmentationRun(Run[Segmentation]):
                 f"pseudo mask {masks.path(missing[0])} is missing, as {len(missing)} of {len(data)} are; finish the "
                 "stage that makes them, for the split training, or give another folder as pseudo_masks."
             )
-        for index, image_id in enumerate(data.ids):
-            size, wanted = image_size(masks.path(image_id)), data.size(index)
-            if size != wanted:
-                raise InputError(
-                    f"pseudo mask {masks.path(image_id)} is {size[0]} x {size[1]} pixels (height x width) but its "
-                    f"image is {wanted[0]} x {wanted[1]}; make it again at the image's size."
-                )
 
     def _check_owner(self) -> None:
         owner = self._owner()
         if owner is None:
             return
         name = "data training"
-        theirs, mine = read_identity(owner).get(name), super().identity()[name]
+        theirs, mine = read_identity(owner).get(name), self.own_identity[name]
         if theirs != mine:
             raise InputError(
                 f"pseudo_masks {self.settings.pseudo_masks} are of a run on other data ({name}: {theirs}; here {mine});"
@@ -234,7 +231,7 @@ class SegmentationRun(Run[Segmentation]):
 
     def identity(self) -> dict[str, Any]:
         """Return what decides the numbers of the run; the pseudo masks are part of it, by their content."""
-        return {**super().identity(), **({} if self.pseudo_masks is None else {"pseudo masks": self._mask_hash})}
+        return {**self.own_identity, **({} if self.pseudo_masks is None else {"pseudo masks": self._mask_hash})}
 
     @cached_property
     def _mask_hash(self) -> str:
@@ -263,7 +260,11 @@ class SegmentationRun(Run[Segmentation]):
         return kind(self.splits.training, self.example(), self.settings.seed)
 
     def infer(self, split: str) -> MaskStore:
-        """Write the masks of a split, those that are not there yet, and return their store."""
+        """Write the masks of a split, those that are not there yet, and return their store.
+
+        The probabilities of the classes that may be in an image go to ``scores``, so that :meth:`refine` can be stopped
+        and continued without the network, in many processes; that folder may be removed when it is done.
+        """
         data, store = self.data(split), self.masks("segmentation", split)
         with self.timed(f"inference {split}"):
             if not self.delegate("infer", split):
@@ -284,6 +285,9 @@ class SegmentationRun(Run[Segmentation]):
 
         Returns:
             The store by its name, ``segmentation-crf``.
+
+        Raises:
+            InputError: There is no such refinement, or :meth:`infer` has not been there.
         """
         if what != "crf":
             raise InputError(f"refinement {what!r} is unknown; choose crf.")

@@ -12,6 +12,7 @@ In a run's folder::
     seeds/, classifier/, superpixels/   runs that this one needed and did not find
     segmentation/<what>/           runs of the final stage, trained on this one's masks
     variants/<name>/               a run like this one with some settings changed
+    seconds.json                   what every stage has taken, over all starts
     metrics.json                   settings, versions, times, scores
 """
 

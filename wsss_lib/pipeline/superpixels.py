@@ -21,9 +21,10 @@ from wsss_lib.methods.msal import MSAL, saliency_canvas
 from wsss_lib.methods.superpixels import Superpixels
 from wsss_lib.models.superpixel_net import SuperpixelNet
 from wsss_lib.models.weights import load_into, read_state
-from wsss_lib.pipeline.earlier import IN_COMMON
-from wsss_lib.pipeline.run import Run, file_hash, read_settings
+from wsss_lib.pipeline.earlier import continued
+from wsss_lib.pipeline.run import Run, file_hash
 from wsss_lib.pipeline.seeds import SeedRun
+from wsss_lib.pipeline.settings import holds_run
 from wsss_lib.pipeline.train import Example, LabelledImages
 
 
@@ -79,15 +80,14 @@ class MsalRun(SeedRun):
         """
         settings = self.settings
         self.saliency = self._find_saliency()
-        self.refuse_other(super().identity())
         if settings.superpixels is not None and settings.superpixels.is_file():
             self.file = settings.superpixels
-            self.refuse_other(self.identity())
-            _ = self.superpixels  # read at once: another file must not claim the folder
+            if not holds_run(self.folder):
+                _ = self.superpixels  # read at once: another file must not claim the folder
             return
         folder = settings.superpixels or self.folder / "superpixels"
-        if settings.superpixels is not None or (folder / "config.json").is_file():
-            earlier = replace(read_settings(folder), **{name: getattr(settings, name) for name in IN_COMMON})
+        if settings.superpixels is not None or holds_run(folder):
+            earlier = continued(settings, folder)
             if earlier.method != "superpixels":
                 raise InputError(f"superpixels {folder} is a run of {earlier.method}; give one of superpixels.")
         else:
@@ -120,7 +120,7 @@ class MsalRun(SeedRun):
 
     def identity(self) -> dict[str, Any]:
         """Return what decides the numbers of the run; superpixels and saliency are part of it."""
-        identity = super().identity()
+        identity = {**self.own_identity}
         if self.saliency is not None:
             identity["saliency"] = self.saliency.fingerprint()
         if self.file is not None:

@@ -118,6 +118,13 @@ def test_normalisations():
         assert torch.equal(normalisation.undo(ours), image)
 
 
+def test_from_one_normalisation_to_another():
+    image = torch.randint(0, 256, (2, 3, 5, 7), dtype=torch.uint8)
+    caffe = create_backbone("vgg16").normalisation
+    for one, other in ((Normalisation(), caffe), (caffe, Normalisation()), (caffe, caffe)):
+        torch.testing.assert_close(one.convert(one(image), other), other(image), rtol=0, atol=2e-4)
+
+
 def test_logits_are_the_mean_of_the_unrectified_maps():
     model = Classifier(create_backbone("resnet38d", width=0.125), 4).eval()
     images = torch.randn(2, 3, 48, 56)

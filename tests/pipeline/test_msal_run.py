@@ -1,5 +1,7 @@
 """Runs of MSAL and of its superpixels: training one for the other, files, continuing."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,8 @@ from PIL import Image
 from tests.pipeline.runs import sentence_of, silent
 from wsss_lib.data.toy import ToyWorld
 from wsss_lib.methods import msal, superpixels
-from wsss_lib.models.superpixel_net import SuperpixelNet
+from wsss_lib.models.backbone import Normalisation
+from wsss_lib.models.superpixel_net import SPIXEL_FCN, SuperpixelNet
 from wsss_lib.pipeline.kinds import reopen
 from wsss_lib.pipeline.settings import Settings
 from wsss_lib.pipeline.superpixels import MsalRun, SuperpixelRun
@@ -70,6 +73,25 @@ def test_a_file(tmp_path):
     assert run.superpixel_run is None
     assert not any(p.requires_grad for p in run.method.superpixels.parameters())
     assert run.method.superpixels.training is False
+
+
+def test_the_published_network_gets_images_as_it_wants_them(tmp_path):
+    """By what its checkpoint holds beside the weights, or by what stands beside the file."""
+    torch.manual_seed(0)
+    network, image = SuperpixelNet().eval(), torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8)
+    file = tmp_path / "net.tar"
+    for name, beside, described in (
+        ("plain", {}, {}),
+        ("published", {"best_EPE": 1.0, "arch": "SpixelNet1l_bn"}, {}),
+        ("described", {}, {"mean": SPIXEL_FCN.mean, "std": SPIXEL_FCN.std}),
+    ):
+        torch.save({"state_dict": network.state_dict(), **beside}, file)
+        file.with_suffix(".json").write_text(json.dumps(described))
+        method = open_msal(tmp_path / name, superpixels=file).method
+        wanted = Normalisation() if name == "plain" else SPIXEL_FCN
+        with torch.inference_mode():
+            expected = network(wanted(image))["association"]
+        torch.testing.assert_close(method.associate(method.backbone.normalisation(image)), expected)
 
 
 def test_a_file_of_another_size(tmp_path):

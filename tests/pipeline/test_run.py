@@ -224,11 +224,11 @@ def test_a_checkpoint_of_something_else(tmp_path):
 # ----------------------------------------------------------------------------------- what somebody else has trained
 
 
-def official_checkpoint(path, seed):
+def official_checkpoint(path, seed, classes=6):
     """A classifier under the names of AffinityNet's code; return its configuration, too."""
     torch.manual_seed(seed)
     config = tiny_config(backbone="resnet38d", backbone_options={"width": 0.0625, "dropout": [0.0, 0.0]}, epochs=1)
-    network = CAM(config, 6).network
+    network = CAM(config, classes).network
     network.head.weight.data.abs_()
     names = {key: key.removeprefix("backbone.").replace("head.", "fc8.") for key in network.state_dict()}
     torch.save({names[key]: value for key, value in network.state_dict().items()}, path)
@@ -252,6 +252,17 @@ def test_a_checkpoint_is_used_instead_of_training(tmp_path, monkeypatch):
             maps = [network.eval().cam(torch.cat([x, x.flip(-1)]))[:, classes] for x in views]
         total = sum(upsample(merge_mirrored(x), data.size(index))[0] for x in maps)
         torch.testing.assert_close(cams, normalise_maximum(total), rtol=0, atol=2e-3)
+
+
+def test_a_checkpoint_needs_no_pretrained_weights(tmp_path):
+    config, _ = official_checkpoint(tmp_path / "res38_cls.pth", 1, classes=2)
+    fields = {"preset": "photos", "data_root": photographs(tmp_path / "data")}
+    config = config.replace(pretrained=True)
+    assert "weights of resnet38d are missing" in sentence_of(
+        lambda: SeedRun(settings(tmp_path / "run", config, pretrained_folder=tmp_path, **fields))
+    )
+    fields |= {"pretrained_folder": tmp_path, "checkpoint": tmp_path / "res38_cls.pth"}
+    assert SeedRun(settings(tmp_path / "run", config, **fields)).is_trained
 
 
 def test_a_checkpoint_decides_the_numbers(tmp_path):

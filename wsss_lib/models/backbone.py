@@ -29,19 +29,26 @@ class Normalisation:
     bgr: bool = False
 
     def __call__(self, image: Tensor) -> Tensor:
-        """Turn ``(..., 3, H, W)`` uint8 RGB into the float32 input of the network."""
-        mean = torch.tensor(self.mean, device=image.device).view(3, 1, 1)
-        std = torch.tensor(self.std, device=image.device).view(3, 1, 1)
+        """Turn ``(..., 3, H, W)`` uint8 RGB, or such values as float32, into the float32 input of the network."""
+        mean, std = self._columns(image.device)
         normalised = (image.to(torch.float32) / self.divisor - mean) / std
         return normalised.flip(-3) if self.bgr else normalised
 
     def undo(self, image: Tensor) -> Tensor:
         """Turn network inputs back into ``(..., 3, H, W)`` uint8 RGB, for pictures."""
-        image = image.detach().float()
-        image = image.flip(-3) if self.bgr else image
-        mean = torch.tensor(self.mean, device=image.device).view(3, 1, 1)
-        std = torch.tensor(self.std, device=image.device).view(3, 1, 1)
-        return ((image * std + mean) * self.divisor).round().clamp(0, 255).to(torch.uint8)
+        return self._pixels(image.detach().float()).round().clamp(0, 255).to(torch.uint8)
+
+    def convert(self, images: Tensor, other: Normalisation) -> Tensor:
+        """Turn ``(..., 3, H, W)`` inputs that are normalised like this into those that another network wants."""
+        return images if other == self else other(self._pixels(images))
+
+    def _pixels(self, images: Tensor) -> Tensor:
+        mean, std = self._columns(images.device)
+        return ((images.flip(-3) if self.bgr else images) * std + mean) * self.divisor
+
+    def _columns(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        mean, std = (torch.tensor(values, device=device).view(3, 1, 1) for values in (self.mean, self.std))
+        return mean, std
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wsss_lib.errors import InputError
-from wsss_lib.models.backbone import Backbone, Tap
+from wsss_lib.models.backbone import Backbone, Normalisation, Tap
 
 CELL = 16
 """Side of a cell of the grid of superpixels, in pixels."""
+
+SPIXEL_FCN = Normalisation(mean=(0.411, 0.432, 0.45), std=(1.0, 1.0, 1.0))
+"""What the network that Yang et al. published wants, ``SpixelNet_bsd_ckpt.tar``."""
 
 _CHANNELS = (16, 32, 64, 128, 256)
 _SLOPE = 0.1
@@ -38,7 +41,12 @@ class SuperpixelNet(Backbone):
 
     Args:
         width: Factor of the channels; 1 is the published network.
+
+    Attributes:
+        given: How the images are normalised that :meth:`forward` gets; None if as the weights want it.
     """
+
+    given: Normalisation | None = None
 
     def __init__(self, width: float = 1.0) -> None:
         super().__init__({"association": Tap(9, 1)})
@@ -70,7 +78,7 @@ class SuperpixelNet(Backbone):
             height, width = images.shape[2:]
             raise InputError(f"images of {height} × {width} pixels have no whole cells of {CELL}; resize them.")
         shortcuts = []
-        x = images
+        x = images if self.given is None else self.given.convert(images, self.normalisation)
         for level in range(self.levels):
             x = self.get_submodule(f"conv{level}b")(self.get_submodule(f"conv{level}a")(x))
             shortcuts.append(x)

@@ -124,6 +124,20 @@ def read_torch(path: str | Path) -> dict[str, Tensor]:
     return _flat_tensors(path, content)
 
 
+def names_beside_state(path: str | Path) -> frozenset[str]:
+    """Return what a checkpoint of PyTorch calls the things that it holds beside its state dictionary, if any.
+
+    Args:
+        path: A file that :func:`read_torch` reads.
+    """
+    try:
+        content = _plain(_load(path))
+    except pickle.UnpicklingError:
+        return frozenset()
+    wrapped = isinstance(content, dict) and isinstance(content.get("state_dict"), dict)
+    return frozenset(name for name in content if isinstance(name, str)) - {"state_dict"} if wrapped else frozenset()
+
+
 def _load(path: str | Path) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -95,8 +95,8 @@ class Run(ABC, Generic[M]):
 
     def _find_weights(self) -> Path | None:
         settings = self.settings
-        if not settings.config.pretrained:
-            return None
+        if settings.checkpoint is not None or not settings.config.pretrained:
+            return None  # a checkpoint holds the whole network
         return settings.weights or find_weights(settings.config.backbone, settings.pretrained_folder)
 
     def _refuse_unfit_files(self) -> None:

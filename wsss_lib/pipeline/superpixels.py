@@ -19,8 +19,9 @@ from wsss_lib.methods import msal, superpixels
 from wsss_lib.methods.method import CamMethod
 from wsss_lib.methods.msal import MSAL, saliency_canvas
 from wsss_lib.methods.superpixels import Superpixels
-from wsss_lib.models.superpixel_net import SuperpixelNet
-from wsss_lib.models.weights import load_into, read_state
+from wsss_lib.models.pretrained import load_backbone
+from wsss_lib.models.superpixel_net import SPIXEL_FCN, SuperpixelNet
+from wsss_lib.models.weights import names_beside_state
 from wsss_lib.pipeline.earlier import continued
 from wsss_lib.pipeline.run import Run, file_hash
 from wsss_lib.pipeline.seeds import SeedRun
@@ -139,7 +140,9 @@ class MsalRun(SeedRun):
         if self.superpixel_run is None:
             assert self.file is not None
             network = SuperpixelNet()
-            load_into(network, read_state(self.file), source=self.file)
+            if "best_EPE" in names_beside_state(self.file):
+                network.normalisation = SPIXEL_FCN
+            load_backbone(network, self.file)
         else:
             if not self.superpixel_run.is_trained:
                 self.superpixel_run.train()
@@ -151,3 +154,4 @@ class MsalRun(SeedRun):
         assert isinstance(method, MSAL)
         if method.config.needs_superpixels:
             method.superpixels = self.superpixels
+            method.superpixels.given = method.backbone.normalisation

@@ -170,8 +170,8 @@ def train(
         )
         if fabric.is_global_zero:
             after_epoch(epoch + 1)
-            write_checkpoint(path, {"method": method.state_dict(), "history": history})
             write_json_lines(folder / "log.jsonl", history)
+            write_checkpoint(path, {"method": method.state_dict(), "history": history})  # last: now the epoch is done
             report(history[-1])
         fabric.barrier()
     if fabric.world_size > 1:

@@ -13,8 +13,8 @@ from wsss_lib.methods import msal, superpixels
 from wsss_lib.models.backbone import Normalisation
 from wsss_lib.models.superpixel_net import SPIXEL_FCN, SuperpixelNet
 from wsss_lib.pipeline.kinds import reopen
+from wsss_lib.pipeline.msal import MsalRun, SuperpixelRun
 from wsss_lib.pipeline.settings import Settings
-from wsss_lib.pipeline.superpixels import MsalRun, SuperpixelRun
 
 TINY = superpixels.Config.preset("toy").replace(epochs=1, width=0.125, batch_size=8)
 

@@ -7,11 +7,11 @@ from pathlib import Path
 from wsss_lib.pipeline.adversarial import AdversarialRun
 from wsss_lib.pipeline.affinity import AffinityRun
 from wsss_lib.pipeline.census import CensusRun
+from wsss_lib.pipeline.msal import MsalRun, SuperpixelRun
 from wsss_lib.pipeline.run import Run
 from wsss_lib.pipeline.seeds import SeedRun
 from wsss_lib.pipeline.segmentation import SegmentationRun
 from wsss_lib.pipeline.settings import Settings, read_settings
-from wsss_lib.pipeline.superpixels import MsalRun, SuperpixelRun
 
 _KINDS: dict[str, type[Run]] = {
     "affinitynet": AffinityRun,

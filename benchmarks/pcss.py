@@ -314,7 +314,7 @@ def compare_censuses(names: Sequence[str], options: argparse.Namespace, device: 
 
 def arguments() -> argparse.Namespace:
     """Read the command line; sizes that are not given depend on the device."""
-    options = parser(__doc__, repeats=3)
+    options = parser(__doc__, repeats=2)
     options.add_argument("--part", choices=("step", "census"), help="one of the two (default: both)")
     options.add_argument("--depth", type=int, default=12, help="blocks of the transformer (default: 12, DeiT-S's)")
     options.add_argument("--batch", type=int, help="images per step (default: 8, on CUDA 64)")

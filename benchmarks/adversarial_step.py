@@ -40,16 +40,23 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from common import (
+    Losses,
     PlainResNet38,
     alternate,
+    assert_equal_losses,
     begin,
+    choose_sizes,
     comparison,
+    compute_exactly,
+    draw_labels,
     forget_peak,
+    loss_table,
     machine,
     parser,
     peak_of,
-    peaks,
+    peaks_within,
     plain_conv,
+    plain_stretch,
     print_peak,
     statistics_of_a_batch,
     table,
@@ -64,7 +71,7 @@ from wsss_lib.models.classifier import Classifier, MapClassifier
 from wsss_lib.models.reconstructor import Reconstructor, UNet
 from wsss_lib.models.resnet38d import ResNet38d
 from wsss_lib.ops.masked_convolution import masked_convolution
-from wsss_lib.pipeline.engine import keep_freed_memory, make_fabric
+from wsss_lib.pipeline.engine import make_fabric
 
 PLAIN, OURS, MIXED = "plain", "ours", "ours, bf16"
 CLASSES, CHANNELS, STRIDE = 20, 448, 8
@@ -119,9 +126,7 @@ def make_inputs(method: str, options: argparse.Namespace, device: torch.device) 
     batch, crop = size_of(method, options)
     torch.manual_seed(1)
     images = torch.randn(batch, 3, crop, crop)
-    labels = torch.zeros(batch, CLASSES)
-    for row in labels:
-        row[torch.randperm(CLASSES)[: int(torch.randint(1, 4, ()))]] = 1
+    labels = draw_labels(batch, CLASSES)
     grid = draw_grid(batch, (crop, crop), 16, 0.5, device)
     return Inputs(images.to(device), labels.to(device), draw_targets(labels).to(device), grid)
 
@@ -349,14 +354,6 @@ class PlainPlayer(nn.Module):
         )
 
 
-def plain_normalise(maps: Tensor) -> Tensor:
-    """Stretch every map of ``(B, K, h, w)`` to [0, 1)."""
-    rectified = F.relu(maps)
-    flat = rectified.flatten(2)
-    most, least = (values[:, :, None, None] for values in (flat.max(dim=2)[0], flat.min(dim=2)[0]))
-    return F.relu(rectified - least - 1e-5) / (most - least + 1e-5)
-
-
 def plain_error(drawn: Tensor, images: Tensor, mask: Tensor) -> Tensor:
     """Return the masked error, averaged over all values."""
     return (mask * torch.abs(drawn - images)).mean()
@@ -376,7 +373,7 @@ def plain_acr(options: argparse.Namespace, device: torch.device) -> Variant:
         return F.interpolate(maps, images.shape[2:], mode="bilinear", align_corners=False)
 
     def target_map(maps: Tensor) -> Tensor:
-        return enlarge(plain_normalise(maps) * labels[:, :, None, None])[every, targets][:, None]
+        return enlarge(plain_stretch(maps) * labels[:, :, None, None])[every, targets][:, None]
 
     def learn(network: PlainPlayer, loss: Tensor) -> None:
         optimizers[network].zero_grad()
@@ -469,7 +466,7 @@ def compare_layers(options: argparse.Namespace, device: torch.device) -> str:
     rows = []
     batch, _ = size_of("acr", options)
     for step in LAYER:
-        memory = measured(f"layer-{step}", (PLAIN, OURS))
+        memory = peaks_within(f"layer-{step}", (PLAIN, OURS))
         functions = {name: layer_values(name, step, options, device) for name in (PLAIN, OURS)}
         for ours, plain in zip(functions[OURS](), functions[PLAIN](), strict=True):
             torch.testing.assert_close(ours, plain, rtol=0, atol=TOLERANCE * float(plain.abs().max()))
@@ -491,11 +488,6 @@ STEPS: dict[str, Callable[..., Variant]] = {
 }
 
 
-def measured(group: str, names: Sequence[str]) -> dict[str, float]:
-    """Return the peaks in MiB of the variants of a group."""
-    return {key.partition("/")[2]: peak for key, peak in peaks([f"{group}/{name}" for name in names]).items()}
-
-
 def measure_peak(key: str, options: argparse.Namespace, device: torch.device) -> None:
     """Print what a variant needs: its networks, and by how much memory grows in two steps or one call of the layer."""
     group, _, name = key.partition("/")
@@ -509,29 +501,21 @@ def measure_peak(key: str, options: argparse.Namespace, device: torch.device) ->
     print_peak(variant.stored() + peak_of(lambda: [variant.step() for _ in range(2)], device))
 
 
-def assert_equal(plain: list[dict[str, float]], ours: list[dict[str, float]]) -> None:
-    """Check the losses of several steps.
-
-    Raises:
-        AssertionError: A part differs, or is 0, or a loss has hardly changed, which says nothing about gradients.
-    """
-    for t, (wanted, got) in enumerate(zip(plain, ours, strict=True), start=1):
-        assert wanted.keys() == got.keys(), f"parts differ: {list(wanted)}, {list(got)}"
-        for name, value in wanted.items():
-            assert value, f"step {t}: {name} is 0; try another size"
-            assert abs(got[name] / value - 1) <= TOLERANCE, f"step {t}: {name} is {got[name]} instead of {value}"
-    for name in plain[0]:
-        change = abs(plain[-1][name] / plain[0][name] - 1)
-        assert change > LEAST_CHANGE or not name.endswith("loss"), f"{name} hardly changes: {plain}"
+def assert_change(losses: Losses) -> None:
+    """Raise AssertionError if a loss has hardly changed over the steps, which says nothing about gradients."""
+    for name in losses[0]:
+        change = abs(losses[-1][name] / losses[0][name] - 1)
+        assert change > LEAST_CHANGE or not name.endswith("loss"), f"{name} hardly changes: {losses}"
 
 
 def compare(method: str, options: argparse.Namespace, device: torch.device) -> None:
     """Compare and time the steps of a method, and print its tables."""
     names = [PLAIN, OURS] + [MIXED] * (options.precision == "bf16-mixed")
-    memory = measured(method, names)
+    memory = peaks_within(method, names)
     variants = {name: STEPS[f"{method}/{name}"](options, device) for name in names}
     losses = {name: [variant.step() for _ in range(options.steps)] for name, variant in variants.items()}
-    assert_equal(losses[PLAIN], losses[OURS])
+    assert_equal_losses(losses[PLAIN], losses[OURS], TOLERANCE)
+    assert_change(losses[PLAIN])
     times = alternate({name: variant.step for name, variant in variants.items()}, options.repeats, device, warm_up=0)
     batch, crop = size_of(method, options)
     rows = comparison(times, memory, PLAIN, batch)
@@ -539,8 +523,7 @@ def compare(method: str, options: argparse.Namespace, device: torch.device) -> N
     print(f"{options.steps} steps agree (relative tolerance {TOLERANCE:g})")
     print(table((TITLES[method], "ms/image", "ratio", "peak MiB", "ratio"), rows))
     print()
-    parts = [(part, *(f"{losses[name][-1][part]:.5f}" for name in names)) for part in losses[PLAIN][-1]]
-    print(table((f"losses of step {options.steps}", *names), parts))
+    print(loss_table(losses))
     if method == "acr":
         print()
         print(compare_layers(options, device))
@@ -557,18 +540,14 @@ def arguments() -> argparse.Namespace:
     options.add_argument(
         "--precision", choices=("32-true", "bf16-mixed"), default="32-true", help="bf16-mixed adds a variant"
     )
-    chosen = options.parse_args()
-    chosen.width = chosen.width or (1.0 if chosen.device == "cuda" else 0.25)
-    return chosen
+    return choose_sizes(options.parse_args(), width=(0.25, 1.0))
 
 
 def main() -> None:
     """Compare, then time, then print the tables."""
     options = arguments()
     device = begin(options)
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-    if device.type == "cpu":
-        keep_freed_memory()
+    compute_exactly(device)
     if options.measure:
         measure_peak(options.measure, options, device)
         return

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,9 +24,13 @@ from torch import Tensor, nn
 
 from wsss_lib.data.dataset import Dataset
 from wsss_lib.models.resnet38d import ResNet38d
+from wsss_lib.pipeline.engine import keep_freed_memory
+
+Losses = Sequence[Mapping[str, float]]
+"""Of every step the parts of the loss, by name."""
 
 MEASURE = "--measure"
-"""Hidden option: measure the peak memory of one variant in this process and print it."""
+"""Hidden option: measure one variant in this process, in most scripts its peak memory, and print JSON."""
 
 
 def parser(text: str, repeats: int, threads: int = 0) -> argparse.ArgumentParser:
@@ -64,6 +69,26 @@ def begin(options: argparse.Namespace) -> torch.device:
     if options.threads > 0:
         torch.set_num_threads(options.threads)
     return torch.device(options.device)
+
+
+def choose_sizes(options: argparse.Namespace, **sizes: tuple[Any, Any]) -> argparse.Namespace:
+    """Give the options that were left out, which are None, their default on a CPU or on CUDA, and return them all.
+
+    Args:
+        options: The command line.
+        sizes: By name of the option, both defaults.
+    """
+    for name, defaults in sizes.items():
+        if getattr(options, name) is None:
+            setattr(options, name, defaults[options.device == "cuda"])
+    return options
+
+
+def compute_exactly(device: torch.device) -> None:
+    """Have CUDA not round the factors of fp32 products, and a CPU keep freed memory, as it does in every run."""
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    if device.type == "cpu":
+        keep_freed_memory()
 
 
 def machine(device: torch.device) -> str:
@@ -123,7 +148,7 @@ def speed_up(times: Mapping[str, Sequence[float]], baseline: str, name: str) -> 
 # ---------------------------------------------------------------------------------------------------------- memory
 
 
-def _resident_peak() -> float:
+def resident_peak() -> float:
     """Return the largest resident memory of this process so far, in MiB.
 
     Linux hands ``ru_maxrss`` of the starting process on to the started one, so there the kernel's own mark of this
@@ -150,9 +175,9 @@ def peak_of(function: Callable[[], object], device: torch.device) -> float:
         function()
         synchronise(device)
         return (torch.cuda.max_memory_allocated(device) - before) / 2**20
-    before = _resident_peak()
+    before = resident_peak()
     function()
-    return _resident_peak() - before
+    return resident_peak() - before
 
 
 def forget_peak() -> None:
@@ -170,8 +195,8 @@ def print_peak(mebibytes: float) -> None:
     print(json.dumps({"peak": mebibytes}))
 
 
-def peaks(variants: Sequence[str]) -> dict[str, float]:
-    """Run this script once more per variant, with the same options, and return their peaks in MiB.
+def answers(variants: Sequence[str]) -> dict[str, Any]:
+    """Run this script once more per variant, with the same options, and return what each printed last, as JSON.
 
     Raises:
         SystemExit: A measuring process failed; it has said why.
@@ -182,9 +207,43 @@ def peaks(variants: Sequence[str]) -> dict[str, float]:
             [sys.executable, *sys.argv, MEASURE, variant], stdout=subprocess.PIPE, text=True, check=False
         )
         if answer.returncode:
-            raise SystemExit(f"measuring the memory of {variant!r} failed with exit status {answer.returncode}.")
-        results[variant] = float(json.loads(answer.stdout.splitlines()[-1])["peak"])
+            raise SystemExit(f"measuring {variant!r} failed with exit status {answer.returncode}.")
+        results[variant] = json.loads(answer.stdout.splitlines()[-1])
     return results
+
+
+def peaks(variants: Sequence[str]) -> dict[str, float]:
+    """Return the peaks in MiB that the variants have in processes of their own, see :func:`answers`."""
+    return {variant: float(answer["peak"]) for variant, answer in answers(variants).items()}
+
+
+def peaks_within(group: str, names: Sequence[str]) -> dict[str, float]:
+    """Return the peaks in MiB of the variants ``<group>/<name>``, by name."""
+    return {key.partition("/")[2]: peak for key, peak in peaks([f"{group}/{name}" for name in names]).items()}
+
+
+# ---------------------------------------------------------------------------------------------------------- losses
+
+
+def assert_equal_losses(plain: Losses, ours: Losses, tolerance: float) -> None:
+    """Check that the parts of plain's losses of several steps are those of ours; ours may have more.
+
+    Raises:
+        AssertionError: A part is missing, is 0, which says nothing, or differs by more than ``tolerance``, relative.
+    """
+    for t, (wanted, got) in enumerate(zip(plain, ours, strict=True), start=1):
+        assert wanted.keys() <= got.keys(), f"parts are missing: {list(wanted)}, {list(got)}"
+        for name, value in wanted.items():
+            assert value, f"step {t}: {name} is 0; try another size"
+            assert abs(got[name] / value - 1) <= tolerance, f"step {t}: {name} is {got[name]} instead of {value}"
+
+
+def loss_table(losses: Mapping[str, Losses]) -> str:
+    """Return the parts of the loss of the last step, a column for each variant."""
+    last = {name: steps[-1] for name, steps in losses.items()}
+    steps, parts = len(next(iter(losses.values()))), next(iter(last.values()))
+    rows = [(part, *(f"{values[part]:.5f}" for values in last.values())) for part in parts]
+    return table((f"losses of step {steps}", *last), rows)
 
 
 # ---------------------------------------------------------------------------------------------------------- tables
@@ -225,12 +284,26 @@ def comparison(
 # ------------------------------------------------------------------------------------------------------------ data
 
 
+def megabytes(folder: Path) -> float:
+    """Return how much lies in a folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
+
+
 def smooth(rng: np.random.Generator, height: int, width: int, cells: int = 6) -> np.ndarray:
     """Return an ``(height, width)`` float32 field of blobs in [0, 1)."""
     coarse = Image.fromarray(rng.random((cells, cells), dtype=np.float32))
     field = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC))
     field = np.maximum(field - field.min(), 0)
     return field / (field.max() + np.float32(1e-5))
+
+
+def draw_labels(count: int, num_classes: int, generator: torch.Generator | None = None) -> Tensor:
+    """Return labels ``(B, K)`` float32 of images that show one to three classes."""
+    labels = torch.zeros(count, num_classes)
+    for row in labels:
+        shown = int(torch.randint(1, 4, (), generator=generator))
+        row[torch.randperm(num_classes, generator=generator)[:shown]] = 1
+    return labels
 
 
 class Blobs(Dataset):
@@ -383,3 +456,21 @@ def plain_norm(layer: nn.BatchNorm2d) -> nn.BatchNorm2d:
     copy = nn.BatchNorm2d(layer.num_features, eps=layer.eps)
     copy.load_state_dict(layer.state_dict())
     return copy
+
+
+# ------------------------------------------------------------------------------------------- the plain way, elsewhere
+
+
+def plain_stretch(maps: Tensor) -> Tensor:
+    """Stretch every map of ``(B, K, h, w)`` to [0, 1)."""
+    rectified = F.relu(maps)
+    flat = rectified.flatten(2)
+    most, least = (values[:, :, None, None] for values in (flat.max(dim=2)[0], flat.min(dim=2)[0]))
+    return F.relu(rectified - least - 1e-5) / (most - least + 1e-5)
+
+
+def plain_offsets(radius: int) -> list[tuple[int, int]]:
+    """Return ``(dy, dx)`` from a pixel to each of its partners in AffinityNet: half a disc, without its border."""
+    reach = radius - 1
+    right = [(0, dx) for dx in range(1, radius)]
+    return right + [(y, x) for y in range(1, radius) for x in range(-reach, radius) if x * x + y * y < radius * radius]

@@ -43,6 +43,7 @@ import torch
 from common import (
     alternate,
     begin,
+    choose_sizes,
     forget_peak,
     machine,
     parser,
@@ -285,10 +286,7 @@ def arguments() -> argparse.Namespace:
     )
     options.add_argument("--height", type=int, default=375, help="of the images (default: 375)")
     options.add_argument("--width", type=int, default=500, help="likewise (default: 500)")
-    chosen = options.parse_args()
-    cuda = chosen.device == "cuda"
-    chosen.labels = chosen.labels or ([3] if cuda else [2, 3, 5, 21])
-    chosen.batches = chosen.batches or ([1, 4, 16, 64] if cuda else [1])
+    chosen = choose_sizes(options.parse_args(), labels=([2, 3, 5, 21], [3]), batches=([1], [1, 4, 16, 64]))
     if min(chosen.labels) < 2 or min(chosen.batches) < 1 or chosen.compared < 1 or min(chosen.height, chosen.width) < 8:
         raise SystemExit("--labels must be at least 2, --batches and --compared 1, --height and --width 8.")
     if chosen.count is None:

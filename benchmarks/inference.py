@@ -26,6 +26,7 @@ from common import (
     Blobs,
     alternate,
     begin,
+    choose_sizes,
     machine,
     parser,
     peak_of,
@@ -167,18 +168,13 @@ def arguments() -> argparse.Namespace:
     options.add_argument("--precision", default="32-true", help="32-true (default), or bf16-mixed for both ways")
     options.add_argument("--tf32", action="store_true", help="let CUDA round the factors of fp32 products to 10 bits")
     options.add_argument("--workers", type=int, default=0, help="processes that resize images, for both (default: 0)")
-    chosen = options.parse_args()
-    cuda = chosen.device == "cuda"
-    defaults = (
-        ("images", 8, 32),
-        ("height", 141, 375),
-        ("width_pixels", 188, 500),
-        ("backbone", "mobilenet_v2", "resnet38d"),
+    return choose_sizes(
+        options.parse_args(),
+        images=(8, 32),
+        height=(141, 375),
+        width_pixels=(188, 500),
+        backbone=("mobilenet_v2", "resnet38d"),
     )
-    for name, small, full in defaults:
-        if getattr(chosen, name) is None:
-            setattr(chosen, name, full if cuda else small)
-    return chosen
 
 
 def main() -> None:

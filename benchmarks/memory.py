@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import json
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 
 import torch
-from common import begin, machine, parser, table
+from common import answers, begin, machine, parser, table
 
 from wsss_lib.models import create_backbone
 from wsss_lib.pipeline.engine import keep_freed_memory
@@ -51,18 +49,15 @@ def measure(keep: bool) -> dict[str, float]:
 
 def main() -> None:
     """Print the table."""
-    options_parser = parser(__doc__, repeats=3)
-    options_parser.add_argument("--variant", choices=["plain", "ours"], help="measure one variant and print JSON")
-    options = options_parser.parse_args()
+    options = parser(__doc__, repeats=3).parse_args()
     device = begin(options)
-    if options.variant:
-        print(json.dumps(measure(options.variant == "ours")))
+    if options.measure:
+        print(json.dumps(measure(options.measure == "ours")))
         return
     rows: dict[str, list[dict[str, float]]] = {"plain": [], "ours": []}
     for _ in range(options.repeats):
-        for variant, results in rows.items():
-            command = [sys.executable, __file__, "--variant", variant, "--threads", str(torch.get_num_threads())]
-            results.append(json.loads(subprocess.run(command, capture_output=True, check=True, text=True).stdout))
+        for variant, answer in answers(list(rows)).items():
+            rows[variant].append(answer)
     print(machine(device))
     lines = []
     for stage in ("inference", "training"):

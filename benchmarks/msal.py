@@ -15,13 +15,16 @@ import torch
 import torch.nn.functional as F
 from common import (
     alternate,
+    assert_equal_losses,
     begin,
+    choose_sizes,
     comparison,
+    compute_exactly,
     forget_peak,
     machine,
     parser,
     peak_of,
-    peaks,
+    peaks_within,
     print_peak,
     statistics_of_a_batch,
     table,
@@ -34,7 +37,6 @@ from wsss_lib.methods.cam import classification_loss
 from wsss_lib.methods.msal import MSAL, Config, ipc_loss, named_groups, normalise_cams, valid_cells
 from wsss_lib.models.superpixel_net import CELL, SuperpixelNet
 from wsss_lib.ops.superpixels import mix_neighbours, superpixel_pool, superpixel_upsample
-from wsss_lib.pipeline.engine import keep_freed_memory
 
 PLAIN, OURS = "plain", "wsss_lib"
 CLASSES = 20
@@ -169,18 +171,6 @@ def plain_step(options: argparse.Namespace, device: torch.device) -> Callable[[]
 STEPS = {PLAIN: plain_step, OURS: our_step}
 
 
-def assert_equal_losses(plain: list[dict[str, float]], ours: list[dict[str, float]]) -> None:
-    """Check the losses of several steps.
-
-    Raises:
-        AssertionError: One differs, or the loss does not change.
-    """
-    for t, (wanted, got) in enumerate(zip(plain, ours, strict=True), start=1):
-        for name, value in wanted.items():
-            assert abs(got[name] / value - 1) <= TOLERANCE, f"step {t}: {name} is {got[name]} instead of {value}"
-    assert abs(plain[-1]["loss"] / plain[0]["loss"] - 1) > TOLERANCE, f"the loss hardly changes: {plain}"
-
-
 # ------------------------------------------------------------------------------------------------------ operators
 
 
@@ -264,12 +254,6 @@ def assert_equal(functions: dict[str, Function]) -> None:
         torch.testing.assert_close(ours, plain, rtol=0, atol=1e-3 * float(plain.abs().max()))
 
 
-def measured(group: str) -> dict[str, float]:
-    """Return the peaks in MiB of both variants of a group."""
-    found = peaks([f"{group}/{name}" for name in (PLAIN, OURS)])
-    return {key.partition("/")[2]: peak for key, peak in found.items()}
-
-
 def function_of(group: str, name: str, options: argparse.Namespace, device: torch.device) -> Callable[[], object]:
     """Return what is measured."""
     if group == "step":
@@ -279,11 +263,13 @@ def function_of(group: str, name: str, options: argparse.Namespace, device: torc
 
 def compare(group: str, titles: Sequence[str], options: argparse.Namespace, device: torch.device) -> list[Sequence]:
     """Return the rows of a group, after checking that both variants compute the same."""
-    memory = measured(group)
+    memory = peaks_within(group, (PLAIN, OURS))
     functions = {name: function_of(group, name, options, device) for name in (PLAIN, OURS)}
     if group == "step":
         losses = {name: [f() for _ in range(options.steps)] for name, f in functions.items()}
-        assert_equal_losses(losses[PLAIN], losses[OURS])
+        assert_equal_losses(losses[PLAIN], losses[OURS], TOLERANCE)
+        first, last = (losses[PLAIN][t]["loss"] for t in (0, -1))
+        assert abs(last / first - 1) > TOLERANCE, f"the loss hardly changes: from {first} to {last}"
     else:
         assert_equal(functions)
     times = alternate(functions, options.repeats, device)
@@ -301,13 +287,9 @@ def main() -> None:
     arguments.add_argument("--batch", type=int, help="images per step (default: 2, on CUDA 16)")
     arguments.add_argument("--crop", type=int, help="side of the images, a multiple of 16 (default: 240, on CUDA 480)")
     arguments.add_argument("--steps", type=int, default=3, help="whose losses are compared (default: 3)")
-    options = arguments.parse_args()
+    options = choose_sizes(arguments.parse_args(), batch=(2, 16), crop=(240, 480))
     device = begin(options)
-    options.batch = options.batch or (16 if device.type == "cuda" else 2)
-    options.crop = options.crop or (480 if device.type == "cuda" else 240)
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-    if device.type == "cpu":
-        keep_freed_memory()
+    compute_exactly(device)
     if options.measure:
         group, _, name = options.measure.partition("/")
         function = function_of(group, name, options, device)

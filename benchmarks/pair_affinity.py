@@ -27,12 +27,14 @@ import torch.nn.functional as F
 from common import (
     alternate,
     begin,
+    choose_sizes,
     comparison,
     forget_peak,
     machine,
     parser,
     peak_of,
     peaks,
+    plain_offsets,
     print_peak,
     table,
 )
@@ -49,11 +51,9 @@ VALUES, GRADIENTS = 1e-5, 1e-4
 def plain_indices(height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Return the flat index of the first pixels ``(n,)`` and of their partners ``(34 n,)``, offset after offset."""
     reach = RADIUS - 1
-    offsets = [(0, dx) for dx in range(1, RADIUS)]
-    offsets += [(y, x) for y in range(1, RADIUS) for x in range(-reach, RADIUS) if x * x + y * y < RADIUS * RADIUS]
     grid = torch.arange(height * width, device=device).view(height, width)
     start = grid[: height - reach, reach : width - reach].flatten()
-    return start, torch.cat([start + dy * width + dx for dy, dx in offsets])
+    return start, torch.cat([start + dy * width + dx for dy, dx in plain_offsets(RADIUS)])
 
 
 def plain_affinities(features: Tensor) -> Tensor:
@@ -128,10 +128,7 @@ def arguments() -> argparse.Namespace:
     options.add_argument("--channels", type=int, default=448, help="C (default: 448)")
     options.add_argument("--height", type=int, default=56, help="of the grid of features (default: 56)")
     options.add_argument("--width", type=int, default=56, help="likewise (default: 56)")
-    chosen = options.parse_args()
-    if chosen.batch is None:
-        chosen.batch = 8 if chosen.device == "cuda" else 1
-    return chosen
+    return choose_sizes(options.parse_args(), batch=(1, 8))
 
 
 def main() -> None:

@@ -27,13 +27,30 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from common import alternate, begin, comparison, forget_peak, machine, parser, peak_of, peaks, print_peak, table
+from common import (
+    alternate,
+    assert_equal_losses,
+    begin,
+    choose_sizes,
+    comparison,
+    compute_exactly,
+    draw_labels,
+    forget_peak,
+    loss_table,
+    machine,
+    parser,
+    peak_of,
+    peaks_within,
+    plain_stretch,
+    print_peak,
+    table,
+)
 from torch import Tensor, nn
 
 from wsss_lib.methods.pcss import PCSS, Config, census, choose_probed
 from wsss_lib.models.deit import Block, decays
 from wsss_lib.models.mctformer import MCTformer
-from wsss_lib.pipeline.engine import keep_freed_memory, make_fabric
+from wsss_lib.pipeline.engine import make_fabric
 
 PLAIN, OURS, MIXED = "plain", "ours", "ours, bf16"
 CLASSES = 20
@@ -69,9 +86,7 @@ def make_method(crop: int, options: argparse.Namespace) -> PCSS:
 def make_inputs(count: int, crop: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """Return noise ``(B, 3, S, S)`` with one to three labels ``(B, C)``, and an order ``(B,)``."""
     torch.manual_seed(1)
-    labels = torch.zeros(count, CLASSES)
-    for row in labels:
-        row[torch.randperm(CLASSES)[: int(torch.randint(1, 4, ()))]] = 1
+    labels = draw_labels(count, CLASSES)
     return torch.randn(count, 3, crop, crop).to(device), labels.to(device), torch.arange(count).roll(1).to(device)
 
 
@@ -125,14 +140,6 @@ class PlainNet(nn.Module):
         among = attention[:, :, CLASSES:, CLASSES:].sum(0)
         refined = torch.matmul(among.unsqueeze(1), fused.flatten(2).unsqueeze(-1)).reshape(cams.shape)
         return tokens[:, :CLASSES].mean(-1), F.adaptive_avg_pool2d(maps, 1).flatten(1), cams, refined, middle
-
-
-def plain_stretch(maps: Tensor) -> Tensor:
-    """Stretch every map of ``(B, C, h, w)`` to [0, 1)."""
-    rectified = F.relu(maps)
-    flat = rectified.flatten(2)
-    most, least = (values[:, :, None, None] for values in (flat.max(dim=2)[0], flat.min(dim=2)[0]))
-    return F.relu(rectified - least - 1e-5) / (most - least + 1e-5)
 
 
 def plain_suppress(images: Tensor, labels: Tensor, influence: Tensor) -> Tensor:
@@ -274,13 +281,10 @@ def measure_peak(key: str, options: argparse.Namespace, device: torch.device) ->
 
 def compare_steps(names: Sequence[str], options: argparse.Namespace, device: torch.device) -> None:
     """Compare and time the training step, and print its tables."""
-    memory = {key.partition("/")[2]: peak for key, peak in peaks([f"step/{name}" for name in names]).items()}
+    memory = peaks_within("step", names)
     steps = {name: VARIANTS[f"step/{name}"](options, device) for name in names}
     losses = {name: [step() for _ in range(options.steps)] for name, step in steps.items()}
-    for t, (plain, ours) in enumerate(zip(losses[PLAIN], losses[OURS], strict=True), start=1):
-        assert plain.keys() == ours.keys(), f"parts differ: {list(plain)}, {list(ours)}"
-        for part, value in plain.items():
-            assert abs(ours[part] / value - 1) <= TOLERANCE["step"], f"step {t}: {part} is {ours[part]}, not {value}"
+    assert_equal_losses(losses[PLAIN], losses[OURS], TOLERANCE["step"])
     times = alternate(steps, options.repeats, device, warm_up=0)
     print(f"\nDeiT-S of depth {options.depth}, batch {options.batch}, crop {options.crop}; losses of", end=" ")
     print(f"{options.steps} steps agree (relative tolerance {TOLERANCE['step']:g})")
@@ -290,13 +294,12 @@ def compare_steps(names: Sequence[str], options: argparse.Namespace, device: tor
         )
     )
     print()
-    parts = [(part, *(f"{losses[name][-1][part]:.5f}" for name in names)) for part in losses[PLAIN][-1]]
-    print(table((f"losses of step {options.steps}", *names), parts))
+    print(loss_table(losses))
 
 
 def compare_censuses(names: Sequence[str], options: argparse.Namespace, device: torch.device) -> None:
     """Compare and time the census, and print its table."""
-    memory = {key.partition("/")[2]: peak for key, peak in peaks([f"census/{name}" for name in names]).items()}
+    memory = peaks_within("census", names)
     censuses = {name: VARIANTS[f"census/{name}"](options, device) for name in names}
     tables = {name: hold() for name, hold in censuses.items()}
     tolerance = TOLERANCE["census"]
@@ -311,7 +314,7 @@ def compare_censuses(names: Sequence[str], options: argparse.Namespace, device: 
 
 def arguments() -> argparse.Namespace:
     """Read the command line; sizes that are not given depend on the device."""
-    options = parser(__doc__, repeats=3)
+    options = parser(__doc__, repeats=2)
     options.add_argument("--part", choices=("step", "census"), help="one of the two (default: both)")
     options.add_argument("--depth", type=int, default=12, help="blocks of the transformer (default: 12, DeiT-S's)")
     options.add_argument("--batch", type=int, help="images per step (default: 8, on CUDA 64)")
@@ -321,26 +324,16 @@ def arguments() -> argparse.Namespace:
     options.add_argument("--census-crop", type=int, help="side of its images (default: 96, on CUDA 224)")
     options.add_argument("--at-once", type=int, help="filtered images at a time (default: 32, on CUDA 512)")
     options.add_argument("--precision", choices=("32-true", "bf16-mixed"), default="32-true", help="adds a variant")
-    chosen = options.parse_args()
-    on_cuda = chosen.device == "cuda"
-    for name, (cpu, cuda) in {
-        "batch": (8, 64),
-        "census_images": (4, 64),
-        "census_crop": (96, 224),
-        "at_once": (32, 512),
-    }.items():
-        if getattr(chosen, name) is None:
-            setattr(chosen, name, cuda if on_cuda else cpu)
-    return chosen
+    return choose_sizes(
+        options.parse_args(), batch=(8, 64), census_images=(4, 64), census_crop=(96, 224), at_once=(32, 512)
+    )
 
 
 def main() -> None:
     """Compare, then time, then print the tables."""
     options = arguments()
     device = begin(options)
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-    if device.type == "cpu":
-        keep_freed_memory()
+    compute_exactly(device)
     if options.measure:
         measure_peak(options.measure, options, device)
         return

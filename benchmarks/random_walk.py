@@ -31,6 +31,7 @@ from common import (
     parser,
     peak_of,
     peaks,
+    plain_offsets,
     print_peak,
     seconds,
     smooth,
@@ -55,8 +56,7 @@ Inputs = tuple[list[Tensor], list[Tensor]]
 def plain_indices(height: int, width: int, device: torch.device) -> Tensor:
     """Return row and column of the entries of the matrix ``(2, 2 P n + N)``: pairs, the same turned round, diagonal."""
     reach = RADIUS - 1
-    offsets = [(0, dx) for dx in range(1, RADIUS)]
-    offsets += [(y, x) for y in range(1, RADIUS) for x in range(-reach, RADIUS) if x * x + y * y < RADIUS * RADIUS]
+    offsets = plain_offsets(RADIUS)
     grid = np.arange(height * width).reshape(height, width)
     start = grid[: height - reach, reach : width - reach].ravel()
     end = np.concatenate([start + dy * width + dx for dy, dx in offsets])

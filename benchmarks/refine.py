@@ -28,7 +28,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from common import Blobs, alternate, begin, machine, parser, smooth, speed_up, table
+from common import Blobs, alternate, begin, machine, megabytes, parser, smooth, speed_up, table
 from lightning_fabric import Fabric
 
 from wsss_lib.data.dataset import Dataset
@@ -124,11 +124,6 @@ def agreement(data: Dataset, plain: Path, ours: Path) -> float:
             total += difference.size
     assert near > SHARE * total, f"only {100 * near / total:.2f} % of the pixels agree"
     return near / total
-
-
-def megabytes(folder: Path) -> float:
-    """Return how much lies in a folder."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
 
 
 def open_data(options: argparse.Namespace) -> Dataset:

@@ -58,7 +58,7 @@ def start(threads: int, world: bool) -> dict[str, float]:
 
 def arguments() -> argparse.Namespace:
     """Read the command line."""
-    options = parser(__doc__, repeats=5)
+    options = parser(__doc__, repeats=3)
     options.add_argument("--skip-world", action="store_true", help="leave out the toy world")
     return options.parse_args()
 

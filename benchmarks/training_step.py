@@ -27,6 +27,8 @@ from common import (
     PlainResNet38,
     alternate,
     begin,
+    choose_sizes,
+    draw_labels,
     machine,
     parser,
     peak_of,
@@ -113,10 +115,7 @@ def make_batch(options: argparse.Namespace, device: torch.device) -> Batch:
     """Make a batch of noise with one to three classes per image."""
     generator = torch.Generator().manual_seed(1)
     images = torch.randn(options.batch, 3, options.crop, options.crop, generator=generator)
-    labels = torch.zeros(options.batch, CLASSES)
-    for row in labels:
-        count = int(torch.randint(1, 4, (), generator=generator))
-        row[torch.randperm(CLASSES, generator=generator)[:count]] = 1
+    labels = draw_labels(options.batch, CLASSES, generator)
     return Batch(images.to(device), labels.to(device), torch.arange(options.batch, device=device))
 
 
@@ -183,12 +182,7 @@ def arguments() -> argparse.Namespace:
     options.add_argument(
         "--bf16", action=argparse.BooleanOptionalAction, help="a row with bf16-mixed (default: on CUDA only)"
     )
-    chosen = options.parse_args()
-    cuda = chosen.device == "cuda"
-    for name, small, full in (("width", 0.25, 1.0), ("crop", 224, 448), ("batch", 4, 16), ("bf16", False, True)):
-        if getattr(chosen, name) is None:
-            setattr(chosen, name, full if cuda else small)
-    return chosen
+    return choose_sizes(options.parse_args(), width=(0.25, 1.0), crop=(224, 448), batch=(4, 16), bf16=(False, True))
 
 
 def main() -> None:

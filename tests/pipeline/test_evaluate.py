@@ -1,5 +1,7 @@
 """Seeds scored against masks, and the report on them."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,7 @@ from tests.pipeline.runs import Pictures, open_run, tiny_config
 from wsss_lib.errors import InputError
 from wsss_lib.ops.cam import seed
 from wsss_lib.ops.metrics import confusion_matrix, intersection_over_union
-from wsss_lib.pipeline.evaluate import THRESHOLDS, SeedScores, score_seeds
+from wsss_lib.pipeline.evaluate import THRESHOLDS, SeedScores, ahead, score_seeds
 from wsss_lib.pipeline.report import FIXED_THRESHOLD, ranking_summary, seed_summaries, write_metrics
 from wsss_lib.pipeline.store import CamStore, read_json
 
@@ -137,3 +139,26 @@ def test_metrics_say_how_they_came_about(tmp_path):
     assert seeds["fixed"]["threshold"] == 0.2
     assert seeds["fixed"]["classes"].keys() == {"background", *run.splits.classes}
     assert write_metrics(run, {}, {})["seeds"] == {}
+
+
+def test_few_results_wait_for_their_turn():
+    """A sum over a data set must not hold what was counted in all its images at once."""
+    begun = []
+    items = (begun.append(i) or i for i in range(100))
+    with ThreadPoolExecutor(2) as pool:
+        results = ahead(pool, lambda i: i * i, items, count=8)
+        for i in range(100):
+            assert next(results) == i * i
+            assert len(begun) <= i + 8
+        assert next(results, None) is None
+
+
+def test_an_error_of_the_pool_comes_out_in_turn():
+    def divide(i):
+        return 6 // i
+
+    with ThreadPoolExecutor(2) as pool:
+        results = ahead(pool, divide, [3, 2, 0, 1])
+        assert [next(results), next(results)] == [2, 3]
+        with pytest.raises(ZeroDivisionError):
+            next(results)

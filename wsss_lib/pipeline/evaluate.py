@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -27,6 +28,8 @@ from wsss_lib.ops.metrics import (
 )
 from wsss_lib.pipeline.store import CamStore, MaskStore, read_cams
 from wsss_lib.show.progress import bar
+
+T = TypeVar("T")
 
 THRESHOLDS = tuple(i / 100 for i in range(100))
 """Background thresholds of the sweep: 0.00, 0.01, ..., 0.99."""
@@ -167,9 +170,24 @@ def _sum_over_images(count: Callable[[int], Tensor], data: Dataset) -> Tensor:
     """Add up what ``count`` returns for the position of every image."""
     total = torch.zeros((), dtype=torch.int64)
     with ThreadPoolExecutor(4) as pool:  # decoding waits for files and leaves the interpreter free
-        for counts in bar(pool.map(count, range(len(data))), f"scores of {data.name}", len(data)):
+        for counts in bar(ahead(pool, count, range(len(data))), f"scores of {data.name}", len(data)):
             total = total + counts
     return total
+
+
+def ahead(pool: ThreadPoolExecutor, function: Callable[[int], T], items: Iterable[int], count: int = 16) -> Iterator[T]:
+    """Yield ``function`` of every item in order, while the pool works on the next ones.
+
+    Unlike ``pool.map`` it never has more than ``count`` of them begun and not yielded, so that results which come
+    faster than they are used do not fill the memory.
+    """
+    futures: deque[Future[T]] = deque()
+    for item in items:
+        futures.append(pool.submit(function, item))
+        if len(futures) == count:
+            yield futures.popleft().result()
+    while futures:
+        yield futures.popleft().result()
 
 
 def score_images(store: CamStore, data: Dataset, threshold: float) -> Tensor:

@@ -20,7 +20,7 @@ from wsss_lib.data.toy import COUNTS, ToyOptions, ToyWorld
 from wsss_lib.methods.cam import Config
 from wsss_lib.ops.metrics import average_precision, class_mean
 from wsss_lib.pipeline.diagnose import context_leak, part_focus, shortcut_reliance
-from wsss_lib.pipeline.run import Settings
+from wsss_lib.pipeline.settings import Settings
 from wsss_lib.pipeline.seeds import SeedRun
 
 WORLDS = {

@@ -10,6 +10,9 @@ from tqdm.auto import tqdm
 
 T = TypeVar("T")
 
+_COLUMNS = 110
+"""What fits beside a notebook's cell numbers."""
+
 
 def somebody_watches() -> bool:
     """Return whether a notebook front end shows this kernel's output as it comes.
@@ -28,10 +31,8 @@ def bar(items: Iterable[T], description: str, total: int | None = None) -> Itera
 
 
 def epoch_line(row: Mapping[str, Any]) -> None:
-    """Print the summary of a finished epoch as one line."""
-    losses = {k: v for k, v in row.items() if k not in ("epoch", "learning_rate", "seconds")}
-    shown = "  ".join(f"{name} {value:.4f}" for name, value in losses.items())
-    print(
-        f"epoch {row['epoch']:3d}  {shown}  learning rate {row['learning_rate']:.2g}  {row['seconds']:.1f} s",
-        flush=True,
-    )
+    """Print the summary of a finished epoch as one line, with the minimised loss alone if all do not fit."""
+    losses = [f"{k} {v:.4f}" for k, v in row.items() if k not in ("epoch", "learning_rate", "seconds")]
+    end = f"learning rate {row['learning_rate']:.2g}  {row['seconds']:.1f} s"
+    line = f"epoch {row['epoch']:3d}  {'  '.join(losses)}  {end}"
+    print(line if len(line) <= _COLUMNS else f"epoch {row['epoch']:3d}  {losses[0]}  {end}", flush=True)

@@ -531,7 +531,7 @@ def compare(method: str, options: argparse.Namespace, device: torch.device) -> N
 
 def arguments() -> argparse.Namespace:
     """Read the command line; sizes that are not given depend on the device and the method."""
-    options = parser(__doc__, repeats=3)
+    options = parser(__doc__, repeats=2)
     options.add_argument("--method", choices=list(TITLES), help="one of the two (default: both)")
     options.add_argument("--width", type=float, help="factor of ResNet-38's channels (default: 0.25, on CUDA 1)")
     options.add_argument("--batch", type=int, help="images per step (default: OC-CSE 2, ACR 1; on CUDA 8)")

@@ -282,7 +282,7 @@ def compare(group: str, titles: Sequence[str], options: argparse.Namespace, devi
 
 def main() -> None:
     """Compare, then time, then print the tables."""
-    arguments = parser(__doc__, repeats=3)
+    arguments = parser(__doc__, repeats=2)
     arguments.add_argument("--width", type=float, default=1.0, help="factor of ResNet-50's channels (default: 1)")
     arguments.add_argument("--batch", type=int, help="images per step (default: 2, on CUDA 16)")
     arguments.add_argument("--crop", type=int, help="side of the images, a multiple of 16 (default: 240, on CUDA 480)")

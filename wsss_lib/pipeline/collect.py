@@ -104,7 +104,7 @@ def _stages(metrics: Mapping[str, Any], network: Mapping[str, Any] | None) -> di
             best = max(of_train, key=lambda name: of_train[name])  # of the powers of a CRF
             for split, rows in refined.items():
                 stages[split][stage] = rows[best]["mean_iou"]
-    for split, rows in (network or {"masks": {}})["masks"].items():
+    for split, rows in network["masks"].items() if network else ():
         stages[split]["network"] = rows["segmentation"]["mean_iou"]
         stages[split]["network, CRF"] = rows["segmentation-crf"]["mean_iou"]
     return stages

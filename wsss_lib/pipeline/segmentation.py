@@ -372,7 +372,7 @@ def segment(
     Raises:
         InputError: A mask is missing or does not fit, or the folder holds a run on other masks.
     """
-    settings = run.settings
+    settings, what = run.settings, masks.folder.parent.name
     config = Config.preset(settings.preset, backbone).replace(**changes)
     config.check()
     if weights is None and config.backbone == settings.config.backbone:
@@ -382,9 +382,7 @@ def segment(
             settings,
             method="segmentation",
             config=config,
-            folder=run.folder
-            / "segmentation"
-            / "-".join([masks.folder.parent.name, *([backbone] if backbone else [])]),
+            folder=run.folder / "segmentation" / (f"{what}-{backbone}" if backbone else what),
             weights=weights,
             pseudo_masks=masks.folder,
             seeds=None,

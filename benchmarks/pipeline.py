@@ -37,9 +37,9 @@ from wsss_lib.data.toy import ToyOptions, ToyWorld
 from wsss_lib.methods import load_method
 from wsss_lib.methods.method import Config
 from wsss_lib.pipeline.affinity import AffinityRun
-from wsss_lib.pipeline.settings import Settings
 from wsss_lib.pipeline.seeds import SeedRun
 from wsss_lib.pipeline.segmentation import SegmentationRun
+from wsss_lib.pipeline.settings import Settings
 
 SIDE = 64
 """Of the pictures, in pixels."""

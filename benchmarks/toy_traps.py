@@ -21,8 +21,8 @@ from wsss_lib.data.toy import COUNTS, ToyOptions, ToyWorld
 from wsss_lib.methods.cam import Config
 from wsss_lib.ops.metrics import average_precision, class_mean
 from wsss_lib.pipeline.diagnose import context_leak, part_focus, shortcut_reliance
-from wsss_lib.pipeline.settings import Settings
 from wsss_lib.pipeline.seeds import SeedRun
+from wsss_lib.pipeline.settings import Settings
 
 WORLDS = {
     "all traps": ToyOptions(),

@@ -94,6 +94,15 @@ def test_the_published_network_gets_images_as_it_wants_them(tmp_path):
         torch.testing.assert_close(method.associate(method.backbone.normalisation(image)), expected)
 
 
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_a_damaged_file(tmp_path, share):
+    torch.save({"state_dict": SuperpixelNet().state_dict(), "best_EPE": 1.0}, tmp_path / "x.tar")
+    whole = (tmp_path / "x.tar").read_bytes()
+    (tmp_path / "x.tar").write_bytes(whole[: int(share * len(whole))])
+    assert "x.tar" in sentence_of(lambda: open_msal(tmp_path / "run", superpixels=tmp_path / "x.tar"))
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_file_of_another_size(tmp_path):
     torch.save(SuperpixelNet(0.5).state_dict(), tmp_path / "x.tar")
     message = sentence_of(lambda: open_msal(tmp_path / "run", superpixels=tmp_path / "x.tar"))

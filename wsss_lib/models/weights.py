@@ -128,11 +128,11 @@ def names_beside_state(path: str | Path) -> frozenset[str]:
     """Return what a checkpoint of PyTorch calls the things that it holds beside its state dictionary, if any.
 
     Args:
-        path: A file that :func:`read_torch` reads.
+        path: A file; of one that :func:`read_torch` refuses, nothing is returned.
     """
     try:
         content = _plain(_load(path))
-    except pickle.UnpicklingError:
+    except Exception:  # as various as in read_torch
         return frozenset()
     wrapped = isinstance(content, dict) and isinstance(content.get("state_dict"), dict)
     return frozenset(name for name in content if isinstance(name, str)) - {"state_dict"} if wrapped else frozenset()

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from torchvision.models import resnet50
 
 from tests import recipe
 from wsss_lib.errors import InputError
@@ -73,6 +74,20 @@ def test_output_stride_8_keeps_values_where_stride_16_samples(name):
         a, b = coarse(images)[tap], dense(images)[tap][..., ::2, ::2]
     inner = (..., slice(3, -3), slice(3, -3))  # the borders see another padding
     torch.testing.assert_close(a[inner], b[inner], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("stride", [8, 16])
+def test_resnet50_is_that_of_torchvision(stride):
+    """The names and the order of the weights, where there is dilation, and what comes out."""
+    theirs = resnet50(replace_stride_with_dilation=[False, stride == 8, True]).eval()
+    ours = create_backbone("resnet50", output_stride=stride).eval()
+    state = {key: value for key, value in theirs.state_dict().items() if not key.startswith("fc.")}
+    assert list(ours.state_dict()) == list(state)
+    ours.load_state_dict(state)
+    images = torch.randn(1, 3, 65, 90)
+    features = torch.nn.Sequential(*list(theirs.children())[:-2])
+    with torch.no_grad():
+        assert torch.equal(ours(images)["layer4"], features(images))
 
 
 @pytest.mark.parametrize("name", Config.backbones)

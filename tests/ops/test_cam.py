@@ -6,6 +6,7 @@ import torch
 from wsss_lib.ops.cam import (
     activation_share,
     covered_share,
+    highest,
     merge_mirrored,
     normalise_maximum,
     normalise_range,
@@ -20,6 +21,12 @@ def test_seed_is_the_argmax_over_background_and_maps(device):
     stack = torch.cat([torch.full((1, 9, 11), 0.5, device=device), scores])
     expected = torch.cat([torch.zeros(1, device=device), classes + 1])[stack.argmax(0)]
     assert torch.equal(seed(scores, classes, 0.5).long(), expected.long())
+
+
+@pytest.mark.parametrize("dim", [0, 1, -1])
+def test_highest_is_argmax_and_of_equals_the_first(dim, device):
+    scores = torch.randint(0, 4, (5, 6, 30), device=device).float()  # many are equal
+    assert torch.equal(highest(scores, dim), scores.argmax(dim))
 
 
 def test_seed_background_wins_ties_and_then_the_lower_class():

@@ -68,7 +68,7 @@ class Config(LongSideConfig):
                 backbone=backbone,
                 backbone_options=backbone_options(name, backbone),
                 pretrained=False,
-                epochs=30 if plain else 12,
+                epochs=30 if plain else 16,
                 crop_size=88,
                 min_long_side=96,
                 max_long_side=96,

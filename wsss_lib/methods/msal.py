@@ -181,7 +181,7 @@ class Config(LongSideConfig):
     @classmethod
     def for_preset(cls, name: str, backbone: str) -> Self:
         """Return the settings of a preset."""
-        backbone = backbone or ("mobilenet_v2" if name in ("toy", "photos") else "resnet50")
+        backbone = backbone or ("mobilenet_v2" if name == "photos" else "resnet50")
         options = backbone_options(name, backbone)
         if backbone == "resnet50":
             options = {**options, "output_stride": 16, "dilated": False}

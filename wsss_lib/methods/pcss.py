@@ -131,7 +131,7 @@ class Config(CamConfig):
                 backbone=backbone,
                 backbone_options={"channels": 96, "depth": 4, "heads": 3, "patch": 8, "grid": 12},
                 pretrained=False,
-                epochs=30,
+                epochs=20,
                 batch_size=16,
                 crop_size=96,
                 learning_rate=1e-3,

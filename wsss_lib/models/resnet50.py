@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import Literal
 
 from torch import Tensor, nn
-from torchvision.models.resnet import Bottleneck, ResNet
+from torchvision.models.resnet import Bottleneck
 
-from wsss_lib.models.backbone import Backbone, BatchNorm2d, Tap
+from wsss_lib.models.backbone import Backbone, BatchNorm2d, Tap, initialise, scaled
 
 
 class ResNet50(Backbone):
@@ -21,8 +21,8 @@ class ResNet50(Backbone):
     two at the output stride.
 
     Args:
-        width: Factor of the inner channel counts of the bottlenecks; 1 is the paper's network. Below 1, every stage
-            also has one block only, which makes the small variant of the toy world.
+        width: Factor of all channel counts; 1 is the paper's network. Below 1, every stage also has one block only,
+            which makes the small variant of the toy world.
         output_stride: 8 or 16.
         dilated: Whether dilation makes up for the strides that are left out, as far as ``layer4`` is concerned.
     """
@@ -31,26 +31,22 @@ class ResNet50(Backbone):
     classifier_keys = ("fc.",)
 
     def __init__(self, width: float = 1.0, output_stride: Literal[8, 16] = 16, dilated: bool = True) -> None:
-        super().__init__(
-            {
-                "layer1": Tap(256, 4),
-                "layer2": Tap(512, 8),
-                "layer3": Tap(1024, output_stride),
-                "layer4": Tap(2048, output_stride),
-            }
-        )
-        net = ResNet(
-            Bottleneck,
-            layers=[3, 4, 6, 3] if width >= 1 else [1, 1, 1, 1],
-            width_per_group=max(1, round(64 * width)),
-            replace_stride_with_dilation=[False, output_stride == 8, True],
-            norm_layer=BatchNorm2d,
-        )
-        for convolution in (m for m in net.layer4.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3)):
-            if not dilated:
-                convolution.dilation = convolution.padding = (1, 1)
-        self.conv1, self.bn1, self.relu, self.maxpool = net.conv1, net.bn1, net.relu, net.maxpool
-        self.layer1, self.layer2, self.layer3, self.layer4 = net.layer1, net.layer2, net.layer3, net.layer4
+        planes = [scaled(64 * 2**i, width) for i in range(4)]
+        channels = [Bottleneck.expansion * count for count in planes]
+        strides = (4, 8, output_stride, output_stride)
+        super().__init__({f"layer{i + 1}": Tap(channels[i], strides[i]) for i in range(4)})
+        fine = output_stride == 8
+        self.conv1 = nn.Conv2d(3, planes[0], 7, stride=2, padding=3, bias=False)
+        self.bn1 = BatchNorm2d(planes[0])
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
+        blocks = (3, 4, 6, 3) if width >= 1 else (1, 1, 1, 1)
+        before = 2 if fine else 1  # a first block still has the dilation of the stage before
+        self.layer1 = _stage(planes[0], planes[0], blocks[0])
+        self.layer2 = _stage(channels[0], planes[1], blocks[1], stride=2)
+        self.layer3 = _stage(channels[1], planes[2], blocks[2], stride=1 if fine else 2, dilations=(1, before))
+        self.layer4 = _stage(channels[2], planes[3], blocks[3], dilations=(before, 2 * before) if dilated else (1, 1))
+        initialise(self)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Map ``(B, 3, H, W)`` to the four taps ``(B, channels, ceil(H / stride), ceil(W / stride))``."""
@@ -68,3 +64,14 @@ class ResNet50(Backbone):
     def last(self, features: Tensor) -> Tensor:
         """Return ``layer4`` of ``layer3``."""
         return self.layer4(features)
+
+
+def _stage(
+    inputs: int, planes: int, blocks: int, stride: int = 1, dilations: tuple[int, int] = (1, 1)
+) -> nn.Sequential:
+    """Return torchvision's bottlenecks, of which the first has the stride, a projection and the first dilation."""
+    outputs = Bottleneck.expansion * planes
+    projection = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), BatchNorm2d(outputs))
+    first = Bottleneck(inputs, planes, stride, projection, dilation=dilations[0], norm_layer=BatchNorm2d)
+    further = (Bottleneck(outputs, planes, dilation=dilations[1], norm_layer=BatchNorm2d) for _ in range(1, blocks))
+    return nn.Sequential(first, *further)

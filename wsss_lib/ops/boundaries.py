@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from wsss_lib.ops.cam import highest
+
 IGNORE = 255
 
 
@@ -56,9 +58,9 @@ def superpixel_labels(association: Tensor, cell: int = 16) -> Tensor:
         row, column = rows + k // 3 - 1, columns + k % 3 - 1
         inside.append((row >= 0) & (row < height) & (column >= 0) & (column < width))
         numbers.append(row * width + column)
-    best = torch.where(torch.stack(inside), association, -1.0).argmax(1, keepdim=True)  # (B, 1, H, W)
+    best = highest(torch.where(torch.stack(inside), association, -1.0), 1)  # (B, H, W)
     every = torch.stack(numbers).expand(len(association), -1, -1, -1)
-    return every.gather(1, best)[:, 0]
+    return every.gather(1, best[:, None])[:, 0]
 
 
 def achievable_accuracy(segments: Tensor, truth: Tensor) -> float:

@@ -19,7 +19,7 @@ from torch.utils.data import Dataset as TorchDataset
 from wsss_lib.data.dataset import Dataset
 from wsss_lib.data.transforms import to_tensor
 from wsss_lib.ops import dense_crf
-from wsss_lib.ops.cam import background_power
+from wsss_lib.ops.cam import background_power, highest
 from wsss_lib.pipeline.engine import loaded
 from wsss_lib.pipeline.store import CamStore, MaskStore, ScoreStore, read_cams
 from wsss_lib.show.progress import bar
@@ -129,7 +129,7 @@ def label_map(classes: Tensor, scores: Tensor) -> Tensor:
         ``(H, W)`` uint8: 0 background, k + 1 class k.
     """
     values = torch.cat([classes.new_zeros(1), classes + 1]).to(torch.uint8)
-    return values[scores.argmax(0)]
+    return values[highest(scores, 0)]
 
 
 def refine(

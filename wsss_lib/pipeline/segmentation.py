@@ -29,6 +29,7 @@ from wsss_lib.data.transforms import Normalise, jitter_colour
 from wsss_lib.errors import InputError
 from wsss_lib.methods.segmentation import Config, Segmentation
 from wsss_lib.models.backbone import Normalisation
+from wsss_lib.ops.cam import highest
 from wsss_lib.pipeline.affinity import AffinityRun
 from wsss_lib.pipeline.engine import loaded
 from wsss_lib.pipeline.infer import Views
@@ -154,7 +155,7 @@ def infer_masks(
             classes = (image_scores[1:].amax((1, 2)) > _NEGLIGIBLE).nonzero().flatten()
             chosen = torch.cat([image_scores[:1], image_scores[1 + classes]])
             scores.write(data.ids[index], classes, chosen)
-            masks.write(data.ids[index], image_scores.argmax(0).to(torch.uint8))
+            masks.write(data.ids[index], highest(image_scores, 0).to(torch.uint8))
     fabric.barrier()
 
 

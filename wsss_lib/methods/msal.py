@@ -202,7 +202,7 @@ class Config(LongSideConfig):
                 head_factor=1.0,
                 power=0.9,
                 head_width=0.25,
-                iterations=1,
+                iterations=0,
                 training_iterations=2,
                 scales=(2.0,),
             )

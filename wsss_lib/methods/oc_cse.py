@@ -124,7 +124,6 @@ class Config(LongSideConfig):
                 weight_decay=1e-2,
                 scales=(1.0, 0.75, 1.5),
                 mask_norm="image",
-                erasing_slope=0.23,
             )
         if name == "photos":
             return cls(

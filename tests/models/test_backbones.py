@@ -76,6 +76,13 @@ def test_output_stride_8_keeps_values_where_stride_16_samples(name):
     torch.testing.assert_close(a[inner], b[inner], rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["resnet38d", "vgg16", "resnet50", "resnet101_caffe"])
+def test_width_is_a_factor_of_the_channels_of_all_taps(name):
+    with torch.device("meta"):
+        whole, quarter = create_backbone(name), create_backbone(name, width=0.25)
+    assert [tap.channels for tap in quarter.taps.values()] == [tap.channels // 4 for tap in whole.taps.values()]
+
+
 @pytest.mark.parametrize("stride", [8, 16])
 def test_resnet50_is_that_of_torchvision(stride):
     """The names and the order of the weights, where there is dilation, and what comes out."""

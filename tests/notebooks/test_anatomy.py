@@ -47,7 +47,7 @@ def test_carries_no_widgets_paths_or_bulk(path):
     assert "widgets" not in notebook.metadata
     assert "papermill" not in notebook.metadata
     assert path.stat().st_size < 2_000_000
-    text = path.read_text()
+    text = re.sub(r'"image/(png|jpeg)": "[^"]*"', "", path.read_text())  # in which any letters may occur by chance
     assert "application/vnd.jupyter.widget-view+json" not in text
     assert not re.search(r'"[^"]*(/home/|/root/|/work/|/Users/|/tmp/|C:\\\\)', text)
 

@@ -112,8 +112,11 @@ def run_all(page):
     """Choose "Run All Cells"; return whether it has an effect. While a kernel starts, JupyterLab asks for one."""
     if page.locator(".jp-Dialog").count():
         page.locator(".jp-Dialog .jp-mod-accept").click()
-    page.get_by_text("Run", exact=True).first.click()
-    page.get_by_text("Run All Cells", exact=True).first.click()
+    try:
+        for words in ("Run", "Run All Cells"):
+            page.get_by_text(words, exact=True).first.click(timeout=3000)
+    except sync_api.TimeoutError:  # a dialog has come in between
+        return False
     page.wait_for_timeout(3000)
     return any(prompt != "[ ]:" for prompt in page.evaluate(PROMPTS))
 

@@ -96,7 +96,7 @@ def test_official_gradient_of_the_decoders_input(decoder):
     enlarged = F.interpolate(features, size=(256, 256), mode="bilinear") * mask
 
     def gradient(side):
-        def nudge(module, inputs, output):
+        def nudge(_module, _inputs, output):
             nudged = output.clone()
             nudged[0, 12, 61, 60] += side * 1e-5 * output.std()
             return nudged

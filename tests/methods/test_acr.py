@@ -110,8 +110,8 @@ def test_official_gradient_of_the_decoders_input(decoder):
     for found in sides:
         np.testing.assert_allclose(found.norm(), golden["grad_input_norm"], rtol=1e-3)
     expected = golden["grad_input_slice"]
-    slices = [found[:, ::32, ::16, ::16].numpy() for found in sides]
-    assert any(np.allclose(found, expected, rtol=1e-3, atol=1e-3 * expected.std()) for found in slices)
+    slices = [found[:, ::32, ::16, ::16] for found in sides]
+    official.assert_close(min(slices, key=lambda found: np.abs(found.numpy() - expected).max()), expected, 1e-3)
 
 
 @pytest.mark.slow

@@ -42,6 +42,13 @@ def test_is_valid_and_executed_in_order(path):
 
 
 @every_notebook
+def test_every_number_that_it_shows_is_finite(path):
+    outputs = [o for c in load(path).cells if c.cell_type == "code" for o in c.outputs]
+    shown = "\n".join(o.get("text", "") + o.get("data", {}).get("text/markdown", "") for o in outputs)
+    assert not re.findall(r".*\b(?:inf|nan)\b.*", shown)
+
+
+@every_notebook
 def test_carries_no_widgets_paths_or_bulk(path):
     notebook = load(path)
     assert "widgets" not in notebook.metadata

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from wsss_lib.pipeline.parameters import parameter_types
 from wsss_lib.show import exercises
 
 NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("[0-9]*.ipynb"))
@@ -90,6 +91,28 @@ def test_has_every_section(path):
     assert [
         w for w in ("read_parameters", "write_metrics", r"explore\w*\(", r"exercises\.check") if not re.search(w, code)
     ] == []
+
+
+def names_set(nodes):
+    """Yield the global names that statements bind."""
+    for node in nodes:
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.id
+        elif isinstance(node, ast.alias):
+            yield (node.asname or node.name).split(".")[0]
+        elif isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            yield node.name
+        elif not isinstance(node, (ast.Lambda, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)):
+            yield from names_set(ast.iter_child_nodes(node))
+
+
+@every_lesson
+def test_no_cell_changes_a_parameter(path):
+    """Or the notebook, run again in the same kernel, would have other settings."""
+    code = [source for source in sources(path, "code") if source != parameters_cell(path)]
+    [method] = re.findall(r'read_parameters\("\w+", "(\w+)"', "\n".join(code))
+    parameters = parameter_types(method)
+    assert [name for source in code for name in names_set(ast.parse(source).body) if name in parameters] == []
 
 
 @every_lesson

@@ -77,7 +77,7 @@ def read_parameters(notebook: str, method: str, namespace: Mapping[str, Any]) ->
         InputError: A parameter is unknown, of the wrong type, out of range, or names a folder that is missing.
     """
     config_class: type[Config] = load_method(method).Config
-    types = {**_TYPES, **_config_types(config_class)}
+    types = parameter_types(method)
     refuse_unknown(namespace, types)
     values = {name: convert(name, namespace[name], kind) for name, kind in types.items() if name in namespace}
 
@@ -117,11 +117,14 @@ def default_folder(notebook: str, preset: str, values: Mapping[str, Any], change
     return project_root() / "runs" / notebook / "-".join(parts)
 
 
-def _config_types(config_class: type[Config]) -> dict[str, type]:
-    """Return the fields of a configuration that a notebook can set, with their types; lists travel as strings."""
+def parameter_types(method: str) -> dict[str, type]:
+    """Return all that a notebook on a method can set, with their types; lists travel as strings."""
+    config_class: type[Config] = load_method(method).Config
     example = config_class()
     kinds = {field.name: type(getattr(example, field.name)) for field in dataclasses.fields(config_class)}
-    return {name: kind for name, kind in kinds.items() if kind in (int, float, str, tuple) and name != "backbone"}
+    return _TYPES | {
+        name: kind for name, kind in kinds.items() if kind in (int, float, str, tuple) and name != "backbone"
+    }
 
 
 def _refuse_other_choices(config_class: type[Config], changes: Mapping[str, Any]) -> None:

@@ -71,6 +71,17 @@ def test_the_entries_of_a_transposed_row_keep_their_order(device):
         assert (part.diff() >= 0).all()
 
 
+def test_counting_transposes_as_sorting_does():
+    """The path of a CPU against that of a GPU, to the bit."""
+    sparse = equal_rows("cpu", rows=1000, length=6, size=300)
+    columns, order = sparse.columns.flatten().sort(stable=True)
+    ours = sparse.transpose(300)
+    assert torch.equal(ours.columns, order.int() // 6)
+    assert torch.equal(ours.weights, sparse.weights.flatten()[order])
+    assert torch.equal(ours.offsets[1:].long(), torch.bincount(columns, minlength=300).cumsum(0))
+    assert ours.offsets[0] == 0
+
+
 def test_equal_from_run_to_run(device):
     sparse = equal_rows(device, rows=3000, length=6, size=500)
     dense = torch.randn(500, 5, device=device)

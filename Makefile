@@ -15,7 +15,7 @@ run: $(READY)
 
 # All the tests, in as many processes as there are cores, each with one thread; FAST=1 leaves the slow ones out.
 test: $(READY) lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadscope $(if $(FAST),-m "not slow") $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadscope --no-loadscope-reorder $(if $(FAST),-m "not slow") $(ARGS)
 
 lab: $(READY)
 	$(BIN)/jupyter lab notebooks

@@ -123,6 +123,7 @@ class Config(LongSideConfig):
         target: What the IPC loss rebuilds: the colours of the ``image`` (MSAL-I) or its ``saliency`` (MSAL-S).
         dcr: See :class:`wsss_lib.models.msal_net.MSALNet`.
         head_width: Likewise.
+        own_weight: Likewise.
         iterations: Of affinity propagation when maps are made; 0 leaves it out.
         training_iterations: Of affinity propagation in training.
         threshold: Least similarity that affinity propagation counts.
@@ -163,6 +164,7 @@ class Config(LongSideConfig):
     target: Literal["image", "saliency"] = "image"
     dcr: Literal["concat", "noq", "off"] = "concat"
     head_width: float = 1.0
+    own_weight: float = 0.0
     iterations: int = 8
     training_iterations: int = 8
     threshold: float = 0.6
@@ -284,7 +286,7 @@ class MSAL(CamMethod):
             backbone.freeze(first_layers=False, affine=False)
         if config.statistics == "coco":
             backbone.normalisation = _COCO
-        self.network = MSALNet(backbone, num_classes, config.dcr, config.head_width)
+        self.network = MSALNet(backbone, num_classes, config.dcr, config.head_width, config.own_weight)
         self.networks = {"network": self.network}
         self.superpixels: SuperpixelNet | None = None
 

@@ -7,6 +7,7 @@ leaves out what comes from the superpixels, ``off`` the mixing altogether. New l
 
 from __future__ import annotations
 
+import math
 from typing import Literal, NamedTuple
 
 import torch
@@ -74,9 +75,18 @@ class MSALNet(nn.Module):
         num_classes: K foreground classes; a channel for the background comes first, which nothing trains.
         mode: ``concat``, ``noq`` or ``off``, see above.
         width: Factor of the channels of the small networks; 1 is the published one.
+        own_weight: What a position itself weighs in DCR's mixtures before training. 0 leaves PyTorch's initialisation,
+            in which all nine weigh about 1/9: a blur, which a pre-trained last stage has never seen.
     """
 
-    def __init__(self, backbone: Backbone, num_classes: int, mode: Mode = "concat", width: float = 1.0) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        num_classes: int,
+        mode: Mode = "concat",
+        width: float = 1.0,
+        own_weight: float = 0.0,
+    ) -> None:
         super().__init__()
         self.backbone = backbone
         self.mode = mode
@@ -92,6 +102,9 @@ class MSALNet(nn.Module):
                 self.add_module(f"x{tap}_feats", nn.Sequential(_normed(channels, inner, 1)))
                 predict = nn.Sequential(_plain(joined, 2 * inner, 3), _plain(2 * inner, 9, 1), nn.Softmax(dim=1))
                 self.add_module(f"get_tran_conv{tap}", predict)
+                if own_weight:
+                    own = self.get_parameter(f"get_tran_conv{tap}.1.0.bias")[4]
+                    nn.init.constant_(own, math.log(8 * own_weight / (1 - own_weight)))
         self.ala1 = _gate(middle)
         self.ala2 = _gate(last)
         self.classifier = nn.Sequential(nn.Conv2d(last, 1 + num_classes, 1, bias=False))

@@ -47,6 +47,7 @@ _MOST = {
     **dict.fromkeys(_SHARES, 1),
     **dict.fromkeys(("crop_size", "min_long_side", "max_long_side"), 4096),  # beyond, an image alone fills the memory
     "hue_jitter": 0.5,
+    "own_weight": 0.999,
     "seed": 2**31 - 1,
     "devices": 64,
     "workers": 256,

@@ -130,6 +130,7 @@ def ended(cells, done):
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_in_the_browser(path, lab, browser, tmp_path):
     page = browser.new_page(viewport={"width": 1200, "height": 1600})
+    page.set_default_timeout(90_000)  # milliseconds
     page.goto(f"{lab}/lab/tree/{path.name}?reset")
     cells = sum(cell.cell_type == "code" for cell in nbformat.read(path, as_version=4).cells)
     wait_for(lambda: page.evaluate(KERNEL) == "idle" and page.evaluate(ON_SCREEN) == cells, 150, "no kernel")

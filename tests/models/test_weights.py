@@ -459,6 +459,15 @@ def test_vgg16_incomplete_or_foreign(tmp_path, caplog):
             vgg16_from_caffe({**blobs, "fc6": wrong}, path)
 
 
+@pytest.mark.parametrize("shape", [(2, 3), (1, 1, 2, 3)])
+def test_vgg16_with_a_fully_connected_layer(tmp_path, shape):
+    weight = np.arange(6, dtype=np.float32)
+    blobs = {**read_caffe(save(tmp_path, vgg())), "fc7": [weight.reshape(shape), np.zeros((1, 1, 1, 2), np.float32)]}
+    state = vgg16_from_caffe(blobs)
+    assert state["fc7.weight"].tolist() == weight.reshape(2, 3, 1, 1).tolist()
+    assert state["fc7.bias"].shape == (2,)
+
+
 # --- PyTorch --------------------------------------------------------------------------------------------------------
 
 

@@ -436,10 +436,12 @@ def vgg16_from_caffe(
     state = {}
     for layer in VGG16_LAYERS:
         shapes = [array.shape for array in blobs[layer]]
-        # Old files write a bias of n values as (1, 1, 1, n).
-        if len(shapes) != 2 or len(shapes[0]) != 4 or shapes[1] != (1,) * (len(shapes[1]) - 1) + shapes[0][:1]:
+        weight, bias = blobs[layer] if len(shapes) == 2 else (np.empty(0), np.empty(0))
+        # Old files write a bias as (1, 1, 1, out), and a fully connected weight as (1, 1, out, in).
+        if layer.startswith("fc") and weight.shape[:-2] in ((), (1, 1)) and weight.ndim > 1:
+            weight = weight.reshape(*weight.shape[-2:], 1, 1)
+        if weight.ndim != 4 or bias.shape != (1,) * (bias.ndim - 1) + weight.shape[:1]:
             raise InputError(f"{source}: the layer {layer} has blobs of shape {shapes}, not a weight and its bias.")
-        weight, bias = blobs[layer]
         state[f"{layer}.weight"] = torch.from_numpy(weight)
         state[f"{layer}.bias"] = torch.from_numpy(bias.reshape(-1))
     return state

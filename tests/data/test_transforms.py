@@ -63,6 +63,25 @@ CASES = [
 ]
 
 
+@pytest.mark.parametrize(
+    ("width", "height", "long_side", "ratio", "factor"),
+    [
+        (500, 375, 334, (334, 250), (334, 251)),
+        (375, 500, 334, (250, 334), (251, 334)),
+        (480, 640, 338, (254, 338), (253, 338)),
+        (80, 60, 82, (82, 62), (82, 61)),
+    ],
+)
+def test_half_a_pixel_goes_where_the_authors_rounding_puts_it(width, height, long_side, ratio, factor):
+    """The ratio of the sides is what most methods multiply by; MSAL's factor has a rounding of its own."""
+    image = Image.new("RGB", (width, height))
+    assert resize_long_side(image, long_side).size == ratio
+    assert resize_long_side(image, long_side, by_factor=True).size == factor
+    augment = Augmentation(long_side, long_side, 640, 0.0, 0.0, by_factor=True)
+    content = augment(Image.new("RGB", (width, height), "white"), Normalisation(), random.Random(0))[0] > 0
+    assert (int(content.any(0).sum()), int(content.any(1).sum())) == factor
+
+
 @pytest.mark.parametrize(("name", "case", "height", "width", "long_side", "crop"), CASES)
 def test_later_methods_prepare_images_alike(name, case, height, width, long_side, crop):
     golden, step = recipe.golden(name), 3 if name.startswith("oc_cse") else 4

@@ -8,6 +8,7 @@ from lightning_fabric import Fabric
 from tests import recipe
 from tests.models.test_msal_net import MEAN, STD, association, noisy_images, state
 from tests.ops.test_superpixels import near
+from wsss_lib.data.transforms import Augmentation
 from wsss_lib.errors import InputError
 from wsss_lib.methods.cam import classification_loss
 from wsss_lib.methods.method import PRESETS, Batch
@@ -21,6 +22,7 @@ from wsss_lib.methods.msal import (
     valid_cells,
 )
 from wsss_lib.methods.optimisers import polynomial_schedule
+from wsss_lib.methods.superpixels import Config as SuperpixelConfig
 from wsss_lib.models.backbone import Normalisation
 from wsss_lib.models.superpixel_net import SuperpixelNet
 from wsss_lib.models.weights import load_into
@@ -42,6 +44,22 @@ def ipc_inputs():
         "logits": torch.from_numpy(np.stack(logits).astype(np.float32)),
         "pooled": torch.from_numpy(recipe.array("msal/ipc/pooled", (2, 21))),
     }
+
+
+def test_images_are_resized_as_the_authors_do():
+    assert Config().augmentation() == Augmentation(320, 640, 480, 0.0, 0.0, by_factor=True)
+    assert SuperpixelConfig().augmentation() == Augmentation(320, 640, 512, 0.0, 0.0, by_factor=True)
+
+
+def test_a_checkpoint_that_mixes_otherwise(tmp_path):
+    networks = {mode: small(dcr=mode).network.state_dict() for mode in ("concat", "noq", "off")}
+    method = small()
+    method.load_official(networks["concat"], tmp_path / "mine.pth")
+    for mode in ("noq", "off"):
+        with pytest.raises(InputError, match=rf"mine.pth holds a network with dcr={mode}, not concat; add dcr={mode}"):
+            method.load_official(networks[mode], tmp_path / "mine.pth")
+    with pytest.raises(InputError, match="probably for another network"):
+        method.load_official({"x": torch.zeros(1)}, tmp_path / "mine.pth")
 
 
 @pytest.mark.parametrize(

@@ -109,20 +109,30 @@ def test_official_step(share_blocks):
     assert unmoved == [method.network.official_key(key) for key in about["without_gradient"]]
 
 
-@pytest.mark.parametrize("network", ["pcss", "v2"])
-def test_official_learning_rates(network):
-    """MCTformer's are those of the epoch before."""
-    golden = recipe.golden("pcss/lr_schedule")["lr"] / 1e6
-    method = small(network, epochs=60, learning_rate=6.25e-5)
-    method.setup(FABRIC, total_steps=120)
+def rates_of(method, epochs):
+    """The learning rate of every epoch of two steps."""
+    method.setup(FABRIC, total_steps=2 * epochs)
     rates = []
-    for _ in range(60):
+    for _ in range(epochs):
         rates += method.schedules["network"].get_last_lr()[:1]
         for _ in range(2):
             method.optimizers["network"].step()
             method.schedules["network"].step()
+    return rates
+
+
+@pytest.mark.parametrize("network", ["pcss", "v2"])
+def test_official_learning_rates(network):
+    """MCTformer's are those of the epoch before."""
+    golden = recipe.golden("pcss/lr_schedule")["lr"] / 1e6
+    rates = rates_of(small(network, epochs=60, learning_rate=6.25e-5), 60)
     expected = golden[:60] if network == "pcss" else np.concatenate([golden[:1], golden[:59]])
     np.testing.assert_allclose(rates, expected, rtol=2e-7)  # stored as float32
+
+
+def test_the_warm_up_begins_at_the_same_rate_whatever_the_peak_is():
+    rates = rates_of(small("plus", epochs=45, learning_rate=3.125e-5), 45)
+    np.testing.assert_allclose(rates[:3], [1e-6, 1e-6, 1e-6 + (3.125e-5 - 1e-6) / 5], rtol=1e-6)
 
 
 def test_official_groups():

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from tests import recipe
 from tests.methods import transformers
@@ -70,19 +71,28 @@ def test_official_network_with_other_magnitudes(official):
 
 @pytest.mark.parametrize(("height", "width"), [(64, 64), (80, 48)])
 def test_official_positions(official, height, width):
-    ours = official.backbone.positions(height // 16, width // 16)
+    ours = official.backbone.positions(height, width)
     near(ours[:, 20:, ::24], recipe.golden("pcss/pos_embed_a")[f"pe_{height}x{width}"], atol=1e-6)
     assert torch.equal(ours[:, :20], official.backbone.pos_embed[:, :20])
 
 
 def test_positions_of_the_tables_own_grid(official):
-    assert torch.equal(official.backbone.positions(14, 14), official.backbone.pos_embed)
+    """It is interpolated too, by the authors' margin, unless the image is square."""
+    table = official.backbone.pos_embed
+    assert torch.equal(official.backbone.positions(224, 224), table)
+    assert torch.equal(official.backbone.positions(230, 230), table)
+    square = table[:, 20:].transpose(1, 2).unflatten(2, (14, 14))
+    enlarged = F.interpolate(square, scale_factor=(14.1 / 14, 14.1 / 14), mode="bicubic")
+    ours = official.backbone.positions(224, 239)
+    near(ours[:, 20:], enlarged.flatten(2).transpose(1, 2).detach(), atol=1e-6)
+    assert not torch.allclose(ours, table, atol=1e-3)
 
 
 def test_every_grid_has_positions():
     for network in (small(), small("plus")):
         for height, width in [(1, 1), (3, 3), (7, 13), (20, 5), (31, 33)]:
-            assert network.backbone.positions(height, width).shape[1] == 3 + height * width
+            patch = network.backbone.patch
+            assert network.backbone.positions(patch * height, patch * width).shape[1] == 3 + height * width
 
 
 def test_official_v2():
@@ -206,8 +216,8 @@ def test_v1_has_no_maps_of_patches():
 
 
 def test_pixels_beyond_the_last_patch_are_not_seen():
-    network, images = small(), torch.randn(1, 3, 37, 33)
-    assert torch.equal(network(images).cams, network(images[:, :, :32, :32]).cams)
+    network, images = small(), torch.randn(1, 3, 45, 33)
+    assert torch.equal(network(images).cams, network(images[:, :, :40, :32]).cams)
 
 
 def test_a_patch_must_fit():

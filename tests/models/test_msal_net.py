@@ -9,7 +9,7 @@ from tests.ops.test_superpixels import near
 from wsss_lib.errors import InputError
 from wsss_lib.models.classifier import MapClassifier
 from wsss_lib.models.mobilenet_v2 import MobileNetV2
-from wsss_lib.models.msal_net import MSALNet
+from wsss_lib.models.msal_net import MSALNet, mode_of
 from wsss_lib.models.resnet50 import ResNet50
 from wsss_lib.models.weights import load_into
 
@@ -140,6 +140,11 @@ def test_without_dilation():
     }
     assert max(dilations[False]) == 1
     assert max(dilations[True]) == 2
+
+
+@pytest.mark.parametrize("mode", ["concat", "noq", "off"])
+def test_a_checkpoint_tells_its_mode(mode):
+    assert mode_of(small(mode=mode).state_dict()) == mode
 
 
 def test_a_checkpoint_of_the_other_mode(tmp_path):

@@ -29,9 +29,19 @@ def resize(image: Image.Image, height: int, width: int) -> Image.Image:
     return image.resize((width, height), Image.Resampling.BICUBIC)
 
 
-def resize_long_side(image: Image.Image, long_side: int) -> Image.Image:
-    """Resize so that the longer side has ``long_side`` pixels and the ratio of the sides stays."""
+def resize_long_side(image: Image.Image, long_side: int, by_factor: bool = False) -> Image.Image:
+    """Resize so that the longer side has ``long_side`` pixels and the ratio of the sides stays.
+
+    Args:
+        image: Any picture.
+        long_side: In pixels.
+        by_factor: Whether both sides are multiplied by one factor, as in MSAL's code. Where a side would have a half
+            pixel, this may round to the other side.
+    """
     width, height = image.size
+    if by_factor:
+        factor = long_side / max(width, height)
+        return resize(image, max(1, round(height * factor)), max(1, round(width * factor)))
     if width < height:
         return resize(image, long_side, max(1, round(width * long_side / height)))
     return resize(image, max(1, round(height * long_side / width)), long_side)
@@ -113,6 +123,7 @@ class Augmentation:
         crop: Side of the square that comes out, in pixels.
         colour: Strength of the brightness, contrast and saturation jitter.
         hue: Strength of the hue jitter.
+        by_factor: See `resize_long_side`.
     """
 
     min_long_side: int
@@ -120,6 +131,7 @@ class Augmentation:
     crop: int
     colour: float = 0.3
     hue: float = 0.1
+    by_factor: bool = False
 
     def __call__(self, image: Image.Image, normalise: Normalise, rng: random.Random) -> Tensor:
         """Return ``(3, crop, crop)`` float32 for an RGB picture: resize, flip, colour, normalise, crop."""
@@ -145,7 +157,7 @@ class Augmentation:
         Returns:
             ``(3, crop, crop)`` float32, and ``(c, crop, crop)`` uint8, c = 0 for None.
         """
-        image = resize_long_side(image, rng.randint(self.min_long_side, self.max_long_side))
+        image = resize_long_side(image, rng.randint(self.min_long_side, self.max_long_side), self.by_factor)
         if mirrored := rng.getrandbits(1):
             image = TF.horizontal_flip(image)
         image = jitter_colour(image, self.colour, self.hue, rng)

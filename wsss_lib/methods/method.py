@@ -173,7 +173,7 @@ class LongSideConfig(CamConfig):
     min_long_side: int = 256
     max_long_side: int = 512
 
-    def augmentation(self) -> Augment:
+    def augmentation(self) -> Augmentation:
         """Return what is done to a training image."""
         return Augmentation(self.min_long_side, self.max_long_side, self.crop_size, self.colour_jitter, self.hue_jitter)
 

@@ -9,6 +9,7 @@ Differences from the authors' release (CHENDL-SHEN/MSA), which cannot be run as 
 - The convolutions that predict the mixing have as many inputs as they are given; there half as many.
 - The superpixel network computes no gradients; there every step collects some for its weights that nobody uses.
 - The weight decay is passed in the place of the momentum there, so the momentum is 4e-5; that is the default here, too.
+- The superpixel network sees images as it did in its own training; there in the classifier's normalisation.
 - A position without features stays without a map; there it makes everything NaN.
 """
 
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -25,13 +26,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
+from wsss_lib.data.transforms import Augmentation
 from wsss_lib.errors import InputError
 from wsss_lib.methods.cam import classification_loss
 from wsss_lib.methods.method import Batch, CamMethod, Engine, LongSideConfig, backbone_options
 from wsss_lib.methods.optimisers import polynomial_schedule
 from wsss_lib.models import create_backbone
 from wsss_lib.models.backbone import Backbone, Normalisation
-from wsss_lib.models.msal_net import MSALNet
+from wsss_lib.models.msal_net import MSALNet, mode_of
 from wsss_lib.models.superpixel_net import CELL, SuperpixelNet
 from wsss_lib.models.weights import LoadReport, load_into
 from wsss_lib.ops.cam import upsample
@@ -225,6 +227,10 @@ class Config(LongSideConfig):
             )
         return cls(backbone=backbone, backbone_options=options)
 
+    def augmentation(self) -> Augmentation:
+        """Return what is done to a training image."""
+        return replace(super().augmentation(), by_factor=True)
+
     def replace(self, **changes: Any) -> Self:
         """Return a copy with some fields changed; the target ``saliency`` brings the authors' settings for it along."""
         if changes.get("target") == "saliency" != self.target:
@@ -415,7 +421,13 @@ class MSAL(CamMethod):
         return [_resize(normalise_cams(total), size)[0] for total in sums]
 
     def load_official(self, state: Mapping[str, Tensor], source: Path) -> LoadReport:
-        """Load a network that the authors' code trained."""
+        """Load a network that the authors' code trained.
+
+        Raises:
+            InputError: It mixes otherwise than ours, or does not fit.
+        """
+        if "classifier.0.weight" in state and (mode := mode_of(state)) != self.config.dcr:
+            raise InputError(f"{source} holds a network with dcr={mode}, not {self.config.dcr}; add dcr={mode}.")
         return load_into(self.network, state, source=source, rename=self.network.official_key)
 
 

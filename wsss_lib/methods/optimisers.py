@@ -80,8 +80,8 @@ def warmed_cosine_schedule(
     total_steps: int,
     epochs: int,
     warm_up: int,
+    first: float,
     last: float,
-    first: float = 0.016,
     behind: bool = False,
 ) -> LambdaLR:
     """Change every learning rate from epoch to epoch: a linear warm-up, then half a period of the cosine.
@@ -94,8 +94,8 @@ def warmed_cosine_schedule(
         total_steps: Of all epochs together.
         epochs: Number of epochs.
         warm_up: Number of them that belong to the warm-up; 0 for none.
+        first: Factor of the first epoch.
         last: Factor towards the end.
-        first: Factor of the first epoch; by default that of MCTformer's code, 1e-6 of 6.25e-5.
         behind: Whether every epoch has the factor of the one before, as in MCTformer's code.
     """
     per_epoch = max(1, total_steps // epochs)

@@ -75,6 +75,7 @@ class Config(CamConfig):
         crop_scale: Least and greatest share of an image's area that is cut out for training.
         operations: How many distortions RandAugment draws for a training image.
         random_erasing: Probability that noise covers a part of a training image.
+        first_learning_rate: At the beginning of the warm-up.
         last_learning_rate: At the end of the cosine schedule.
         warm_up: Epochs of linear growth before it.
         plain_share: Share of the epochs that come first, without phases and shortcuts, in place of ImageNet weights.
@@ -108,6 +109,7 @@ class Config(CamConfig):
     crop_scale: tuple[float, ...] = (0.6, 1.2)
     operations: int = 2
     random_erasing: float = 0.0
+    first_learning_rate: float = 1e-6
     last_learning_rate: float = 1e-5
     warm_up: int = 5
     plain_share: float = 0.0
@@ -135,6 +137,7 @@ class Config(CamConfig):
                 batch_size=16,
                 crop_size=96,
                 learning_rate=1e-3,
+                first_learning_rate=1.6e-5,
                 operations=0,
                 merge_block=2,
                 plain_share=0.2,
@@ -436,6 +439,7 @@ class PCSS(CamMethod):
             total_steps,
             config.epochs,
             config.warm_up,
+            config.first_learning_rate / config.learning_rate,
             config.last_learning_rate / config.learning_rate,
             behind=config.network != "pcss",
         )

@@ -4,7 +4,8 @@ Yang, Sun, Jin, Zhou, "Superpixel Segmentation with Fully Convolutional Networks
 training that MSAL uses: colours in CIELAB, no labels, Adam with a constant learning rate.
 
 Differences from MSAL's release (CHENDL-SHEN/MSA): images are shuffled; the target is cut from the same resized image as
-the input, where the authors resize it once more without smoothing.
+the input, padding in the mean colour, where the authors resize it once more without smoothing, pad it with black and
+round its CIELAB to 8 bits.
 """
 
 from __future__ import annotations
@@ -145,7 +146,7 @@ class Config(method.Config):
 
     def augmentation(self) -> Augment:
         """Return what is done to a training image."""
-        return Augmentation(self.min_long_side, self.max_long_side, self.crop_size, 0.0, 0.0)
+        return Augmentation(self.min_long_side, self.max_long_side, self.crop_size, 0.0, 0.0, by_factor=True)
 
 
 class Superpixels(Method):

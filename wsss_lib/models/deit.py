@@ -193,20 +193,23 @@ class DeiT(Backbone):
         return adapted
 
     def positions(self, height: int, width: int) -> Tensor:
-        """Return the position embeddings ``(1, C + height * width, D)`` for a grid of patches.
+        """Return the position embeddings ``(1, C + h * w, D)`` for images of a height and width in pixels.
 
         Another grid than the table's is interpolated bicubically with the scale factors of the authors' code, which
-        for the shared table are those of a grid larger by a tenth of a patch.
+        for the shared table are those of a grid larger by a tenth of a patch; so is the table's own grid there if the
+        image is not square.
         """
+        grid = height // self.patch, width // self.patch
+        own = grid == (self.grid, self.grid)
         if hasattr(self, "pos_embed"):
             of_classes, of_patches = self.pos_embed.split([self.classes, self.grid**2], dim=1)
-            margin = 0.1
+            margin, own = 0.1, own and height == width
         else:
             # the output's size follows from the factors; rounding must not take a patch off it
             of_classes, of_patches, margin = self.pos_embed_cls, self.pos_embed_pat, 1e-6
-        if (height, width) != (self.grid, self.grid):
+        if not own:
             square = of_patches.transpose(1, 2).reshape(1, -1, self.grid, self.grid)
-            scale = [(side + margin) / self.grid for side in (height, width)]
+            scale = [(side + margin) / self.grid for side in grid]
             square = F.interpolate(square, scale_factor=scale, mode="bicubic", align_corners=False)
             of_patches = square.flatten(2).transpose(1, 2)
         return torch.cat([of_classes, of_patches], dim=1)
@@ -224,9 +227,8 @@ class DeiT(Backbone):
                 "larger scales."
             )
         patches = self.patch_embed["proj"](images)
-        height, width = patches.shape[2:]
         tokens = torch.cat([self.cls_token.expand(len(images), -1, -1), patches.flatten(2).transpose(1, 2)], dim=1)
-        return tokens + self.positions(height, width), (height, width)
+        return tokens + self.positions(*images.shape[2:]), (patches.shape[2], patches.shape[3])
 
     def patches(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
         """Return the patch tokens among ``(B, C + h * w, D)`` as features ``(B, D, h, w)``."""

@@ -8,6 +8,7 @@ leaves out what comes from the superpixels, ``off`` the mixing altogether. New l
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
 import torch
@@ -61,6 +62,13 @@ class Passage(NamedTuple):
     weights: Tensor | None
     plain: Tensor
     mixed: Tensor
+
+
+def mode_of(state: Mapping[str, Tensor]) -> Mode:
+    """Return how the network of an authors' checkpoint mixes, which its shapes tell."""
+    if "get_tran_conv4.0.0.weight" not in state:
+        return "off"
+    return "noq" if state["get_tran_conv4.0.0.weight"].shape[1] == state["x4_feats.0.0.weight"].shape[0] else "concat"
 
 
 class MSALNet(nn.Module):

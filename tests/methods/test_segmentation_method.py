@@ -5,6 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from lightning_fabric import Fabric
+from PIL import Image
 from torch import nn
 
 from tests import recipe
@@ -131,6 +132,17 @@ def test_labels_are_shrunk_to_the_nearest_pixel(before, after):
     rows = [int((i + 0.5) * before[0] / after[0]) for i in range(after[0])]
     columns = [int((i + 0.5) * before[1] / after[1]) for i in range(after[1])]
     assert torch.equal(nearest_labels(labels, after)[0], labels[0][rows][:, columns])
+
+
+def test_labels_are_shrunk_as_pillow_does():
+    """Between two pixels, adding up places in double precision decides."""
+    for before in range(1, 130):
+        for after in {1, (before + 7) // 8, before // 9 + 1, (2 * before + 2) // 3, before}:
+            labels = torch.arange(before).view(1, 1, before)
+            image = Image.fromarray(labels[0].numpy().astype(np.int32))
+            expected = np.asarray(image.resize((after, 1), Image.Resampling.NEAREST))
+            np.testing.assert_array_equal(nearest_labels(labels, (1, after))[0], expected)
+    assert nearest_labels(torch.arange(64).view(1, 1, 64), (1, 7))[0, 0, 3] == 31  # not 32
 
 
 @pytest.mark.parametrize("at", ["image", "logits"])

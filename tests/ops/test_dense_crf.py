@@ -250,6 +250,19 @@ def test_odd_images(size, grey, device):
     close(ours, theirs, 1e-5)
 
 
+@pytest.mark.parametrize("preset", ["deeplab", "irn", "mctformer_seg"])
+def test_dark_images_whose_pixels_are_no_multiple_of_four(preset, device):
+    """pydensecrf fills up its groups of four with points at 0, whose corners are neighbours of dark colours'."""
+    pytest.importorskip("pydensecrf")
+    sizes = [(19, 23), (16, 20), (21, 27)]
+    dark = [40 * recipe.smooth("x/img", (3, *s), 6) + recipe.array("x/n", (3, *s), 8.0) for s in sizes]
+    images = [torch.from_numpy(image.clip(0, 255).astype(np.uint8)).to(device) for image in dark]
+    unaries = [unary_from_scores(torch.from_numpy(recipe.smooth("x/p", (3, *s), 6)).to(device)) for s in sizes]
+    ours, theirs = (dense_crf(images, unaries, preset, backend) for backend in ("torch", "pydensecrf"))
+    for one, other in zip(ours, theirs, strict=True):
+        close(one, other, 1e-4)
+
+
 def test_one_label_is_certain(backend, device):
     image = picture("one", (7, 9), device)
     known = unary_from_labels(torch.zeros(7, 9), 1, 0.7).to(device)
@@ -405,6 +418,7 @@ def test_the_attempt_is_fine_as_such():
         ({"preset": "paris"}, r"preset 'paris'.*psa.*irn"),
         ({"backend": "cpp"}, r"backend 'cpp'.*torch.*pydensecrf"),
         ({"preset": field(steps=-1)}, "steps is -1"),
+        ({"preset": field(normalisation="row")}, "normalisation 'row' is unknown; choose one of symmetric"),
         ({"preset": field(sxy=(3.0, 0.0))}, r"sxy \(3.0, 0.0\)"),
         ({"preset": field(sxy=(float("nan"), 3.0))}, r"sxy \(nan, 3.0\)"),
         ({"preset": field(far=(-80.0, 80.0))}, r"sxy \(-80.0, 80.0\)"),

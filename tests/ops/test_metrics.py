@@ -187,6 +187,14 @@ def test_sizes_must_agree():
         sweep_histogram(torch.rand(1, 3, 4), torch.tensor([0]), torch.zeros(3, 5), torch.tensor([0.5]), 2)
     with pytest.raises(ValueError, match=r"\(2,\).*\(3,\)"):
         confusion_matrix(torch.zeros(2), torch.zeros(3), 2)
+    for wrong in (-1, 2, 255):
+        with pytest.raises(ValueError, match=f"prediction holds .*{wrong}.*, not 0 to 1"):
+            confusion_matrix(torch.tensor([0, 1]), torch.tensor([1, wrong]), 2)
+
+
+def test_values_that_are_no_class_do_not_count(device):
+    truth = torch.tensor([0, 1, 2, 254, 255, -1], device=device)
+    assert confusion_matrix(truth, torch.tensor([1, 1, 0, 0, 99, 99], device=device), 2).tolist() == [[0, 1], [0, 1]]
 
 
 def test_scores_of_a_known_matrix():
@@ -217,6 +225,17 @@ def test_scores_of_a_known_matrix():
 def test_average_precision(scores, labels, expected):
     result = average_precision(torch.tensor(scores)[:, None], torch.tensor(labels)[:, None])
     assert result.item() == pytest.approx(expected)
+
+
+def test_average_precision_counts_images_with_equal_scores(device):
+    """Against counting them one by one."""
+    scores, labels = (torch.rand(50, 4, device=device) * 9).round(), torch.rand(50, 4, device=device) < 0.3
+    expected = []
+    for score, label in zip(scores.T.tolist(), labels.T.tolist(), strict=True):
+        positive = [s for s, present in zip(score, label, strict=True) if present]
+        shares = [sum(p >= s for p in positive) / sum(o >= s for o in score) for s in positive]
+        expected.append(sum(shares) / len(shares))
+    assert average_precision(scores, labels).tolist() == pytest.approx(expected)
 
 
 def test_average_precision_of_an_absent_class_is_nan():

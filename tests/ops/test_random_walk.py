@@ -61,6 +61,26 @@ def test_against_the_dense_matrix(height, width, radius, border, steps, device):
     torch.testing.assert_close(result.cpu().double(), expected, rtol=0, atol=1e-5)
 
 
+def test_the_sums_round_as_those_of_a_dense_matrix(device):
+    """The authors add up dense columns, and in 256 steps the last bit of D can grow beyond 1e-5."""
+    height, width = 33, 41
+    given = affinities(height, width, low=0.3, device=device)
+    matrix = transition_matrix([given], [(height, width)])
+    rows = torch.arange(height * width, device=device).repeat_interleave(matrix.offsets.diff())
+    dense = oracles.affinity_matrix(given, (height, width), 5, "official", missing=0.0).float().to(device) ** 8
+    expected = (dense / dense.sum(0)[:, None])[rows, matrix.columns.long()]
+    assert (matrix.weights != expected).float().mean() < 0.01
+
+
+def test_the_matrix_can_be_learnt_through_after_an_inference():
+    given = affinities(6, 11)
+    with torch.inference_mode():
+        random_walk([torch.rand(2, 6, 11)], [given])
+    matrix = transition_matrix([given.requires_grad_()], [(6, 11)])
+    (matrix @ torch.rand(66, 1)).square().sum().backward()
+    assert given.grad.abs().max() > 0
+
+
 @pytest.mark.parametrize("beta", [0.0, 0.5, 2.5, 10])
 def test_any_exponent(beta, device):
     scores, given = torch.rand(2, 6, 10, device=device), affinities(6, 10, device=device, low=0.0)

@@ -346,9 +346,11 @@ def method():
 
 
 def inferred(folder, method, data, **options):
-    stores = MaskStore(folder / "masks"), ScoreStore(folder / "scores")
-    infer_masks(method, data, *stores, Fabric(accelerator="cpu", devices=1), method.backbone.normalisation, **options)
-    return stores
+    masks, scores = MaskStore(folder / "masks"), ScoreStore(folder / "scores")
+    done = {image_id for image_id in data.ids if image_id in masks}
+    fabric = Fabric(accelerator="cpu", devices=1)
+    infer_masks(method, data, masks, scores, done, fabric, method.backbone.normalisation, **options)
+    return masks, scores
 
 
 def test_the_masks_of_a_data_set_are_those_of_every_image(tmp_path, pictures, method):
@@ -402,8 +404,20 @@ def test_colours_are_wrapped_as_a_cast_to_bytes_does(pictures):
     wrapped = WrappedColours(pictures, CaffeResNet101(0.125).normalisation)
     without_mean = pixels - np.array([122.675, 116.669, 104.008])
     expected = np.where(without_mean >= 0, np.floor(without_mean), np.ceil(without_mean)) % 256
-    np.testing.assert_array_equal(np.array(wrapped.image(0)), expected)
+    np.testing.assert_array_equal(np.array(wrapped.image(0)), expected[..., ::-1])  # BGR
     assert wrapped.ids == pictures.ids
+
+
+def test_probabilities_that_were_removed_are_made_again_if_they_are_needed(tmp_path, masks):
+    run = open_segmentation(tmp_path / "run", masks, tiny())
+    run.complete()
+    kept = contents(run.folder / "masks")
+    shutil.rmtree(run.folder / "scores")
+    run.complete()
+    assert not (run.folder / "scores").exists()  # nothing was left to do
+    shutil.rmtree(run.folder / "masks" / "segmentation-crf")
+    run.complete()
+    assert contents(run.folder / "masks") == kept
 
 
 @pytest.mark.parametrize("image", ["true", "wrapped"])

@@ -22,7 +22,7 @@ from wsss_lib.data.transforms import CropBox, Normalise, crop_to_canvas, to_tens
 
 def resize_pixels(pixels: Tensor, height: int, width: int) -> Tensor:
     """Resize ``(3, H, W)`` uint8 to ``(3, height, width)`` float32 with values of 0-255, bilinearly as OpenCV does."""
-    return F.interpolate(pixels.float()[None], (height, width), mode="bilinear", align_corners=False)[0]
+    return F.interpolate(pixels.double()[None], (height, width), mode="bilinear", align_corners=False)[0].float()
 
 
 def nearest_as_opencv(labels: Tensor, height: int, width: int) -> Tensor:

@@ -27,6 +27,7 @@ from functools import reduce
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -53,10 +54,16 @@ Rule = Literal["mirrored", "plain", "max"]
 
 
 def nearest_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize ``(B, H, W)`` labels to ``(B, *size)``: position i shows pixel ``floor((i + 0.5) n_in / n_out)``."""
+    """Resize ``(B, H, W)`` labels to ``(B, *size)``: position i shows pixel ``floor((i + 0.5) n_in / n_out)``.
+
+    Where that is a whole number, it may be the pixel before: as in Pillow, places are added up in double precision.
+    """
 
     def source(length: int, wanted: int) -> Tensor:
-        return (2 * torch.arange(wanted, device=labels.device) + 1) * length // (2 * wanted)
+        steps = np.full(wanted, length / wanted)
+        steps[0] /= 2
+        places = steps.cumsum().astype(np.int64).clip(max=length - 1)
+        return torch.from_numpy(places).to(labels.device)
 
     return labels[:, source(labels.shape[1], size[0])][:, :, source(labels.shape[2], size[1])]
 

@@ -17,7 +17,7 @@ import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -107,7 +107,7 @@ def unary_from_scores(scores: Tensor, clip: float | None = 1e-5, scale: float | 
         scores = scale * scores + (1 - scale) / scores.shape[-3]
     if clip is not None:
         scores = scores.clamp(clip, 1.0)
-    return -scores.log()
+    return -scores.double().log().float()
 
 
 def unary_from_labels(labels: Tensor, num_labels: int, confidence: float, unknown: bool = False) -> Tensor:
@@ -319,6 +319,9 @@ def check(preset: str | Settings, backend: Backend = "auto") -> Settings:
             raise InputError(f"CRF preset {preset!r} is unknown; choose one of {', '.join(PRESETS)}.")
         return PRESETS[preset]
     for kernel in preset.kernels:
+        if kernel.normalisation not in get_args(Normalisation):
+            names = ", ".join(get_args(Normalisation))
+            raise InputError(f"normalisation {kernel.normalisation!r} is unknown; choose one of {names}.")
         if not all(s > 0 for s in (*kernel.sxy, *(kernel.srgb or ()))):
             raise InputError(f"sxy {kernel.sxy} and srgb {kernel.srgb} must be above 0.")
     if preset.steps < 0:

@@ -16,21 +16,24 @@ def confusion_matrix(truth: Tensor, prediction: Tensor, num_classes: int, ignore
     """Count how often each true class was given each label.
 
     Args:
-        truth: Integer tensor of any shape, values 0..C-1 or ``ignore``.
+        truth: Integer tensor of any shape; values outside 0..C-1 are left out, as is ``ignore``.
         prediction: Integer tensor of the same shape, values 0..C-1.
         num_classes: C.
-        ignore: The value of ``truth`` to leave out.
+        ignore: Another value of ``truth`` to leave out.
 
     Returns:
         ``(C, C)`` int64.
 
     Raises:
-        ValueError: The shapes differ.
+        ValueError: The shapes differ, or a label where ``truth`` counts is outside 0..C-1.
     """
     if truth.shape != prediction.shape:
         raise ValueError(f"truth is {tuple(truth.shape)} but prediction is {tuple(prediction.shape)}")
-    counted = truth != ignore
-    cells = truth[counted].long() * num_classes + prediction[counted].long()
+    counted = (truth != ignore) & (truth >= 0) & (truth < num_classes)
+    labels = prediction[counted].long()
+    if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < num_classes:
+        raise ValueError(f"prediction holds {int(labels.min())} to {int(labels.max())}, not 0 to {num_classes - 1}")
+    cells = truth[counted].long() * num_classes + labels
     return torch.bincount(cells, minlength=num_classes**2).view(num_classes, num_classes)
 
 
@@ -158,8 +161,7 @@ def average_precision(scores: Tensor, labels: Tensor) -> Tensor:
     results = []
     for score, label in zip(scores.T, labels.T, strict=True):
         positive = score[label > 0]
-        hits = (positive[None] >= positive[:, None]).sum(1)
-        retrieved = (score[None] >= positive[:, None]).sum(1)
+        hits, retrieved = (len(s) - torch.searchsorted(s.sort().values, positive) for s in (positive, score))
         results.append((hits / retrieved).double().mean())
     return torch.stack(results)
 

@@ -47,12 +47,13 @@ class Lattice:
     """
 
     def __init__(self, features: Tensor, batch: Tensor | None = None, names: Sequence[str] = ()) -> None:
-        d, _ = features.shape
-        self.dimensions = d
+        self.dimensions = d = len(features)
         names = names or [f"the standard deviation of feature {i}" for i in range(d)]
         _check(features, names)
         widest = names[int((features.amax(1) - features.amin(1)).argmax())] if features.numel() else ""
-        nearest, rank, barycentric = _enclosing_simplices(features.float())
+        points = features.shape[1]
+        features, batch = _with_padding(features.float(), batch)
+        nearest, rank, barycentric = _enclosing_simplices(features)
 
         # Neighbouring points mostly share a simplex, so corners are made once for every simplex, not for every point.
         digits = [*nearest[:d], *rank[:d].to(nearest.dtype)]
@@ -74,7 +75,8 @@ class Lattice:
         self._any = torch.empty(self.size, dtype=torch.int64, device=vertex.device)
         self._any[vertex] = torch.arange(len(vertex), device=vertex.device)
         self._coordinates = torch.stack(coordinates[-d:])
-        self.slicing = SparseRows(vertex.view(-1, d + 1).int()[which], barycentric.t().contiguous())
+        of_points = vertex.view(-1, d + 1).int()[which[:points]]
+        self.slicing = SparseRows(of_points, barycentric[:, :points].t().contiguous())
         self.splatting = self.slicing.transpose(self.size)
         self.axes = [self._axis(j, places[-d:]) for j in range(d + 1)]
 
@@ -132,6 +134,18 @@ def _check(features: Tensor, names: Sequence[str]) -> None:
     for value, name in zip(greatest.tolist(), names, strict=True):
         if not value <= _GREATEST_FEATURE:
             raise InputError(f"{name} is too small: positions reach {value:.3g} standard deviations; make it larger.")
+
+
+def _with_padding(features: Tensor, batch: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Add a point at 0 for every image whose number of points is no multiple of 4.
+
+    The C++ filter fills up its last group of four with such points. They carry no value, but their corners take part
+    in the blur, which shows in images that are small or dark.
+    """
+    counts = features.new_tensor([features.shape[1]]).long() if batch is None else torch.bincount(batch)
+    padded = (counts % 4).nonzero().flatten()
+    features = torch.cat([features, features.new_zeros(len(features), len(padded))], dim=1)
+    return features, None if batch is None else torch.cat([batch, padded])
 
 
 def _scales(d: int, device: torch.device) -> Tensor:

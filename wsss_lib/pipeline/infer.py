@@ -70,10 +70,10 @@ class Views(TorchDataset[tuple[int, list[Tensor]]]):
             batches += [indices[i : i + count] for i in range(0, len(indices), count)]
         return batches
 
-    def missing_batches(self, store: Store, fabric: Fabric) -> list[list[int]]:
-        """Return this process's share of the batches, without those that are in the store already."""
+    def missing_batches(self, done: Store | set[str], fabric: Fabric) -> list[list[int]]:
+        """Return this process's share of the batches, without those of which all images are done already."""
         mine = self.batches(_pixels_per_batch(fabric))[fabric.global_rank :: fabric.world_size]
-        return [batch for batch in mine if not all(self.data.ids[i] in store for i in batch)]
+        return [batch for batch in mine if not all(self.data.ids[i] in done for i in batch)]
 
 
 def views_for(method: CamMethod, data: Dataset, normalise: Normalise) -> Views:

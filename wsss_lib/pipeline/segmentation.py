@@ -98,9 +98,10 @@ class JointlyScaled(TrainingImages):
 
 
 class WrappedColours(Derived):
-    """Images as DeepLab's code hands them to the CRF: without the mean colour, in the wrong range.
+    """Images as DeepLab's code hands them to the CRF: without the mean colour, in the wrong range, BGR.
 
-    Negative values are rounded towards 0 and taken modulo 256.
+    Negative values are rounded towards 0 and taken modulo 256. The lattice is no exact Gaussian, so the order of the
+    channels shows.
 
     Args:
         whole: The images.
@@ -112,9 +113,9 @@ class WrappedColours(Derived):
         self.mean = torch.tensor(normalisation.mean) * normalisation.divisor
 
     def image(self, index: int) -> Image.Image:
-        """Return image ``index`` as 8-bit RGB."""
+        """Return image ``index``, whose 8-bit "RGB" is BGR."""
         pixels = torch.from_numpy(np.array(super().image(index))).float() - self.mean
-        return Image.fromarray(pixels.trunc().remainder(256).to(torch.uint8).numpy())
+        return Image.fromarray(pixels.flip(-1).trunc().remainder(256).to(torch.uint8).numpy())
 
 
 def probabilities_of(store: ScoreStore, data: Dataset, index: int) -> tuple[Tensor, Tensor]:
@@ -129,24 +130,26 @@ def infer_masks(
     data: Dataset,
     masks: MaskStore,
     scores: ScoreStore,
+    done: set[str],
     fabric: Fabric,
     normalise: Normalise,
     workers: int = 0,
 ) -> None:
-    """Write the masks of every image of a data set that the store does not have yet, and what a CRF needs.
+    """Write the masks of every image of a data set that is not done yet, and what a CRF needs.
 
     Args:
         method: What makes the probabilities; put into evaluation mode.
         data: The images; their labels are not used.
         masks: Where the most probable labels go.
         scores: Where the probabilities go, of the classes that are not negligible.
+        done: The ids of the images that need not be looked at.
         fabric: The engine; with several processes each does its share.
         normalise: From pixels to the network's input.
         workers: Processes that decode; 0 for none.
     """
     method.train(False)
     views = Views(data, (1.0,), normalise, None, enlarged=max(method.config.scales))
-    todo = views.missing_batches(masks, fabric)
+    todo = views.missing_batches(done, fabric)
     loader = DataLoader(views, batch_sampler=todo, num_workers=workers)
     for indices, (images,) in bar(loaded(loader), f"masks of {data.name}", len(todo)):
         with fabric.autocast():
@@ -270,8 +273,9 @@ class SegmentationRun(Run[Segmentation]):
         with self.timed(f"inference {split}"):
             if not self.delegate("infer", split):
                 self.to_device()
-                scores = self._scores(split)
-                infer_masks(self.method, data, store, scores, self.fabric, self.normalise, self.workers)
+                scores, refined = self._scores(split), self.masks("segmentation-crf", split)
+                done = {i for i in data.ids if i in store and (i in scores or i in refined)}
+                infer_masks(self.method, data, store, scores, done, self.fabric, self.normalise, self.workers)
         return store
 
     def _scores(self, split: str) -> ScoreStore:

@@ -155,7 +155,8 @@ def infer_some(method: CamMethod, data: Dataset, store: CamStore, fabric: Fabric
     views = views_for(method, data, normalise)
     for index in range(len(data)):
         images = [fabric.to_device(image)[None] for image in views[index][1]]
-        [result] = multi_scale_cam(method, images, fabric.to_device(data.labels[[index]]), data.size(index))
+        with fabric.autocast():
+            [result] = multi_scale_cam(method, images, fabric.to_device(data.labels[[index]]), data.size(index))
         store.write(data.ids[index], *result)
 
 

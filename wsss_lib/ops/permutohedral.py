@@ -142,7 +142,7 @@ def _with_padding(features: Tensor, batch: Tensor | None) -> tuple[Tensor, Tenso
     The C++ filter fills up its last group of four with such points. They carry no value, but their corners take part
     in the blur, which shows in images that are small or dark.
     """
-    counts = features.new_tensor([features.shape[1]]).long() if batch is None else torch.bincount(batch)
+    counts = torch.tensor([features.shape[1]]) if batch is None else torch.bincount(batch)
     padded = (counts % 4).nonzero().flatten()
     features = torch.cat([features, features.new_zeros(len(features), len(padded))], dim=1)
     return features, None if batch is None else torch.cat([batch, padded])

@@ -60,6 +60,11 @@ def test_a_checkpoint_that_mixes_otherwise(tmp_path):
             method.load_official(networks[mode], tmp_path / "mine.pth")
     with pytest.raises(InputError, match="probably for another network"):
         method.load_official({"x": torch.zeros(1)}, tmp_path / "mine.pth")
+    for some in (torch.zeros(1), torch.zeros(4, 4, 3, 3)):  # of a file that holds little else
+        with pytest.raises(InputError, match=r"mine\.pth"):
+            method.load_official(
+                {"classifier.0.weight": torch.zeros(1), "get_tran_conv4.0.0.weight": some}, tmp_path / "mine.pth"
+            )
 
 
 @pytest.mark.parametrize(

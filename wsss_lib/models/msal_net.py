@@ -65,10 +65,10 @@ class Passage(NamedTuple):
 
 
 def mode_of(state: Mapping[str, Tensor]) -> Mode:
-    """Return how the network of an authors' checkpoint mixes, which its shapes tell."""
-    if "get_tran_conv4.0.0.weight" not in state:
+    """Return how the network of an authors' checkpoint mixes: with Q, twice as many channels are joined as without."""
+    if (first := state.get("get_tran_conv4.0.0.weight")) is None:
         return "off"
-    return "noq" if state["get_tran_conv4.0.0.weight"].shape[1] == state["x4_feats.0.0.weight"].shape[0] else "concat"
+    return "concat" if first.shape[:1] == first.shape[1:2] else "noq"
 
 
 class MSALNet(nn.Module):

@@ -31,9 +31,9 @@ from wsss_lib.models.weights import read_state
 from wsss_lib.ops.cam import merge_mirrored, normalise_maximum, upsample
 from wsss_lib.pipeline import run as run_module
 from wsss_lib.pipeline import seeds as seeds_module
+from wsss_lib.pipeline.contents import file_digest
 from wsss_lib.pipeline.engine import launch_processes
 from wsss_lib.pipeline.kinds import reopen
-from wsss_lib.pipeline.run import file_hash
 from wsss_lib.pipeline.seeds import SeedRun
 from wsss_lib.pipeline.settings import Settings
 from wsss_lib.pipeline.store import read_json, write_json
@@ -52,11 +52,12 @@ def photographs(root):
     return root
 
 
-def photo_run(folder, data, devices=1, backbone="vgg16", weights=None, **changes):
+def photo_run(folder, data, devices=1, backbone="vgg16", weights=None, resume=True, **changes):
     small = {"epochs": 2, "batch_size": 4, "crop_size": 32, "min_long_side": 32, "max_long_side": 48} | changes
     small = {"pretrained": weights is not None, "backbone_options": {"width": 0.125}} | small
     config = Config.preset("photos", backbone).replace(**small)
-    return SeedRun(settings(folder, config, preset="photos", data_root=data, devices=devices, weights=weights))
+    fields = {"data_root": data, "devices": devices, "weights": weights, "resume": resume}
+    return SeedRun(settings(folder, config, preset="photos", **fields))
 
 
 # --------------------------------------------------------------------------------------------------------- settings
@@ -85,12 +86,13 @@ def test_reopening_what_is_none(tmp_path):
         reopen(tmp_path)
     for content in ("{}", "[1]", '{"identity": {}, "settings": 3}'):
         (tmp_path / "config.json").write_text(content)
-        with pytest.raises(InputError, match=r"config\.json is not the configuration of a run; remove it"):
-            reopen(tmp_path)
-        with pytest.raises(InputError, match=r"config\.json is not|holds another run"):
-            open_run(tmp_path)
-    (tmp_path / "config.json").write_text('{"settings": {"method": "cam"}}')
-    with pytest.raises(InputError, match=r"config\.json is of another version"):
+        for opening in (reopen, open_run):
+            with pytest.raises(
+                InputError, match=r"config\.json is not the configuration of a run; give another folder"
+            ):
+                opening(tmp_path)
+    (tmp_path / "config.json").write_text('{"identity": {}, "settings": {"method": "cam"}}')
+    with pytest.raises(InputError, match=r"config\.json does not fit wsss_lib .* wrote the file: use that version"):
         reopen(tmp_path)
 
 
@@ -132,7 +134,7 @@ def test_starting_over_removes_the_files_of_the_run_alone(tmp_path):
     write(tmp_path / "notes.txt", "mine")
     write(tmp_path / "metrics.json", "{}")
     open_run(tmp_path, tiny_config(epochs=2), resume=False)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "notes.txt"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "config.json", "images.json", "notes.txt"]
     assert read_json(tmp_path / "config.json")["identity"]["epochs"] == 2
 
 
@@ -198,7 +200,7 @@ def test_weights_are_read_once(tmp_path, monkeypatch):
     torch.save(create_backbone(config.backbone, **config.backbone_options).state_dict(), tmp_path / "w.pt")
     for module in (pretrained, run_module):
         monkeypatch.setattr(module, "read_state", lambda path: read.append(path) or read_state(path))
-    monkeypatch.setattr(run_module, "file_hash", lambda path: hashed.append(path) or file_hash(path))
+    monkeypatch.setattr(run_module, "file_digest", lambda path: hashed.append(path) or file_digest(path))
     run = open_run(tmp_path / "run", config, weights=tmp_path / "w.pt")
     run.train(silent)
     assert read == hashed == [tmp_path / "w.pt"]
@@ -243,7 +245,7 @@ def test_a_checkpoint_is_used_instead_of_training(tmp_path, monkeypatch):
     assert run.is_trained
     reported = []
     assert run.train(reported.append) == reported == []
-    assert [path.name for path in (tmp_path / "run").iterdir()] == ["config.json"]
+    assert sorted(path.name for path in (tmp_path / "run").glob("[!.]*")) == ["config.json", "images.json"]
     store, data = run.infer("val"), run.splits.scored["val"]
     for index, image_id in enumerate(data.ids[:3]):
         classes, cams = store.read(image_id)
@@ -302,7 +304,7 @@ def test_limit_takes_the_first_images(tmp_path):
     assert len(run.splits.scored["val"]) == 8
     run.train(silent)
     run.infer("train")
-    assert sorted(p.stem for p in run.cams("train").folder.iterdir()) == [f"train_{i:04d}" for i in range(9)]
+    assert sorted(p.stem for p in run.cams("train").folder.glob("*.npz")) == [f"train_{i:04d}" for i in range(9)]
 
 
 def test_an_unknown_split(tmp_path):
@@ -331,7 +333,7 @@ def test_the_command_runs_one_stage(tmp_path, monkeypatch, capsys):
         monkeypatch.setattr("sys.argv", ["wsss_lib", str(tmp_path / "run"), *arguments])
         assert command.main() == (arguments[-1] == "test")
     assert capsys.readouterr().out.splitlines()[-1].startswith("InputError: split 'test' is unknown")
-    assert len(list((tmp_path / "run" / "cams" / "val").iterdir())) == 8
+    assert len(list((tmp_path / "run" / "cams" / "val").glob("*.npz"))) == 8
 
 
 # ----------------------------------------------------------------------------------------------------- two processes

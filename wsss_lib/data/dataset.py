@@ -56,6 +56,10 @@ class Dataset(ABC):
     def size(self, index: int) -> tuple[int, int]:
         """Return ``(height, width)`` of image ``index`` without decoding it."""
 
+    def picture_files(self) -> Sequence[Path] | None:
+        """Return the file of every image, or None if the images are drawn or lie in memory."""
+        return None
+
     def head(self, count: int) -> Dataset:
         """Return the first ``count`` images, or all if there are fewer."""
         count = min(count, len(self))
@@ -88,6 +92,11 @@ class Derived(Dataset):
     def size(self, index: int) -> tuple[int, int]:
         """Return ``(height, width)`` of image ``index``."""
         return self.whole.size(self.indices[index])
+
+    def picture_files(self) -> Sequence[Path] | None:
+        """Return the file of every image, or None if the images do not lie in files."""
+        files = self.whole.picture_files()
+        return None if files is None else [files[i] for i in self.indices]
 
 
 class FileDataset(Dataset):
@@ -123,6 +132,10 @@ class FileDataset(Dataset):
             )
         self.image_files = tuple(images)
         self.mask_files = None if masks is None else tuple(masks)
+
+    def picture_files(self) -> Sequence[Path]:
+        """Return the file of every image."""
+        return self.image_files
 
     def image(self, index: int) -> Image.Image:
         """Return image ``index`` as 8-bit RGB, see :func:`wsss_lib.data.files.read_image`."""

@@ -125,17 +125,18 @@ class Config:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Undo :meth:`to_dict`.
+        """Undo :meth:`to_dict`; a field that is missing, as it is newer than the values, takes its default.
 
         Raises:
-            InputError: A field is unknown or missing.
+            InputError: A field is unknown or of another type.
         """
-        names = {field.name for field in dataclasses.fields(cls)}
-        if set(values) != names:
-            wrong = sorted(set(values) ^ names)
-            raise InputError(f"the configuration does not have the fields of this version: {', '.join(wrong)}.")
+        unknown = sorted(set(values) - {field.name for field in dataclasses.fields(cls)})
+        if unknown:
+            raise InputError(f"the configuration has the unknown field {unknown[0]}.")
         fields: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
         for name, usual in vars(cls()).items():
+            if name not in fields:
+                continue
             kinds = (int, float) if isinstance(usual, float) else type(usual)
             if not isinstance(fields[name], kinds):
                 raise InputError(f"{name} is {fields[name]!r} in the configuration; give a {type(usual).__name__}.")

@@ -17,11 +17,13 @@ from wsss_lib.methods.method import CamMethod
 from wsss_lib.methods.oc_cse import OCCSE
 from wsss_lib.models.weights import read_state
 from wsss_lib.ops.metrics import top_recall
+from wsss_lib.pipeline.contents import file_digest
 from wsss_lib.pipeline.earlier import earlier_run
+from wsss_lib.pipeline.folder import holds_run
 from wsss_lib.pipeline.infer import classify
-from wsss_lib.pipeline.run import file_hash
+from wsss_lib.pipeline.provenance import network_digest
 from wsss_lib.pipeline.seeds import SeedRun
-from wsss_lib.pipeline.settings import Settings, holds_run
+from wsss_lib.pipeline.settings import Settings
 from wsss_lib.pipeline.train import History
 from wsss_lib.show.progress import epoch_line
 
@@ -99,10 +101,14 @@ class AdversarialRun(SeedRun):
     def identity(self) -> dict[str, Any]:
         """Return what decides the numbers of the run; the ordinary classifier is part of it."""
         if self.file is not None:
-            return {**self.own_identity, "classifier": file_hash(self.file)}
+            return {**self.own_identity, "classifier": file_digest(self.file)}
         if self.ordinary_run is not None:
             return {**self.own_identity, "classifier": self.ordinary_run.fingerprint()}
         return self.own_identity
+
+    def training_sources(self) -> dict[str, str]:
+        """Return the ordinary classifier's digest, if the method needs one."""
+        return {"classifier": network_digest(self.ordinary.network.state_dict())} if self.needs_classifier else {}
 
     def shared(self) -> dict[str, Any]:
         """Return where the ordinary classifier is, so that variants do not make their own."""

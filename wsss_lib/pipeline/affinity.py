@@ -24,6 +24,7 @@ from wsss_lib.methods.affinitynet import AffinityNet, enlarge, semi_labels
 from wsss_lib.pipeline.earlier import earlier_run
 from wsss_lib.pipeline.engine import loaded
 from wsss_lib.pipeline.infer import Views
+from wsss_lib.pipeline.provenance import require, source_of
 from wsss_lib.pipeline.refine import Powers, Read, refine
 from wsss_lib.pipeline.run import Run
 from wsss_lib.pipeline.store import CamStore, MaskStore, ScoreStore, read_cams
@@ -174,11 +175,21 @@ class AffinityRun(Run[AffinityNet]):
 
     def label(self) -> None:
         """Refine the maps of the training images with the low and the high alpha, for :meth:`train` to learn from."""
-        config, data = self.method.config, self.data("training")
-        read = Powers(self.seeds.cams("training"), (config.low_alpha, config.high_alpha))
-        with self.timed("labels"):
+        config, data, cams = self.method.config, self.data("training"), self.seeds.cams("training")
+        self.seeds.require(cams)
+        read = Powers(cams, (config.low_alpha, config.high_alpha))
+        with self.working(), self.timed("labels"):
+            for store in self._label_stores():
+                self.begin(store, "training", source_of(cams))
             if not self.delegate("label"):
                 refine(data, read, self._label_stores(), self.fabric, workers=self.refine_workers)
+
+    def training_sources(self) -> dict[str, str]:
+        """Return the source of the labels, which must be the present maps of the seeds."""
+        cams, stores = self.seeds.cams("training"), self._label_stores()
+        for store in stores:
+            require(store, lambda: source_of(cams))
+        return {"labels": source_of(stores[0])}
 
     def _label_stores(self) -> tuple[ScoreStore, ScoreStore]:
         """Return where the probabilities with the low and with the high alpha lie."""
@@ -201,11 +212,13 @@ class AffinityRun(Run[AffinityNet]):
 
     def infer(self, split: str) -> ScoreStore:
         """Write the walked scores of a split, those that are not there yet, and return their store."""
-        data, store = self.data(split), self.scores("walk", split)
-        with self.timed(f"walk {split}"):
+        data, store, cams = self.data(split), self.scores("walk", split), self.seeds.cams(split)
+        self.seeds.require(cams)
+        with self.working(), self.timed(f"walk {split}"):
+            self.begin(store, split, f"{self.source()} on {source_of(cams)}")
             if not self.delegate("infer", split):
                 self.to_device()
-                walk(self.method, data, self.seeds.cams(split), store, self.fabric, self.normalise, self.workers)
+                walk(self.method, data, cams, store, self.fabric, self.normalise, self.workers)
         return store
 
     def refine(self, what: str, split: str) -> dict[str, MaskStore]:
@@ -222,13 +235,16 @@ class AffinityRun(Run[AffinityNet]):
         Raises:
             InputError: There is no such refinement, or what is refined of an image is missing, damaged or does not fit.
         """
-        config = self.method.config
-        walked = Walked(self.scores("walk", split), self.method.network.stride)
-        reads: dict[str, tuple[Read, list[str], str | None]] = {
-            "crf": (Powers(self.seeds.cams(split), config.alphas), [f"crf-{a:g}" for a in config.alphas], "psa"),
-            "walk": (walked, ["walk"], None),
-            "walk-crf": (walked, ["walk-crf"], config.walk_crf),
+        config, cams, walks = self.method.config, self.seeds.cams(split), self.scores("walk", split)
+        walked = Walked(walks, self.method.network.stride)
+        of_cams, of_walks = source_of(cams), source_of(walks)
+        reads: dict[str, tuple[Read, list[str], str | None, str]] = {
+            "crf": (Powers(cams, config.alphas), [f"crf-{a:g}" for a in config.alphas], "psa", of_cams),
+            "walk": (walked, ["walk"], None, of_walks),
+            "walk-crf": (walked, ["walk-crf"], config.walk_crf, of_walks),
         }
         if what not in reads:
             raise InputError(f"refinement {what!r} is unknown; choose one of {', '.join(reads)}.")
+        self.seeds.require(cams)
+        require(walks, lambda: f"{self.source()} on {of_cams}")
         return self.write_masks(what, split, *reads[what])

@@ -124,7 +124,7 @@ def open_first(results: Mapping[str, Sequence[Result]]) -> dict[str, Run]:
     opened = {}
     for name, runs in results.items():
         try:
-            opened[name] = reopen(runs[0].folder)
+            opened[name] = reopen(runs[0].folder, guest=True)
         except InputError as error:
             print(f"{name} is left out: {str(error).replace(f'{project_root()}/', '')}")
     return opened

@@ -10,9 +10,10 @@ from typing import Any, Literal
 from wsss_lib.errors import InputError
 from wsss_lib.methods import load_method
 from wsss_lib.methods.method import CamConfig
+from wsss_lib.pipeline.folder import RunFolder, holds_run
 from wsss_lib.pipeline.parameters import default_folder
 from wsss_lib.pipeline.seeds import SeedRun
-from wsss_lib.pipeline.settings import Settings, holds_run, read_identity, read_settings
+from wsss_lib.pipeline.settings import Settings, read_settings
 
 _IN_COMMON = ("data_root", "labels", "pretrained_folder", "accelerator", "devices", "workers")
 """Settings that a run and the one that it continues have in common."""
@@ -46,16 +47,17 @@ def earlier_run(
     usual = default_folder("00_cam", settings.preset, common, {})
     mine = _data(identity)
     given: Path | None = getattr(settings, role)
-    fits = holds_run(usual) and _data(read_identity(usual)) == mine
+    fits = holds_run(usual) and _data(RunFolder(usual).identity()) == mine
     fits = fits and backbone in ("", read_settings(usual).config.backbone)
     folder = given or (usual if fits and not holds_run(own) else own)
     if holds_run(folder) or folder != own:
         earlier = continued(settings, folder)
-        theirs = _data(read_identity(folder))
+        theirs = _data(RunFolder(folder).identity())
         if mine != theirs:
             raise InputError(
                 f"{role} {folder} are of a run on other data ({theirs}; here {mine}); give one on the same data."
             )
+        _refuse_other_pictures(RunFolder(folder).identity(), identity, f"{role} {folder}")
         if not isinstance(earlier.config, CamConfig):
             raise InputError(f"{role} {folder} is a run of {earlier.method}, which makes no CAMs; give one of 00_cam.")
     else:
@@ -66,7 +68,7 @@ def earlier_run(
         )
     from wsss_lib.pipeline.kinds import open_run  # which knows the kinds that use this module
 
-    run = open_run(earlier)
+    run = open_run(earlier, guest=True)
     assert isinstance(run, SeedRun)  # its configuration makes maps
     return run, None if folder == own else folder
 
@@ -85,3 +87,10 @@ def _short(settings: Settings, backbone: str) -> CamConfig:
 
 def _data(identity: Mapping[str, Any]) -> str:
     return "; ".join(f"{name}: {value}" for name, value in identity.items() if name.startswith("data "))
+
+
+def _refuse_other_pictures(theirs: Mapping[str, Any], mine: Mapping[str, Any], name: str) -> None:
+    """Raise InputError if two runs have pictures that differ; runs of format 1 do not say which pictures they had."""
+    for part in mine:
+        if part.startswith("pictures ") and theirs.get(part, mine[part]) != mine[part]:
+            raise InputError(f"{name} was made from other pictures than there are now; give one on the same data.")

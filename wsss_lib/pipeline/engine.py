@@ -111,6 +111,7 @@ def launch_processes(count: int, arguments: Sequence[str]) -> None:
     environment = {
         **os.environ,
         "PYTHONUNBUFFERED": "1",
+        "WSSS_LAUNCHER": str(os.getpid()),
         "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // count)),
     }
     with subprocess.Popen(

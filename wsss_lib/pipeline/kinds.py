@@ -25,15 +25,24 @@ _KINDS: dict[str, type[Run]] = {
 """By method; all others make seeds."""
 
 
-def open_run(settings: Settings) -> Run:
-    """Open a run of the kind that its method has."""
-    return _KINDS.get(settings.method, SeedRun)(settings)
+def open_run(settings: Settings, guest: bool = False) -> Run:
+    """Open a run of the kind that its method has.
+
+    Args:
+        settings: Settings of the run.
+        guest: Whether the run is opened for what it has made already, see :class:`wsss_lib.pipeline.run.Run`.
+    """
+    return _KINDS.get(settings.method, SeedRun)(settings, guest)
 
 
-def reopen(folder: Path) -> Run:
+def reopen(folder: Path, guest: bool = False) -> Run:
     """Open the run that lives in a folder.
 
+    Args:
+        folder: Folder of a run.
+        guest: Whether the run is opened for what it has made already, see :class:`wsss_lib.pipeline.run.Run`.
+
     Raises:
-        InputError: There is none, or it is of another version.
+        InputError: There is no run, or it does not fit this version of the library.
     """
-    return open_run(read_settings(folder))
+    return open_run(read_settings(folder), guest)

@@ -22,10 +22,12 @@ from wsss_lib.methods.superpixels import Superpixels
 from wsss_lib.models.pretrained import load_backbone
 from wsss_lib.models.superpixel_net import SPIXEL_FCN, SuperpixelNet
 from wsss_lib.models.weights import names_beside_state
+from wsss_lib.pipeline.contents import combined, file_digest
 from wsss_lib.pipeline.earlier import continued
-from wsss_lib.pipeline.run import Run, file_hash
+from wsss_lib.pipeline.folder import holds_run
+from wsss_lib.pipeline.provenance import network_digest
+from wsss_lib.pipeline.run import Run
 from wsss_lib.pipeline.seeds import SeedRun
-from wsss_lib.pipeline.settings import holds_run
 from wsss_lib.pipeline.train import Example, LabelledImages
 
 
@@ -97,7 +99,7 @@ class MsalRun(SeedRun):
             earlier = replace(
                 settings, method="superpixels", config=config, folder=folder, weights=None, checkpoint=None
             )
-        self.superpixel_run = SuperpixelRun(earlier)
+        self.superpixel_run = SuperpixelRun(earlier, guest=True)
 
     def _find_saliency(self) -> SaliencyMaps | None:
         config, folder = self.settings.config, self.settings.saliency
@@ -124,11 +126,34 @@ class MsalRun(SeedRun):
         identity = {**self.own_identity}
         if self.saliency is not None:
             identity["saliency"] = self.saliency.fingerprint()
+            identity["saliency content"] = combined(self.digests.of(self.saliency.paths, "saliency maps"))
         if self.file is not None:
-            identity["superpixels"] = file_hash(self.file)
+            identity["superpixels"] = file_digest(self.file)
         if self.superpixel_run is not None:
             identity["superpixels"] = self.superpixel_run.fingerprint()
         return identity
+
+    def source(self) -> str:
+        """Return the source of what the networks make; the superpixels are part of it."""
+        return (
+            f"{super().source()} and superpixels {self._superpixel_digest}"
+            if self._needs_superpixels
+            else super().source()
+        )
+
+    def training_sources(self) -> dict[str, str]:
+        """Return the superpixel network's digest, if the method needs it."""
+        return {"superpixels": self._superpixel_digest} if self._needs_superpixels else {}
+
+    @property
+    def _needs_superpixels(self) -> bool:
+        config = self.settings.config
+        assert isinstance(config, msal.Config)
+        return config.needs_superpixels and self.settings.checkpoint is None
+
+    @property
+    def _superpixel_digest(self) -> str:
+        return network_digest(self.superpixels.state_dict())
 
     def shared(self) -> dict[str, Any]:
         """Return where the superpixel network is, so that variants do not make their own."""

@@ -2,41 +2,24 @@
 
 from __future__ import annotations
 
-import platform
 import resource
 import sys
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-import wsss_lib
 from wsss_lib.ops.metrics import average_precision, class_mean
 from wsss_lib.pipeline.evaluate import SeedScores
+from wsss_lib.pipeline.provenance import device_name, maker, versions
 from wsss_lib.pipeline.run import Run
 from wsss_lib.pipeline.settings import project_root
-from wsss_lib.pipeline.store import write_json
+from wsss_lib.pipeline.store import read_json, write_json
 
 FIXED_THRESHOLD = 0.2
 """The background score of AffinityNet's published CAM row, chosen without looking at masks."""
-
-
-def versions() -> dict[str, str]:
-    """Return the versions that a number may depend on."""
-    names = ("torch", "torchvision", "lightning-fabric", "pillow")
-    found = {name: version(name) for name in names}
-    return {"wsss_lib": wsss_lib.__version__, "python": platform.python_version(), "numpy": np.__version__, **found}
-
-
-def device_name(device: torch.device) -> str:
-    """Return what a device is called: of a GPU its model, of a CPU its architecture and the threads in use."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"CPU ({platform.machine()}, {torch.get_num_threads()} threads)"
 
 
 def peak_memory(device: torch.device) -> int:
@@ -129,7 +112,7 @@ def write_metrics(
         classification: Results of :func:`ranking_summary`, by split.
         more: Whatever else a notebook measured, as plain values.
     """
-    settings = run.settings
+    settings, made = run.settings, made_by(run)
     metrics = {
         "notebook": settings.notebook,
         "method": settings.method,
@@ -140,7 +123,8 @@ def write_metrics(
         "precision": settings.precision,
         "device": device_name(run.fabric.device),
         "devices": settings.devices,
-        "versions": versions(),
+        "versions": _versions(run, made),
+        "made": made,
         "seconds": run.seconds,
         "peak_memory_mib": peak_memory(run.fabric.device),
         "data": {name: {"name": split.name, "images": len(split)} for name, split in run.splits.scored.items()},
@@ -148,8 +132,28 @@ def write_metrics(
         "classification": dict(classification),
         **more,
     }
-    write_json(run.folder / "metrics.json", metrics)
+    with run.working():
+        write_json(run.folder / "metrics.json", metrics)
     return metrics
+
+
+def made_by(run: Run) -> dict[str, list[dict[str, Any]]]:
+    """Return when, with which versions and on which device each part of a run was made.
+
+    ``training`` is a list, since several versions may have trained a run, each from its ``epoch`` on. The folders of
+    maps, scores and masks have such lists, too. ``numbers`` are the scores: they are counted when this is written.
+    """
+    stores = {name: record.get("made", []) for name, record in run.records().items()}
+    training = run.training_record().get("made", [])
+    return {"training": training, **stores, "numbers": [maker(run.fabric.device)]}
+
+
+def _versions(run: Run, made: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, str]:
+    """Return the versions that trained a run last, else those that made its first maps."""
+    path = run.folder / "metrics.json"
+    if not made["training"] and run.place.is_old and path.is_file():
+        return dict(read_json(path).get("versions", {}))  # runs of format 1 say so nowhere else
+    return dict(next(parts for parts in made.values() if parts)[-1]["versions"])
 
 
 def describe(run: Run) -> str:

@@ -6,10 +6,7 @@ What kinds of runs there are, `wsss_lib.pipeline.kinds` says.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-import shutil
 import time
 import zlib
 from abc import ABC, abstractmethod
@@ -23,7 +20,6 @@ from typing import Any, ClassVar, Generic, Self, TypeVar
 import torch
 
 from wsss_lib.data.dataset import Dataset
-from wsss_lib.data.files import is_unfinished
 from wsss_lib.data.splits import open_splits
 from wsss_lib.data.toy import ToyOptions
 from wsss_lib.errors import InputError
@@ -32,20 +28,27 @@ from wsss_lib.methods.method import Method
 from wsss_lib.models.backbone import Normalisation
 from wsss_lib.models.pretrained import find_weights, load_backbone
 from wsss_lib.models.weights import LoadReport, read_state
+from wsss_lib.pipeline.contents import Digests, file_digest, picture_digest
 from wsss_lib.pipeline.engine import check_devices, inside_torchrun, launch_processes, make_fabric
 from wsss_lib.pipeline.evaluate import confusion_summary, score_masks
+from wsss_lib.pipeline.folder import STORES, RunFolder, is_helper
+from wsss_lib.pipeline.provenance import (
+    RECORD,
+    add_maker,
+    begin,
+    maker,
+    network_digest,
+    remove_files,
+    require,
+    source_of,
+)
 from wsss_lib.pipeline.refine import Read, refine
-from wsss_lib.pipeline.settings import Settings, holds_run, read_identity
-from wsss_lib.pipeline.store import MaskStore, copy_file, read_json, write_json
+from wsss_lib.pipeline.settings import Settings
+from wsss_lib.pipeline.store import CamStore, MaskStore, Store, read_checkpoint, read_json, write_checkpoint, write_json
 from wsss_lib.pipeline.train import Example, History, TrainingBatches, TrainingImages, resume, train
 from wsss_lib.show.progress import epoch_line
 
 M = TypeVar("M", bound=Method)
-
-
-_FOLDERS = ("cams", "scores", "masks", "seeds", "classifier", "superpixels", "segmentation", "growth", "variants")
-_FILES = ("config.json", "log.jsonl", "checkpoint.pt", "metrics.json", "seconds.json")
-"""What a run makes in its folder."""
 
 
 class Run(ABC, Generic[M]):
@@ -55,36 +58,45 @@ class Run(ABC, Generic[M]):
     writes ``config.json``. Nothing is trained yet.
 
     Args:
-        settings: What to run.
+        settings: Settings of the run.
+        guest: Whether the run is opened for what it has made already, as a run that another run continues. A guest
+            takes the folder's lock only while it makes something itself.
 
     Attributes:
         stages: Names of the methods that several processes can share.
         final_masks: Name of the refinement whose masks the final stage learns from.
 
     Raises:
-        InputError: The data or the folder cannot be used, or the folder holds another run.
+        InputError: The data or the folder cannot be used, the folder holds another run, or another process works in it.
     """
 
     stages: ClassVar[tuple[str, ...]] = ("train",)
     final_masks: ClassVar[str] = "crf"
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, guest: bool = False) -> None:
         check_devices(settings.accelerator, settings.devices, settings.precision)
         self.settings = settings
         self.folder = settings.folder
+        self.place = RunFolder(self.folder)
         if settings.data_root is not None and self.folder.resolve() == settings.data_root.resolve():
             raise InputError(f"out {self.folder} is the folder of the data; give another one for the results.")
         world = self.toy_world()
         self.splits = open_splits(settings.preset, settings.data_root, settings.labels, settings.limit, world)
         self.weights = self._find_weights()
         self.weights_report: LoadReport | None = None
-        if not settings.resume or not holds_run(self.folder):
+        self.place.refuse_orphans()
+        if not settings.resume or not self.place.is_claimed:
             self._refuse_unfit_files()
-        if not settings.resume and holds_run(self.folder):
-            self._remove()
-        self._refuse_other(self.own_identity, [*self.own_identity, "checkpoint"])
-        self.prepare()
-        self._claim_folder()
+        if guest and self.place.is_claimed:
+            self._open()
+        else:
+            with self.place.locked():
+                if not is_helper():
+                    self._make_room()
+                self._open()
+                if not is_helper():
+                    self.place.remove_unfinished()
+                    self._claim()
 
     def toy_world(self) -> ToyOptions:
         """Return of what kind the toy world is; by default the one in which the method is shown."""
@@ -106,49 +118,80 @@ class Run(ABC, Generic[M]):
 
     # ------------------------------------------------------------------------------------------------ the folder
 
-    def _claim_folder(self) -> None:
-        """Make the folder this run's, unless it holds another one."""
-        if self.folder.exists() and not self.folder.is_dir():
-            raise InputError(f"out {self.folder} is a file; give a folder.")
-        identity = self.identity()
-        self._refuse_other(identity)
-        if not inside_torchrun():
-            self._remove_unfinished()
-        write_json(self.folder / "config.json", {"identity": identity, "settings": self.settings.to_dict()})
+    def _make_room(self) -> None:
+        """Remove the run in the folder if the settings say so, or if an earlier removal was killed."""
+        ids = self._ids()
+        self.place.finish_removal(ids)
+        if not self.settings.resume and self.place.is_claimed:
+            self.place.remove(ids)
 
-    def _remove_unfinished(self) -> None:
-        """Remove what a process that was killed while it wrote has left, and nothing of anybody else."""
-        patterns = (".tmp-*", *(f"{name}/**/.tmp-*" for name in _FOLDERS))
-        for path in [path for pattern in patterns for path in self.folder.glob(pattern) if is_unfinished(path)]:
-            path.unlink(missing_ok=True)
+    def _open(self) -> None:
+        """Prepare the run, and refuse a folder that holds another one."""
+        self._refuse_changed_pictures()
+        self.place.refuse_other(self.own_identity, self._defaults, [*self.own_identity, "checkpoint"])
+        self.prepare()
+        self.place.refuse_other(self.identity(), self._defaults)
 
-    def _refuse_other(self, identity: dict[str, Any], names: Sequence[str] = ()) -> None:
-        """Raise InputError if the folder holds a run that differs in the named parts of its identity, or in any."""
-        found = read_identity(self.folder) if holds_run(self.folder) else identity
-        for name in names or [*identity, *found]:
-            there, here = found.get(name), identity.get(name)
-            if there != here:
+    def _claim(self) -> None:
+        self.place.claim(self.identity(), self.settings.to_dict(), self._ids(), self.digests)
+
+    def _ids(self) -> set[str]:
+        return {image_id for data in self._all_data.values() for image_id in data.ids}
+
+    @property
+    def _all_data(self) -> dict[str, Dataset]:
+        return {"training": self.splits.training, **self.splits.scored}
+
+    @property
+    def _defaults(self) -> dict[str, Any]:
+        """The defaults of the configuration, for fields that the folder's run did not have yet."""
+        return type(self.settings.config)().to_dict()
+
+    def _refuse_changed_pictures(self) -> None:
+        """Raise InputError if pictures of the run in the folder hold something else now."""
+        if not self.place.is_claimed or is_helper():
+            return
+        before = self.place.identity()
+        for name, data in self._all_data.items():
+            part = f"pictures {name}"
+            if before.get(part, self.own_identity[part]) == self.own_identity[part]:
+                continue
+            changed = self.digests.changed(data.picture_files() or [])
+            if changed:  # else the list has changed, too, and its part of the identity says so
                 raise InputError(
-                    f"{self.folder} holds another run ({name} is {there!r} there and {here!r} here); give another "
-                    "folder as out, or resume=False to remove it and start over."
+                    f"{self.folder} was made from other pictures: {changed[0]} has changed since, as {len(changed)} of "
+                    f"{len(data)} of {data.name} have; put the old pictures back, give another folder as out, or "
+                    "resume=False to remove the run and start over."
                 )
 
-    def _remove(self) -> None:
-        read_identity(self.folder)  # another program's config.json, and what lies beside it, is not ours to remove
-        for name in _FOLDERS:
-            shutil.rmtree(self.folder / name, ignore_errors=True)
-        for name in _FILES:
-            (self.folder / name).unlink(missing_ok=True)
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """Hold the folder's lock while something is made in it.
+
+        Raises:
+            InputError: Another process works in the folder, or another run has taken it since this one was opened.
+        """
+        with self.place.locked():
+            if not is_helper():
+                if not self.place.is_claimed:
+                    raise InputError(f"{self.folder} holds this run no longer; open the run again.")
+                self.place.refuse_other(self.identity(), self._defaults)
+                self.place.update_settings(self.settings.to_dict())
+            yield
 
     def identity(self) -> dict[str, Any]:
         """Return what decides the numbers of a run, as plain values; by default :attr:`own_identity`."""
         return self.own_identity
 
     @cached_property
+    def digests(self) -> Digests:
+        """Digests of the files that the run reads, remembered in ``images.json``."""
+        return self.place.digests()
+
+    @cached_property
     def own_identity(self) -> dict[str, Any]:
         """What decides the numbers, without what :meth:`prepare` finds; files by content, not by place."""
-        settings = self.settings
-        data = {"training": self.splits.training, **self.splits.scored}
+        settings, data = self.settings, self._all_data
         return {
             "method": settings.method,
             "preset": settings.preset,
@@ -156,14 +199,50 @@ class Run(ABC, Generic[M]):
             "limit": settings.limit,
             "precision": settings.precision,
             **settings.config.to_dict(),
-            "weights": None if self.weights is None else file_hash(self.weights),
-            **({} if settings.checkpoint is None else {"checkpoint": file_hash(settings.checkpoint)}),
+            "weights": None if self.weights is None else file_digest(self.weights),
+            **({} if settings.checkpoint is None else {"checkpoint": file_digest(settings.checkpoint)}),
             **{f"data {name}": f"{len(split)} images, {_fingerprint(split)}" for name, split in data.items()},
+            **self._pictures(),
         }
+
+    def _pictures(self) -> dict[str, Any]:
+        """Return the digests of the pictures of every split; a helper takes those that its launcher has found."""
+        if is_helper() and self.place.is_claimed:
+            known = self.place.identity()
+            return {name: value for name, value in known.items() if name.startswith("pictures ")}
+        return {f"pictures {name}": picture_digest(data, self.digests) for name, data in self._all_data.items()}
 
     def fingerprint(self) -> str:
         """Return a short name of the identity, for that of a run that continues this one."""
-        return f"{zlib.crc32(json.dumps(self.identity(), sort_keys=True).encode()):08x}"
+        return self.place.fingerprint()
+
+    def source(self) -> str:
+        """Return the source of what the networks make as they are now, for the records of stores."""
+        states = {name: network.state_dict() for name, network in self.method.networks.items()}
+        return f"network {network_digest(states)}"
+
+    def begin(self, store: Store, split: str, source: str) -> None:
+        """Make a store ready for files of a split, see :func:`wsss_lib.pipeline.provenance.begin`."""
+        if self.fabric.is_global_zero:
+            begin(store, source, self.data(split).ids, maker(self.fabric.device), self.place.is_old)
+        self.fabric.barrier()
+
+    def is_complete(self, store: Store, split: str, source: str) -> bool:
+        """Return whether a store has the files of all images of a split, made from a source."""
+        return source_of(store) == source and all(image_id in store for image_id in self.data(split).ids)
+
+    def require(self, store: Store) -> None:
+        """Raise InputError if a store has a record that names another source than the networks as they are now."""
+        require(store, self.source)
+
+    def records(self) -> dict[str, Any]:
+        """Return by what and when the run's stores were made, by the names of their folders."""
+        found = {}
+        for name, depth in STORES.items():
+            if name != "growth":
+                for path in sorted((self.folder / name).glob("/".join([*["*"] * depth, RECORD]))):
+                    found[path.parent.relative_to(self.folder).as_posix()] = read_json(path)
+        return found
 
     # --------------------------------------------------------------------------------------------------- the parts
 
@@ -173,8 +252,13 @@ class Run(ABC, Generic[M]):
         """The method: trained as far as the folder's checkpoint, else with its pre-trained or random weights."""
         method = self._untrained
         self.equip(method)
-        resume(method, self.folder)
+        resume(method, self.folder, self._run_name)
         return method
+
+    @property
+    def _run_name(self) -> str:
+        """What a checkpoint of this run says about whose it is; empty before the run has claimed its folder."""
+        return self.place.fingerprint() if self.place.is_claimed else ""
 
     @cached_property
     @torch.inference_mode(mode=False)
@@ -197,9 +281,9 @@ class Run(ABC, Generic[M]):
     @property
     def is_trained(self) -> bool:
         """Whether there is nothing left to train."""
-        return (
-            self.settings.checkpoint is not None or len(resume(self.method, self.folder)) >= self.settings.config.epochs
-        )
+        if self.settings.checkpoint is not None:
+            return True
+        return len(resume(self.method, self.folder, self._run_name)) >= self.settings.config.epochs
 
     @property
     def normalise(self) -> Normalisation:
@@ -269,7 +353,7 @@ class Run(ABC, Generic[M]):
         return {name: confusion_summary(score_masks(store, data), classes) for name, store in stores.items()}
 
     def write_masks(
-        self, what: str, split: str, read: Read, names: Sequence[str], preset: str | None
+        self, what: str, split: str, read: Read, names: Sequence[str], preset: str | None, source: str
     ) -> dict[str, MaskStore]:
         """Write refined masks of a split, those that are not there yet, and return their stores by name.
 
@@ -279,9 +363,12 @@ class Run(ABC, Generic[M]):
             read: Reads the scores of an image.
             names: Of the stores, one for each of the scores that ``read`` returns.
             preset: Of the CRF; None for none.
+            source: What the scores were made from.
         """
         stores = {name: self.masks(name, split) for name in names}
-        with self.timed(f"{what} {split}"):
+        with self.working(), self.timed(f"{what} {split}"):
+            for store in stores.values():
+                self.begin(store, split, source)
             if not self.delegate("refine", what, split):
                 data = self.seen_by_crf(self.data(split))
                 refine(data, read, list(stores.values()), self.fabric, preset, workers=self.refine_workers)
@@ -304,7 +391,8 @@ class Run(ABC, Generic[M]):
         other = type(self)(replace(self.settings, config=config, folder=folder, resume=True, **self.shared()))
         source, target = self.folder / "checkpoint.pt", folder / "checkpoint.pt"
         if changes.keys() <= config.after_training and source.is_file() and self.is_trained and not target.is_file():
-            copy_file(source, target)
+            with other.working():
+                write_checkpoint(target, {**read_checkpoint(source), "run": other.fingerprint()})
         return other
 
     def shared(self) -> dict[str, Any]:
@@ -320,9 +408,10 @@ class Run(ABC, Generic[M]):
         """
         if self.settings.checkpoint is not None:
             return []
-        with self.timed("training"):
+        with self.working(), self.timed("training"):
             if self.delegate("train"):
-                return resume(self.method, self.folder)
+                return resume(self.method, self.folder, self._run_name)
+            self._record_training()
             return train(
                 self.method,
                 self.training_batches(),
@@ -331,7 +420,46 @@ class Run(ABC, Generic[M]):
                 self.folder,
                 report,
                 self.after_epoch,
+                self._run_name,
             )
+
+    def training_sources(self) -> dict[str, str]:
+        """Return the sources of what is learned from besides the data, by name; by default nothing."""
+        return {}
+
+    def training_record(self) -> dict[str, Any]:
+        """Return what ``training.json`` says: the sources, and since which epoch what has trained the run."""
+        path = self.folder / "training.json"
+        try:
+            record = read_json(path)
+        except InputError:  # missing, or damaged: then it is not known
+            return {}
+        return record if isinstance(record, dict) else {}
+
+    def _record_training(self) -> None:
+        """Write ``training.json`` before training begins or continues.
+
+        Raises:
+            InputError: The run has learned from something else so far.
+        """
+        done, sources = len(resume(self.method, self.folder, self._run_name)), self.training_sources()
+        if done >= self.settings.config.epochs:
+            return
+        record = self.training_record() if done else {}
+        for name, before in record.get("from", {}).items():
+            if sources.get(name) != before:
+                raise InputError(
+                    f"{self.folder} has learned from the {name} {before}, and now there is {sources.get(name)}; give "
+                    "another folder as out, or resume=False to start over."
+                )
+        if not self.fabric.is_global_zero:
+            return
+        for folder in sorted((self.folder / "growth").glob("*")):
+            if folder.name > f"{done:03d}":  # of epochs that are trained anew
+                remove_files(CamStore(folder), self._ids())
+        rows = [row for row in record.get("made", []) if row["epoch"] <= done]
+        rows = add_maker(rows, {"epoch": done + 1, **maker(self.fabric.device)})
+        write_json(self.folder / "training.json", {"from": sources, "made": rows})
 
     def after_epoch(self, epoch: int) -> None:
         """Do in one process what belongs to an epoch, from 1, before it counts as done; by default nothing."""
@@ -378,15 +506,3 @@ def _fingerprint(data: Dataset) -> str:
     """Return a short name of the ids, classes and labels of a data set."""
     text = "\n".join((*data.ids, *data.classes)).encode() + data.labels.numpy().tobytes()
     return f"{zlib.crc32(text):08x}"
-
-
-def file_hash(path: Path) -> str:
-    """Return the SHA-256 of a file.
-
-    Raises:
-        InputError: It is missing.
-    """
-    if not path.is_file():
-        raise InputError(f"weights file {path} is missing; give the path of a file that exists.")
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

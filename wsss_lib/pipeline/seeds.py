@@ -9,6 +9,7 @@ from wsss_lib.errors import InputError
 from wsss_lib.methods.method import CamMethod
 from wsss_lib.pipeline.evaluate import SeedScores, score_seeds
 from wsss_lib.pipeline.infer import classify, infer, infer_some
+from wsss_lib.pipeline.provenance import begin, maker, remove_files, source_of
 from wsss_lib.pipeline.refine import Powers
 from wsss_lib.pipeline.run import Run
 from wsss_lib.pipeline.store import CamStore, MaskStore
@@ -30,6 +31,8 @@ class SeedRun(Run[CamMethod]):
     def after_epoch(self, epoch: int) -> None:
         """Keep the maps of :meth:`growth`."""
         data, store = self.growth(epoch)
+        remove_files(store, data.ids)
+        begin(store, self.source(), data.ids, maker(self.fabric.device), adopt=True)
         infer_some(self.method, data, store, self.fabric, self.normalise)
 
     def growth(self, epoch: int) -> tuple[Dataset, CamStore]:
@@ -45,8 +48,11 @@ class SeedRun(Run[CamMethod]):
 
     def infer(self, split: str) -> CamStore:
         """Write the class activation maps of a split, those that are not there yet, and return their store."""
-        data, store = self.data(split), self.cams(split)
-        with self.timed(f"inference {split}"):
+        data, store, source = self.data(split), self.cams(split), self.source()
+        if self.is_complete(store, split, source):
+            return store
+        with self.working(), self.timed(f"inference {split}"):
+            self.begin(store, split, source)
             if not self.delegate("infer", split):
                 rest = self._share(data, store)
                 self.to_device()
@@ -60,7 +66,7 @@ class SeedRun(Run[CamMethod]):
         shared = set()
         for name, other in self.splits.scored.items():
             source = self.cams(name)
-            if source.folder == store.folder:
+            if source.folder == store.folder or source_of(source) != source_of(store):
                 continue
             positions = {image_id: i for i, image_id in enumerate(other.ids)}
             for index, image_id in enumerate(data.ids):
@@ -72,9 +78,10 @@ class SeedRun(Run[CamMethod]):
 
     def score(self, split: str) -> SeedScores:
         """Score the maps of a split at all thresholds."""
-        data = self.data(split)
+        data, store = self.data(split), self.cams(split)
+        self.require(store)
         with self.timed(f"scoring {split}"):
-            return score_seeds(self.cams(split), data)
+            return score_seeds(store, data)
 
     def refine(self, what: str, split: str) -> dict[str, MaskStore]:
         """Write the masks of a split after a CRF, those that are not there yet, one for each of the alphas.
@@ -91,8 +98,10 @@ class SeedRun(Run[CamMethod]):
         """
         if what != "crf":
             raise InputError(f"refinement {what!r} is unknown; choose crf.")
-        alphas = self.method.config.alphas
-        return self.write_masks(what, split, Powers(self.cams(split), alphas), [f"crf-{a:g}" for a in alphas], "psa")
+        alphas, store = self.method.config.alphas, self.cams(split)
+        self.require(store)
+        names = [f"crf-{alpha:g}" for alpha in alphas]
+        return self.write_masks(what, split, Powers(store, alphas), names, "psa", source_of(store))
 
     def classify(self, data: Dataset) -> Tensor:
         """Return the logits ``(n, K)`` of the network for whole images."""

@@ -31,13 +31,16 @@ from wsss_lib.methods.segmentation import Config, Segmentation
 from wsss_lib.models.backbone import Normalisation
 from wsss_lib.ops.cam import highest
 from wsss_lib.pipeline.affinity import AffinityRun
+from wsss_lib.pipeline.contents import combined
 from wsss_lib.pipeline.engine import loaded
+from wsss_lib.pipeline.folder import RunFolder, holds_run
 from wsss_lib.pipeline.infer import Views
+from wsss_lib.pipeline.provenance import source_of
 from wsss_lib.pipeline.refine import Threshold, refine
 from wsss_lib.pipeline.report import write_metrics
 from wsss_lib.pipeline.run import Run
 from wsss_lib.pipeline.seeds import SeedRun
-from wsss_lib.pipeline.settings import holds_run, read_identity, read_settings
+from wsss_lib.pipeline.settings import read_settings
 from wsss_lib.pipeline.store import MaskStore, ScoreStore
 from wsss_lib.pipeline.train import TrainingImages
 from wsss_lib.show.progress import bar, epoch_line
@@ -226,7 +229,7 @@ class SegmentationRun(Run[Segmentation]):
         if owner is None:
             return
         name = "data training"
-        theirs, mine = read_identity(owner).get(name), self.own_identity[name]
+        theirs, mine = RunFolder(owner).identity().get(name), self.own_identity[name]
         if theirs != mine:
             raise InputError(
                 f"pseudo_masks {self.settings.pseudo_masks} are of a run on other data ({name}: {theirs}; here {mine});"
@@ -235,14 +238,17 @@ class SegmentationRun(Run[Segmentation]):
 
     def identity(self) -> dict[str, Any]:
         """Return what decides the numbers of the run; the pseudo masks are part of it, by their content."""
-        return {**self.own_identity, **({} if self.pseudo_masks is None else {"pseudo masks": self._mask_hash})}
+        return {**self.own_identity, **({} if self.pseudo_masks is None else {"pseudo masks": self._mask_digest})}
 
     @cached_property
-    def _mask_hash(self) -> str:
+    def _mask_digest(self) -> str:
         assert self.pseudo_masks is not None
-        found = 0
-        for image_id in self.splits.training.ids:
-            found = zlib.crc32(self.pseudo_masks.path(image_id).read_bytes(), found)
+        paths = [self.pseudo_masks.path(image_id) for image_id in self.splits.training.ids]
+        if not self.place.is_old:
+            return combined(self.digests.of(paths, "pseudo masks"))
+        found = 0  # as format 1 has it
+        for path in paths:
+            found = zlib.crc32(path.read_bytes(), found)
         return f"{found:08x}"
 
     def example(self) -> PseudoLabelled:
@@ -270,10 +276,14 @@ class SegmentationRun(Run[Segmentation]):
         and continued without the network, in many processes; that folder may be removed when it is done.
         """
         data, store = self.data(split), self.masks("segmentation", split)
-        with self.timed(f"inference {split}"):
+        with self.working(), self.timed(f"inference {split}"):
+            source, scores = self.source(), self._scores(split)
+            self.begin(store, split, source)
+            if self.masks_left(split):
+                self.begin(scores, split, source)
             if not self.delegate("infer", split):
                 self.to_device()
-                scores, refined = self._scores(split), self.masks("segmentation-crf", split)
+                refined = self.masks("segmentation-crf", split)
                 done = {i for i in data.ids if i in store and (i in scores or i in refined)}
                 infer_masks(self.method, data, store, scores, done, self.fabric, self.normalise, self.workers)
         return store
@@ -297,7 +307,9 @@ class SegmentationRun(Run[Segmentation]):
         if what != "crf":
             raise InputError(f"refinement {what!r} is unknown; choose crf.")
         config, read = self.method.config, partial(probabilities_of, self._scores(split))
-        return self.write_masks(what, split, read, ["segmentation-crf"], config.crf)
+        self.require(self.masks("segmentation", split))
+        source = source_of(self.masks("segmentation", split))
+        return self.write_masks(what, split, read, ["segmentation-crf"], config.crf, source)
 
     def seen_by_crf(self, data: Dataset) -> Dataset:
         """Return a split as it is, or with wrapped colours if the settings say so."""
@@ -322,6 +334,15 @@ class SegmentationRun(Run[Segmentation]):
         write_metrics(self, {}, {}, masks=results)
         return results
 
+    def masks_left(self, split: str) -> bool:
+        """Return whether an image of a split has no mask yet, or one without what its refinement needs."""
+        masks, refined, scores = (
+            self.masks("segmentation", split),
+            self.masks("segmentation-crf", split),
+            self._scores(split),
+        )
+        return any(i not in masks or (i not in refined and i not in scores) for i in self.data(split).ids)
+
 
 def seed_masks(run: SeedRun, threshold: float | None = None) -> MaskStore:
     """Return the masks of the training images that the maps of a run give at one background threshold.
@@ -333,8 +354,11 @@ def seed_masks(run: SeedRun, threshold: float | None = None) -> MaskStore:
     if threshold is None:
         scores = run.score("train")
         threshold = scores.thresholds[scores.best]
-    store = run.masks(f"seed-{threshold:g}", "training")
-    refine(run.data("training"), Threshold(run.cams("training"), threshold), [store], run.fabric, None)
+    store, cams = run.masks(f"seed-{threshold:g}", "training"), run.cams("training")
+    run.require(cams)
+    with run.working():
+        run.begin(store, "training", source_of(cams))
+        refine(run.data("training"), Threshold(cams, threshold), [store], run.fabric, None)
     return store
 
 

@@ -6,10 +6,11 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+import wsss_lib
 from wsss_lib.errors import InputError
 from wsss_lib.methods import load_method
 from wsss_lib.methods.method import Config
-from wsss_lib.pipeline.store import read_json
+from wsss_lib.pipeline.folder import read_config, writer
 
 PATHS = (
     "data_root",
@@ -89,8 +90,8 @@ class Settings:
         """Undo :meth:`to_dict`.
 
         Raises:
-            KeyError: One is missing.
-            TypeError: One is unknown or of another type.
+            KeyError: A field without a default is missing.
+            TypeError: A field is unknown or of another type.
             InputError: The method, or a field of its configuration, is unknown.
         """
         config = load_method(values["method"]).Config.from_dict(values["config"])
@@ -113,39 +114,19 @@ def project_root() -> Path:
     return here
 
 
-def holds_run(folder: Path) -> bool:
-    """Whether a run has been opened in a folder."""
-    return (folder / "config.json").is_file()
-
-
 def read_settings(folder: Path) -> Settings:
     """Return the settings of the run that lives in a folder.
 
     Raises:
-        InputError: There is none, or it is of another version.
+        InputError: There is no run, or its settings are of another version.
     """
-    path = folder / "config.json"
-    content = _content(path, "settings")
+    content = read_config(folder)
     try:
-        settings = Settings.from_dict(content)
+        settings = Settings.from_dict(content["settings"])
     except (KeyError, TypeError, InputError) as error:
         reason = str(error).rstrip(".")
-        raise InputError(f"{path} is of another version ({reason}); remove it and start the run again.") from None
+        raise InputError(
+            f"{folder / 'config.json'} does not fit wsss_lib {wsss_lib.__version__} ({reason}); wsss_lib "
+            f"{writer(content)} wrote the file: use that version, or give another folder as out."
+        ) from None
     return replace(settings, folder=folder, resume=True)
-
-
-def read_identity(folder: Path) -> dict[str, Any]:
-    """Return the identity of the run that lives in a folder, see :meth:`wsss_lib.pipeline.run.Run.identity`."""
-    return _content(folder / "config.json", "identity")
-
-
-def _content(path: Path, name: str) -> dict[str, Any]:
-    """Return one of the two dictionaries of a ``config.json``."""
-    if not path.parent.is_dir():
-        raise InputError(f"{path.parent} is no folder; give the folder of a run.")
-    if not path.exists():
-        raise InputError(f"{path} is missing; give the folder of a run.")
-    content = read_json(path)
-    if not isinstance(content, dict) or not isinstance(content.get(name), dict):
-        raise InputError(f"{path} is not the configuration of a run; remove it and start the run again.")
-    return content[name]

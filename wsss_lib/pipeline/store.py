@@ -32,9 +32,9 @@ from wsss_lib.data.files import read_mask, read_pickled_array_dict, write_atomic
 from wsss_lib.errors import InputError
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write plain values as indented JSON; NaN becomes null."""
-    text = json.dumps(_without_nan(value), indent=1, ensure_ascii=False, allow_nan=False)
+def write_json(path: Path, value: Any, indent: int | None = 1) -> None:
+    """Write plain values as JSON, indented unless ``indent`` is None; NaN becomes null."""
+    text = json.dumps(_without_nan(value), indent=indent, ensure_ascii=False, allow_nan=False)
     write_atomically(path, lambda file: file.write((text + "\n").encode()))
 
 

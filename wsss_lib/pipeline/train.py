@@ -22,6 +22,7 @@ from wsss_lib.data.transforms import Augment, Normalise
 from wsss_lib.errors import InputError
 from wsss_lib.methods.method import Batch, Method
 from wsss_lib.pipeline.engine import loaded
+from wsss_lib.pipeline.provenance import network_digest
 from wsss_lib.pipeline.store import read_checkpoint, write_checkpoint, write_json_lines
 from wsss_lib.show.progress import bar
 
@@ -129,6 +130,7 @@ def train(
     folder: Path,
     report: Callable[[dict[str, Any]], None],
     after_epoch: Callable[[int], None],
+    run: str = "",
 ) -> History:
     """Train a method to the end, or continue where an earlier call was stopped.
 
@@ -143,6 +145,7 @@ def train(
         folder: Of the run.
         report: Called with the summary of every finished epoch.
         after_epoch: Called with the number of an epoch, from 1, before it is written that it is finished.
+        run: Short name of the run, which its checkpoints carry.
 
     Returns:
         One row per epoch: `epoch` from 1, the mean losses, `learning_rate` of the first group, `seconds`.
@@ -153,9 +156,9 @@ def train(
     epochs = method.config.epochs
     method.setup(fabric, total_steps=epochs * len(batches))
     path = folder / "checkpoint.pt"
-    history = resume(method, folder)
+    history = resume(method, folder, run)
     if fabric.is_global_zero and not path.is_file():  # for a stop within the first epoch
-        write_checkpoint(path, {"method": method.state_dict(), "history": []})
+        write_training(path, method, [], run)
     for epoch in range(len(history), epochs):
         start = time.perf_counter()
         batches.begin(epoch)
@@ -171,28 +174,47 @@ def train(
         if fabric.is_global_zero:
             after_epoch(epoch + 1)
             write_json_lines(folder / "log.jsonl", history)
-            write_checkpoint(path, {"method": method.state_dict(), "history": history})  # last: now the epoch is done
+            write_training(path, method, history, run)  # last: now the epoch is done
             report(history[-1])
         fabric.barrier()
     if fabric.world_size > 1:
-        resume(method, folder)  # every process has running statistics of its own; those of the first are kept
+        resume(method, folder, run)  # every process has running statistics of its own; those of the first are kept
     method.train(False)
     return history
 
 
-def resume(method: Method, folder: Path) -> History:
+def write_training(path: Path, method: Method, history: History, run: str) -> None:
+    """Write a checkpoint: the state of a method, the epochs that it has seen, its run and a digest of its networks."""
+    state = method.state_dict()
+    digest = network_digest(state["networks"])
+    write_checkpoint(path, {"method": state, "history": history, "run": run, "networks": digest})
+
+
+def resume(method: Method, folder: Path, run: str = "") -> History:
     """Load ``checkpoint.pt`` of ``folder``, if there is one, and return the epochs that it has seen.
 
+    Args:
+        method: Method that gets the state.
+        folder: Folder of the run.
+        run: Short name of the run; a checkpoint that carries another name is refused, unless one of both is empty.
+
     Raises:
-        InputError: It is damaged or belongs to another network.
+        InputError: The checkpoint is damaged, of another network or of another run.
     """
     path = folder / "checkpoint.pt"
     if not path.is_file():
         return []
     state = read_checkpoint(path)
     try:
+        theirs, digest, networks = state.get("run", ""), state.get("networks"), state["method"]["networks"]
+        if theirs and run and theirs != run:
+            raise InputError(f"checkpoint {path} is of another run; put the checkpoint of this run back, or remove it.")
+        if digest is not None and digest != network_digest(networks):
+            raise InputError(f"checkpoint {path} has changed since it was written; remove it to train again.")
         method.load_state_dict(state["method"])
         return list(state["history"])
+    except InputError:
+        raise
     except (AttributeError, LookupError, TypeError, RuntimeError, ValueError):
         raise InputError(f"checkpoint {path} is not one of this run; remove it to train again.") from None
 

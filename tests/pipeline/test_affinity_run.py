@@ -336,6 +336,7 @@ def test_stopped_after_an_epoch_and_continued(tmp_path, seeds):
     whole = open_affinity(tmp_path / "whole", seeds=seeds)
     whole.label()
     whole.train(silent)
+    open_affinity(tmp_path / "stopped", seeds=seeds)
     shutil.copytree(tmp_path / "whole" / "scores", tmp_path / "stopped" / "scores")
 
     def stop(_):
@@ -461,7 +462,7 @@ def test_starting_over_leaves_seeds_elsewhere_alone(tmp_path, seeds):
     over = open_affinity(tmp_path / "run", tiny(epochs=3), seeds=seeds, resume=False)
     assert contents(seeds) == before
     assert over.seeds.folder == seeds
-    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["config.json", "notes.txt"]
+    assert sorted(path.name for path in (tmp_path / "run").glob("[!.]*")) == ["config.json", "images.json", "notes.txt"]
 
 
 def test_starting_over_removes_seeds_of_its_own(tmp_path):
@@ -469,7 +470,8 @@ def test_starting_over_removes_seeds_of_its_own(tmp_path):
     write(run.seeds.folder / "checkpoint.pt", "weights")
     over = open_affinity(tmp_path / "run", resume=False)
     assert over.has_short_seeds
-    assert sorted(contents(tmp_path / "run")) == ["config.json", "seeds/config.json"]
+    files = [name for name in contents(tmp_path / "run") if not name.endswith(".lock")]
+    assert sorted(files) == ["config.json", "images.json", "seeds/config.json", "seeds/images.json"]
     assert not reopen(tmp_path / "run").seeds.settings.folder.joinpath("checkpoint.pt").exists()
 
 
@@ -530,7 +532,7 @@ def test_maps_that_another_split_has_are_taken_over(tmp_path, monkeypatch):
     train.write(VOC_IDS[1], classes, 0 * maps + 0.25)  # recognisable
     training = run.infer("training")
     assert training.folder.name == "training"
-    assert {path.stem for path in training.folder.iterdir()} == set(VOC_IDS[1:])
+    assert {path.stem for path in training.folder.glob("*.npz")} == set(VOC_IDS[1:])
     assert training.path(VOC_IDS[1]).read_bytes() == train.path(VOC_IDS[1]).read_bytes()
     assert training.path(VOC_IDS[2]).read_bytes() == train.path(VOC_IDS[2]).read_bytes()
     assert not run.cams("val").folder.exists()
@@ -551,7 +553,7 @@ def test_maps_of_other_labels_are_not_taken_over(tmp_path, monkeypatch):
 
 
 def store_ids(store):
-    return sorted(path.stem for path in store.folder.iterdir())
+    return sorted(path.stem for path in store.folder.glob("*.npz"))
 
 
 # ------------------------------------------------------------------------------------------------------- the command

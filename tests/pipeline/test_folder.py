@@ -114,7 +114,7 @@ def test_a_network_that_has_changed_in_its_file(tmp_path):
     open_run(tmp_path, SHORT).train(silent)
     state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
     network = state["method"]["networks"]["network"]
-    network[list(network)[0]].view(-1)[0] += 1
+    network[next(iter(network))].view(-1)[0] += 1
     torch.save(state, tmp_path / "checkpoint.pt")
     assert "checkpoint.pt has changed since it was written" in sentence_of(
         lambda: open_run(tmp_path, SHORT).infer("val")
@@ -125,13 +125,10 @@ def test_maps_of_a_network_that_was_trained_further(tmp_path, capsys):
     config = tiny_config(epochs=2)
     run, fresh = (open_run(tmp_path / name, config) for name in ("run", "fresh"))
 
-    class Stop(Exception):
-        pass
+    def stop(_row):
+        raise KeyboardInterrupt
 
-    def stop(row):
-        raise Stop
-
-    with pytest.raises(Stop):
+    with pytest.raises(KeyboardInterrupt):
         run.train(stop)
     run.infer("val")
     run.refine("crf", "val")
@@ -191,7 +188,7 @@ def test_a_seed_network_that_was_replaced(tmp_path):
 def test_numbers_keep_the_versions_that_made_them(tmp_path, monkeypatch):
     finished(tmp_path)
     before = read_json(tmp_path / "metrics.json")
-    monkeypatch.setattr(provenance, "version", lambda name: "99.0")
+    monkeypatch.setattr(provenance, "version", lambda _name: "99.0")
     after = report.write_metrics(finished(tmp_path), {}, {})
     assert after["versions"] == before["versions"]
     assert after["made"]["training"] == before["made"]["training"]

@@ -210,14 +210,14 @@ def test_a_folder_without_masks(tmp_path):
 
 
 def test_a_missing_mask(tmp_path, masks):
-    first, *_ = sorted(masks.iterdir())
+    first, *_ = sorted(masks.glob("*.png"))
     first.unlink()
     says = sentence_of(lambda: open_segmentation(tmp_path / "run", masks))
     assert says.startswith(f"pseudo mask {first} is missing, as 1 of {LIMIT} are; finish the stage that makes them")
 
 
 def test_a_mask_of_another_size(tmp_path, masks):
-    first, *_ = sorted(masks.iterdir())
+    first, *_ = sorted(masks.glob("*.png"))
     MaskStore(masks).write(first.stem, torch.zeros(96, 95, dtype=torch.uint8))
     says = sentence_of(lambda: open_segmentation(tmp_path / "run", masks))
     assert says.startswith(f"{first} is 96 x 95 pixels (height x width) but its image is 96 x 96; give a mask")
@@ -225,7 +225,7 @@ def test_a_mask_of_another_size(tmp_path, masks):
 
 def test_a_mask_with_a_value_beyond_the_classes(tmp_path, masks):
     """Of which one is enough; no folder is claimed, and training needs not begin."""
-    last = max(masks.iterdir())
+    last = max(masks.glob("*.png"))
     MaskStore(masks).write(last.stem, torch.full((96, 96), 9, dtype=torch.uint8))
     says = sentence_of(lambda: open_segmentation(tmp_path / "run", masks))
     assert says.startswith(f"{last} holds the value 9, which is no class; give a mask that holds 0 (background)")
@@ -244,7 +244,7 @@ def test_other_masks_make_another_run(tmp_path, masks):
     before = open_segmentation(tmp_path / "run", masks).identity()
     shutil.copytree(masks, tmp_path / "copy")
     assert open_segmentation(tmp_path / "run", tmp_path / "copy").identity() == before
-    MaskStore(tmp_path / "copy").write(min(masks.iterdir()).stem, torch.zeros(96, 96, dtype=torch.uint8))
+    MaskStore(tmp_path / "copy").write(min(masks.glob("*.png")).stem, torch.zeros(96, 96, dtype=torch.uint8))
     with pytest.raises(InputError, match=r"holds another run \(pseudo masks is '\w{8}' there and '\w{8}' here\)"):
         open_segmentation(tmp_path / "run", tmp_path / "copy")
 

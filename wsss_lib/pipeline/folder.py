@@ -125,6 +125,9 @@ class RunFolder:
             else:
                 with contextlib.suppress(OSError):
                     (self.path / ".owner").unlink(missing_ok=True)
+                    if [path.name for path in self.path.iterdir()] == [".lock"]:  # the run was refused
+                        (self.path / ".lock").unlink()
+                        self.path.rmdir()
                 if lock is not None:
                     lock.release()
 

@@ -78,6 +78,7 @@ class Run(ABC, Generic[M]):
         self.settings = settings
         self.folder = settings.folder
         self.place = RunFolder(self.folder)
+        self._fingerprint = ""
         if settings.data_root is not None and self.folder.resolve() == settings.data_root.resolve():
             raise InputError(f"out {self.folder} is the folder of the data; give another one for the results.")
         world = self.toy_world()
@@ -97,6 +98,7 @@ class Run(ABC, Generic[M]):
                 if not is_helper():
                     self.place.remove_unfinished()
                     self._claim()
+        self._fingerprint = self.place.fingerprint()
 
     def toy_world(self) -> ToyOptions:
         """Return of what kind the toy world is; by default the one in which the method is shown."""
@@ -201,7 +203,7 @@ class Run(ABC, Generic[M]):
             **settings.config.to_dict(),
             "weights": None if self.weights is None else file_digest(self.weights),
             **({} if settings.checkpoint is None else {"checkpoint": file_digest(settings.checkpoint)}),
-            **{f"data {name}": f"{len(split)} images, {_fingerprint(split)}" for name, split in data.items()},
+            **{f"data {name}": f"{len(split)} images, {_label_digest(split)}" for name, split in data.items()},
             **self._pictures(),
         }
 
@@ -214,7 +216,7 @@ class Run(ABC, Generic[M]):
 
     def fingerprint(self) -> str:
         """Return a short name of the identity, for that of a run that continues this one."""
-        return self.place.fingerprint()
+        return self._fingerprint
 
     def source(self) -> str:
         """Return the source of what the networks make as they are now, for the records of stores."""
@@ -252,13 +254,8 @@ class Run(ABC, Generic[M]):
         """The method: trained as far as the folder's checkpoint, else with its pre-trained or random weights."""
         method = self._untrained
         self.equip(method)
-        resume(method, self.folder, self._run_name)
+        resume(method, self.folder, self._fingerprint)
         return method
-
-    @property
-    def _run_name(self) -> str:
-        """What a checkpoint of this run says about whose it is; empty before the run has claimed its folder."""
-        return self.place.fingerprint() if self.place.is_claimed else ""
 
     @cached_property
     @torch.inference_mode(mode=False)
@@ -283,7 +280,7 @@ class Run(ABC, Generic[M]):
         """Whether there is nothing left to train."""
         if self.settings.checkpoint is not None:
             return True
-        return len(resume(self.method, self.folder, self._run_name)) >= self.settings.config.epochs
+        return len(resume(self.method, self.folder, self._fingerprint)) >= self.settings.config.epochs
 
     @property
     def normalise(self) -> Normalisation:
@@ -410,7 +407,7 @@ class Run(ABC, Generic[M]):
             return []
         with self.working(), self.timed("training"):
             if self.delegate("train"):
-                return resume(self.method, self.folder, self._run_name)
+                return resume(self.method, self.folder, self._fingerprint)
             self._record_training()
             return train(
                 self.method,
@@ -420,7 +417,7 @@ class Run(ABC, Generic[M]):
                 self.folder,
                 report,
                 self.after_epoch,
-                self._run_name,
+                self._fingerprint,
             )
 
     def training_sources(self) -> dict[str, str]:
@@ -442,7 +439,7 @@ class Run(ABC, Generic[M]):
         Raises:
             InputError: The run has learned from something else so far.
         """
-        done, sources = len(resume(self.method, self.folder, self._run_name)), self.training_sources()
+        done, sources = len(resume(self.method, self.folder, self._fingerprint)), self.training_sources()
         if done >= self.settings.config.epochs:
             return
         record = self.training_record() if done else {}
@@ -502,7 +499,7 @@ class Run(ABC, Generic[M]):
         return seconds
 
 
-def _fingerprint(data: Dataset) -> str:
+def _label_digest(data: Dataset) -> str:
     """Return a short name of the ids, classes and labels of a data set."""
     text = "\n".join((*data.ids, *data.classes)).encode() + data.labels.numpy().tobytes()
     return f"{zlib.crc32(text):08x}"

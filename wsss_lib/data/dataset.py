@@ -25,7 +25,14 @@ class Dataset(ABC):
         ids: One unique file-name-safe string per image.
         labels: ``(n, K)`` float32, 1 where the image shows the class, else 0.
         has_masks: Whether :meth:`mask` can be called.
+        label_source: Where the labels come from and what names are there, as the beginning of a sentence.
+        truth: Which masks these are, to be printed beside every score; "" if that is clear.
+        notes: What was odd when the data set was opened, one sentence each.
     """
+
+    label_source: str = ""
+    truth: str = ""
+    notes: tuple[str, ...] = ()
 
     def __init__(self, name: str, classes: Sequence[str], ids: Sequence[str], labels: Tensor, has_masks: bool) -> None:
         if not ids:
@@ -56,6 +63,10 @@ class Dataset(ABC):
     def size(self, index: int) -> tuple[int, int]:
         """Return ``(height, width)`` of image ``index`` without decoding it."""
 
+    def image_file(self, index: int) -> Path | None:  # noqa: ARG002
+        """Return the file of image ``index``; by default None, for one that lies in no file."""
+        return None
+
     def head(self, count: int) -> Dataset:
         """Return the first ``count`` images, or all if there are fewer."""
         count = min(count, len(self))
@@ -76,6 +87,7 @@ class Derived(Dataset):
         super().__init__(name, whole.classes, ids, whole.labels[list(indices)], whole.has_masks)
         self.whole = whole
         self.indices = indices
+        self.label_source, self.truth, self.notes = whole.label_source, whole.truth, whole.notes
 
     def image(self, index: int) -> Image.Image:
         """Return image ``index`` as 8-bit RGB."""
@@ -89,6 +101,10 @@ class Derived(Dataset):
         """Return ``(height, width)`` of image ``index``."""
         return self.whole.size(self.indices[index])
 
+    def image_file(self, index: int) -> Path | None:
+        """Return the file of image ``index``."""
+        return self.whole.image_file(self.indices[index])
+
 
 class FileDataset(Dataset):
     """Images and masks that lie in files.
@@ -100,6 +116,7 @@ class FileDataset(Dataset):
         labels: ``(n, K)`` image-level labels.
         images: The n image files.
         masks: The n mask files, or None if there are none.
+        lookup: What the values in these files mean, see :func:`wsss_lib.data.files.read_mask`.
 
     Raises:
         InputError: An image file is missing, the list is empty or names an image twice.
@@ -113,6 +130,7 @@ class FileDataset(Dataset):
         labels: Tensor,
         images: Sequence[Path],
         masks: Sequence[Path] | None = None,
+        lookup: np.ndarray | None = None,
     ) -> None:
         super().__init__(name, classes, ids, labels, has_masks=masks is not None)
         missing = [path for path in images if not path.is_file()]
@@ -123,6 +141,8 @@ class FileDataset(Dataset):
             )
         self.image_files = tuple(images)
         self.mask_files = None if masks is None else tuple(masks)
+        self.lookup = lookup
+        self.truth = f"{masks[0].parent}" if masks else ""
 
     def image(self, index: int) -> Image.Image:
         """Return image ``index`` as 8-bit RGB, see :func:`wsss_lib.data.files.read_image`."""
@@ -137,8 +157,13 @@ class FileDataset(Dataset):
         """
         if self.mask_files is None:
             raise InputError(f"{self.name} has no masks, so it cannot be evaluated; give a folder of masks.")
-        return read_mask(self.mask_files[index], len(self.classes), self.size(index))
+        image = self.image_files[index]
+        return read_mask(self.mask_files[index], len(self.classes), image_size(image), self.lookup, image)
 
     def size(self, index: int) -> tuple[int, int]:
         """Return ``(height, width)`` of image ``index`` from the header of its file."""
         return image_size(self.image_files[index])
+
+    def image_file(self, index: int) -> Path:
+        """Return the file of image ``index``."""
+        return self.image_files[index]

@@ -1,0 +1,109 @@
+"""What makes numbers on a data set doubtful although nothing is wrong with its files: one sentence for each."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from wsss_lib.data.dataset import Dataset
+from wsss_lib.data.names import listed
+
+_MOST_FILES = 20_000
+"""Of more files than this only the names are compared, not what is in them."""
+
+_BEGINNING = 2**16
+"""Bytes of a file that are read first; the others only if those are equal."""
+
+
+def find_doubts(training: Dataset, scored: Mapping[str, Dataset]) -> tuple[str, ...]:
+    """Return what a reader of the numbers has to know about the data, one sentence each; nothing on good data.
+
+    Args:
+        training: What is trained on.
+        scored: What is scored, by name.
+    """
+    lines = list(dict.fromkeys(note for data in (training, *scored.values()) for note in data.notes))
+    shown = training.labels.bool()
+    names = _names(training.classes, ~shown.any(0))
+    if names:
+        lines.append(f"No training image shows {names}.")
+    names = _names(training.classes, shown.all(0))
+    if names:
+        lines.append(f"Every training image shows {names}, so nothing tells it from its surroundings.")
+    for split, data in scored.items():
+        if data is training:
+            continue
+        if not data.labels.any():
+            lines.append(f"No image of {split} shows any class.")
+        names = _names(data.classes, data.labels.bool().any(0) & ~shown.any(0))
+        if names:
+            lines.append(f"Images of {split} show {names}, which no training image shows.")
+    val = scored.get("val")
+    if val is not None:
+        lines += _overlap(val, {"the training images": training, "train": scored.get("train", training)})
+    return tuple(lines)
+
+
+def _names(classes: Sequence[str], chosen: Tensor) -> str:
+    return listed([classes[k] for k in chosen.nonzero().flatten().tolist()])
+
+
+def _overlap(val: Dataset, others: Mapping[str, Dataset]) -> list[str]:
+    """Say which images of ``val`` are also among others."""
+    lines = []
+    for name, other in others.items():
+        twins = common_images(val, other)
+        if not twins or any(other is before for before in list(others.values())[: list(others).index(name)]):
+            continue
+        if len(twins) == len(val):
+            found = f"All {len(val)} images of val are" if len(val) > 1 else "The image of val is"
+        else:
+            found = f"{len(twins)} of the {len(val)} images of val ({listed(twins)}) are"
+        lines.append(f"{found} among {name}, so the scores of val say little about new images.")
+    return lines
+
+
+def common_images(one: Dataset, other: Dataset) -> list[str]:
+    """Return the ids of the images of a data set that another one has, too: by id, or by the content of its file.
+
+    Args:
+        one: The images asked about.
+        other: The others.
+    """
+    ids = set(other.ids)
+    found = {image_id for image_id in one.ids if image_id in ids}
+    if len(found) < len(one) and len(one) + len(other) <= _MOST_FILES:
+        rest = {image_id: one.image_file(i) for i, image_id in enumerate(one.ids) if image_id not in found}
+        mine = {image_id: path for image_id, path in rest.items() if path is not None}
+        theirs = [path for path in map(other.image_file, range(len(other))) if path is not None]
+        found |= _equal_files(mine, theirs)
+    return [image_id for image_id in one.ids if image_id in found]
+
+
+def _equal_files(mine: Mapping[str, Path], theirs: Iterable[Path]) -> set[str]:
+    """Return the names of those files that are equal to one of the others, byte by byte."""
+    candidates, others = dict(mine), list(theirs)
+    for measure in (_size, _beginning, _content):  # each costs more than the one before, and sees fewer files
+        seen = {path: measure(path) for path in {*candidates.values(), *others}}
+        values = {seen[path] for path in others}
+        candidates = {name: path for name, path in candidates.items() if seen[path] in values}
+        kept = {seen[path] for path in candidates.values()}
+        others = [path for path in others if seen[path] in kept]
+    return set(candidates)
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size
+
+
+def _beginning(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return hashlib.sha256(file.read(_BEGINNING)).digest()
+
+
+def _content(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()

@@ -27,12 +27,11 @@ from wsss_lib.data.files import (
     files_by_stem,
     image_size,
     parse_mask_values,
-    read_mask,
     refuse_unusable_masks,
     write_atomically,
 )
-from wsss_lib.data.names import listed, positions
 from wsss_lib.data.names import key as name_key
+from wsss_lib.data.names import listed, positions
 from wsss_lib.data.voc import read_ids
 from wsss_lib.errors import InputError
 
@@ -470,8 +469,7 @@ def _index_instances(path: Path, text: str) -> Instances:
     def visit_category(category: dict[str, Any], *_: int) -> None:
         named[int(category["id"])] = str(category["name"])
 
-    visitors = {"images": visit_image, "annotations": visit_annotation, "categories": visit_category}
-    sections = _walk(text, visitors)
+    sections = _walk(text, {"images": visit_image, "annotations": visit_annotation, "categories": visit_category})
     missing = {"images", "annotations"} - sections
     if missing:
         raise InputError(f"{path} has no {min(missing)!r}; give the instances JSON of COCO 2014.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from torch import Tensor
@@ -34,16 +34,18 @@ def find_doubts(training: Dataset, scored: Mapping[str, Dataset]) -> tuple[str, 
     if names:
         lines.append(f"Every training image shows {names}, so nothing tells it from its surroundings.")
     for split, data in scored.items():
-        if data is training:
+        if data.ids == training.ids:
             continue
         if not data.labels.any():
             lines.append(f"No image of {split} shows any class.")
         names = _names(data.classes, data.labels.bool().any(0) & ~shown.any(0))
         if names:
             lines.append(f"Images of {split} show {names}, which no training image shows.")
-    val = scored.get("val")
-    if val is not None:
-        lines += _overlap(val, {"the training images": training, "train": scored.get("train", training)})
+    others = {"the training images": training}
+    if "train" in scored and scored["train"].ids != training.ids:
+        others["the images of train"] = scored["train"]
+    for name, other in others.items():
+        lines += _overlap(scored["val"], name, other) if "val" in scored else []
     return tuple(lines)
 
 
@@ -51,19 +53,17 @@ def _names(classes: Sequence[str], chosen: Tensor) -> str:
     return listed([classes[k] for k in chosen.nonzero().flatten().tolist()])
 
 
-def _overlap(val: Dataset, others: Mapping[str, Dataset]) -> list[str]:
-    """Say which images of ``val`` are also among others."""
-    lines = []
-    for name, other in others.items():
-        twins = common_images(val, other)
-        if not twins or any(other is before for before in list(others.values())[: list(others).index(name)]):
-            continue
-        if len(twins) == len(val):
-            found = f"All {len(val)} images of val are" if len(val) > 1 else "The image of val is"
-        else:
-            found = f"{len(twins)} of the {len(val)} images of val ({listed(twins)}) are"
-        lines.append(f"{found} among {name}, so the scores of val say little about new images.")
-    return lines
+def _overlap(val: Dataset, name: str, other: Dataset) -> list[str]:
+    """Say which images of ``val`` are among others, too, in at most one line."""
+    twins = common_images(val, other)
+    if not twins:
+        return []
+    who = (
+        f"{len(twins)} of the {len(val)} images of val ({listed(twins)})"
+        if len(twins) < len(val)
+        else "Every image of val"
+    )
+    return [f"{who}: also among {name}, so the scores of val say little about new images."]
 
 
 def common_images(one: Dataset, other: Dataset) -> list[str]:
@@ -86,12 +86,16 @@ def common_images(one: Dataset, other: Dataset) -> list[str]:
 def _equal_files(mine: Mapping[str, Path], theirs: Iterable[Path]) -> set[str]:
     """Return the names of those files that are equal to one of the others, byte by byte."""
     candidates, others = dict(mine), list(theirs)
-    for measure in (_size, _beginning, _content):  # each costs more than the one before, and sees fewer files
-        seen = {path: measure(path) for path in {*candidates.values(), *others}}
-        values = {seen[path] for path in others}
-        candidates = {name: path for name, path in candidates.items() if seen[path] in values}
-        kept = {seen[path] for path in candidates.values()}
-        others = [path for path in others if seen[path] in kept]
+    measures: tuple[Callable[[Path], object], ...] = (_size, _beginning, _content)  # each costs more than the last
+    try:
+        for measure in measures:
+            seen = {path: measure(path) for path in {*candidates.values(), *others}}
+            values = {seen[path] for path in others}
+            candidates = {name: path for name, path in candidates.items() if seen[path] in values}
+            kept = {seen[path] for path in candidates.values()}
+            others = [path for path in others if seen[path] in kept]
+    except OSError:  # whoever needs the image says that it cannot be read
+        return set()
     return set(candidates)
 
 

@@ -63,8 +63,8 @@ def open_splits(
             ``coco14`` also ``raw``.
 
     Raises:
-        InputError: The folder is missing or is not what the preset needs, ``labels`` would not be used, or no image that
-            is trained on has a label.
+        InputError: The folder is missing or is not what the preset needs, ``labels`` would not be used, or no training
+            image has a label.
     """
     if preset == "toy":
         counts = {name: min(limit or count, count) for name, count in COUNTS.items()}
@@ -84,8 +84,9 @@ def _refuse_without_labels(training: Dataset) -> None:
     """Raise for images none of which has a label: a network would learn that there is nothing anywhere."""
     if not training.labels.any():
         raise InputError(
-            f"none of the {len(training)} images of {training.name} has a label: {training.label_source}; write names "
-            f"of the classes ({listed(training.classes, 20)}) there, or put the classes that are meant into classes.txt."
+            f"none of the {len(training)} images of {training.name} has a label: {training.label_source}; write "
+            f"names of the classes ({listed(training.classes, 20)}) there, or put the classes that are meant into "
+            "classes.txt."
         )
 
 

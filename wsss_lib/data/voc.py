@@ -99,7 +99,7 @@ def load_voc(
     classes = read_classes(root / "classes.txt") if (root / "classes.txt").is_file() else VOC_CLASSES
     ids = _split_ids(root, split, None if sbd_root is None else Path(sbd_root))
     images = files_by_stem(root / "JPEGImages", IMAGE_SUFFIXES)
-    found = _load_labels(_label_source(root, labels), ids, classes)
+    found = _load_labels(_label_source(root, labels), ids, classes, split)
     masks = _find_masks(root, ids)
     if masks is None:
         for folder in _MASK_FOLDERS:
@@ -223,9 +223,9 @@ class _Labels:
     notes: tuple[str, ...] = ()
 
 
-def _load_labels(source: Path, ids: Sequence[str], classes: Sequence[str]) -> _Labels:
+def _load_labels(source: Path, ids: Sequence[str], classes: Sequence[str], split: str) -> _Labels:
     if source.is_dir():
-        return _load_annotations(source, ids, classes)
+        return _load_annotations(source, ids, classes, split)
     if source.suffix == ".npy":
         return _Labels(_labels_of(labels_from_npy(source, classes), ids, source), f"{source} holds only zeros for them")
     return _Labels(
@@ -233,21 +233,23 @@ def _load_labels(source: Path, ids: Sequence[str], classes: Sequence[str]) -> _L
     )
 
 
-def _load_annotations(folder: Path, ids: Sequence[str], classes: Sequence[str]) -> _Labels:
+def _load_annotations(folder: Path, ids: Sequence[str], classes: Sequence[str], split: str) -> _Labels:
     """Read the labels of a folder of XML files."""
     files, known = files_by_stem(folder, (".xml",)), positions(classes)
-    labels, objects = torch.zeros(len(ids), len(classes)), Counter[str]()
+    labels, strange, lost = torch.zeros(len(ids), len(classes)), Counter[str](), 0
     for image_id, row in zip(ids, labels, strict=True):
         names, of_objects = _names_in_xml(files.get(image_id, folder / f"{image_id}.xml"))
         row[[known[name] for name in map(key, names) if name in known]] = 1.0
-        objects.update({" ".join(name.split()) for name in of_objects})
-    strange = [name for name, _ in objects.most_common() if key(name) not in known]
-    source = f"{folder} holds " + (f"the names {listed(strange)}" if strange else "no names of objects")
+        strange.update({" ".join(name.split()) for name in of_objects if key(name) not in known})
+        lost += bool(of_objects) and not row.any()
     if not strange:
-        return _Labels(labels, source)
-    count = sum(objects[name] for name in strange)
-    note = f"{folder.name} holds names of objects that are no class and do not count: {listed(strange)}"
-    return _Labels(labels, source, (f"{note}, {count} times in {len(ids)} images.",))
+        return _Labels(labels, f"{folder} holds no names of objects")
+    names_there = listed([name for name, _ in strange.most_common()])
+    note = (
+        f"{folder.name} holds names that are no class and do not count, {names_there}: {lost} of the {len(ids)} images "
+        f"of {split} have no label because of that."
+    )
+    return _Labels(labels, f"{folder} holds the names {names_there}", (note,))
 
 
 def _labels_of(known: Mapping[str, Tensor], ids: Sequence[str], source: Path) -> Tensor:

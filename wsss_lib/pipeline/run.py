@@ -74,8 +74,8 @@ class Run(ABC, Generic[M]):
         self.folder = settings.folder
         if settings.data_root is not None and self.folder.resolve() == settings.data_root.resolve():
             raise InputError(f"out {self.folder} is the folder of the data; give another one for the results.")
-        world = self.toy_world()
-        self.splits = open_splits(settings.preset, settings.data_root, settings.labels, settings.limit, world)
+        world, values = self.toy_world(), settings.mask_values
+        self.splits = open_splits(settings.preset, settings.data_root, settings.labels, settings.limit, world, values)
         self.weights = self._find_weights()
         self.weights_report: LoadReport | None = None
         if not settings.resume or not holds_run(self.folder):

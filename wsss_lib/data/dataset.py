@@ -67,6 +67,10 @@ class Dataset(ABC):
         """Return the file of image ``index``; by default None, for one that lies in no file."""
         return None
 
+    def mask_file(self, index: int) -> Path | None:  # noqa: ARG002
+        """Return the file of the mask of image ``index``; by default None, for one that lies in no file."""
+        return None
+
     def head(self, count: int) -> Dataset:
         """Return the first ``count`` images, or all if there are fewer."""
         count = min(count, len(self))
@@ -104,6 +108,10 @@ class Derived(Dataset):
     def image_file(self, index: int) -> Path | None:
         """Return the file of image ``index``."""
         return self.whole.image_file(self.indices[index])
+
+    def mask_file(self, index: int) -> Path | None:
+        """Return the file of the mask of image ``index``."""
+        return self.whole.mask_file(self.indices[index])
 
 
 class FileDataset(Dataset):
@@ -167,3 +175,7 @@ class FileDataset(Dataset):
     def image_file(self, index: int) -> Path:
         """Return the file of image ``index``."""
         return self.image_files[index]
+
+    def mask_file(self, index: int) -> Path | None:
+        """Return the file of the mask of image ``index``, whether it is there or not; None if there are no masks."""
+        return None if self.mask_files is None else self.mask_files[index]

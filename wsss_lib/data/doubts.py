@@ -9,10 +9,18 @@ from pathlib import Path
 from torch import Tensor
 
 from wsss_lib.data.dataset import Dataset
+from wsss_lib.data.files import IGNORE, is_turned
 from wsss_lib.data.names import listed
+from wsss_lib.errors import InputError
 
 _MOST_FILES = 20_000
 """Of more files than this only the names are compared, not what is in them."""
+
+_TRIED = 8
+"""Masks of every split that are read at once, so that what is wrong with all of them is said before the training."""
+
+_MOST_HEADERS = 1_000
+"""Images of every split whose EXIF orientation is looked at."""
 
 _BEGINNING = 2**16
 """Bytes of a file that are read first; the others only if those are equal."""
@@ -46,7 +54,44 @@ def find_doubts(training: Dataset, scored: Mapping[str, Dataset]) -> tuple[str, 
         others["the images of train"] = scored["train"]
     for name, other in others.items():
         lines += _overlap(scored["val"], name, other) if "val" in scored else []
+    for split, data in scored.items():
+        lines += _odd_masks(split, data) if data.has_masks else []
     return tuple(lines)
+
+
+def _odd_masks(split: str, data: Dataset) -> list[str]:
+    """Say what a look at the first masks of a split shows, and which images are turned, which their masks must be."""
+    lines, there = [], []
+    for index in range(len(data)):
+        path = data.mask_file(index)
+        if path is not None and path.is_file() and data.labels[index].any():
+            there.append(index)
+        if len(there) == _TRIED or path is None:
+            break
+    try:
+        masks = [data.mask(index) for index in there]
+        if masks and not any(((mask > 0) & (mask != IGNORE)).any() for mask in masks):
+            lines.append(
+                f"None of the first masks of {split} shows a class, although labels name some; if 255 stands for a "
+                'class, say so with mask_values, such as "0:0,255:1".'
+            )
+    except InputError as error:
+        lines.append(f"Masks of {split} cannot be scored as they are: {error}")
+    files = [(data.ids[i], data.image_file(i)) for i in range(min(len(data), _MOST_HEADERS))]
+    turned = [image_id for image_id, path in files if path is not None and _is_turned(path)]
+    if turned:
+        lines.append(
+            f"An EXIF orientation turns or mirrors {len(turned)} images of {split} ({listed(turned)}); masks must fit "
+            "them as viewers show them."
+        )
+    return lines
+
+
+def _is_turned(path: Path) -> bool:
+    try:
+        return is_turned(path)
+    except InputError:  # whoever needs the image says that it cannot be read
+        return False
 
 
 def _names(classes: Sequence[str], chosen: Tensor) -> str:

@@ -90,10 +90,20 @@ def _upright_size(picture: ImageFile.ImageFile) -> tuple[int, int]:
     return (picture.width, picture.height) if _turn(picture) in _SIDEWAYS else (picture.height, picture.width)
 
 
-def _is_turned(path: Path, size: tuple[int, int]) -> bool:
-    """Whether an image would have this size, were it not for its EXIF orientation, and has another."""
-    with _opened(path) as picture:
-        return _turn(picture) in _SIDEWAYS and size == (picture.height, picture.width) != _upright_size(picture)
+def is_turned(path: str | Path) -> bool:
+    """Whether the EXIF orientation of an image turns or mirrors it, read from the file's header alone.
+
+    Raises:
+        InputError: The file is missing or no image.
+    """
+    with _opened(Path(path)) as picture:
+        return _turn(picture) is not None
+
+
+def _fits_unturned(image: Path, size: tuple[int, int]) -> bool:
+    """Whether an image, which has another size, would have this one without its EXIF orientation."""
+    with _opened(image) as picture:
+        return _turn(picture) in _SIDEWAYS and size == (picture.height, picture.width)
 
 
 @contextmanager
@@ -171,7 +181,7 @@ def read_mask(
                 f"{path} is {found[0]} x {found[1]} pixels (height x width) but its image is {size[0]} x {size[1]}"
                 + (
                     f", because the EXIF orientation of {image.name} turns it; turn the mask as viewers show the image."
-                    if image is not None and _is_turned(image, found)
+                    if image is not None and _fits_unturned(image, found)
                     else "; give a mask of the image's size."
                 )
             )

@@ -63,8 +63,8 @@ def open_splits(
             ``coco14`` also ``raw``.
 
     Raises:
-        InputError: The folder is missing or is not what the preset needs, ``labels`` would not be used, or no training
-            image has a label.
+        InputError: The folder is missing or is not what the preset needs, ``labels`` or ``mask_values`` would not be
+            used, or no training image has a label.
     """
     if preset == "toy":
         counts = {name: min(limit or count, count) for name, count in COUNTS.items()}
@@ -72,6 +72,8 @@ def open_splits(
         return Splits(world["train"], world)
     splits = _open_files(preset, root, labels, mask_values)
     _refuse_without_labels(splits.training)
+    if mask_values and all(data.mask_file(0) is None for data in splits.scored.values()):
+        raise InputError(f"mask_values {mask_values!r} is given, but {root} has no files of masks; leave it out.")
     if not limit:
         return splits
     splits = Splits(splits.training.head(limit), {name: data.head(limit) for name, data in splits.scored.items()})

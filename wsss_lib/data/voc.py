@@ -244,7 +244,7 @@ def _load_annotations(folder: Path, ids: Sequence[str], classes: Sequence[str], 
         lost += bool(of_objects) and not row.any()
     if not strange:
         return _Labels(labels, f"{folder} holds no names of objects")
-    names_there = listed([name for name, _ in strange.most_common()])
+    names_there = listed(sorted(strange, key=lambda name: (-strange[name], name)))
     note = (
         f"{folder.name} holds names that are no class and do not count, {names_there}: {lost} of the {len(ids)} images "
         f"of {split} have no label because of that."

@@ -142,7 +142,7 @@ def smaller_batches(batch_size: int, images: int, devices: int) -> str:
     fitting = fitting_batch_size(batch_size, images, devices)
     if fitting == batch_size:
         return ""
-    return f"batch_size comes down from {batch_size} to {fitting}, as there are only {images} training images."
+    return f"batch_size comes down from {batch_size} to {fitting}, as the number of training images is {images}."
 
 
 def train(

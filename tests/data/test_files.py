@@ -121,8 +121,9 @@ def test_orientation_of_exif_is_obeyed(tmp_path, ending, orientation):
     assert (pixels > 127).sum() == 64
 
 
-def test_damaged_exif_is_no_reason_to_refuse_an_image(tmp_path):
-    path = turned(tmp_path / "x.jpg", 6)
+@pytest.mark.parametrize("ending", ["jpg", "webp"])
+def test_damaged_exif_is_no_reason_to_refuse_an_image(tmp_path, ending):
+    path = turned(tmp_path / f"x.{ending}", 6)
     content = path.read_bytes()
     path.write_bytes(content.replace(b"MM\0*", b"MM\0\xff").replace(b"II*\0", b"II\xff\0"))
     assert path.read_bytes() != content

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Collection, Iterable, Sequence
+from functools import lru_cache
 
 SEPARATORS = ",|，、；｜\n\r\t"
 """Characters that are in no class name, but that people put between several of them."""
@@ -21,6 +22,7 @@ def composed(text: str) -> str:
     return unicodedata.normalize("NFC", text)
 
 
+@lru_cache(4096)  # a data set has few names, and mentions each thousands of times
 def key(name: str) -> str:
     """Return what all spellings of one name have in common: case, outer blanks, length of blanks and Unicode form."""
     visible = "".join(c for c in unicodedata.normalize("NFKC", name) if unicodedata.category(c) != "Cf")

@@ -62,6 +62,7 @@ _MASK_FOLDERS = ("SegmentationClass", "SegmentationClassAug")
 _TRAIN_AUG = ("train_aug", "trainaug")
 
 
+_NAME = ("name", "Name", "NAME")
 _OTHER_NAMES = ("part", "owner")
 """Elements of VOC's annotations whose names are none of objects: parts of a person, the owner of a photograph."""
 
@@ -294,10 +295,10 @@ def _names_in_xml(path: Path) -> tuple[set[str], set[str]]:
         raise InputError(f"{path} is no valid XML ({error}); copy it again, it may be cut off.") from error
     names, of_objects = ({root.text or ""} if _tag(root) == "name" else set()), set()
     for element in root.iter():
-        found = {child.text or "" for child in element if _tag(child) == "name"}
-        names |= found
-        if _tag(element) not in _OTHER_NAMES:
-            of_objects |= found
+        found = [child.text or "" for child in element if child.tag.endswith(_NAME) and _tag(child) == "name"]
+        names.update(found)
+        if found and _tag(element) not in _OTHER_NAMES:
+            of_objects.update(found)
     return names, of_objects
 
 

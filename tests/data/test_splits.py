@@ -65,7 +65,7 @@ def test_voc12_insists_on_train_aug(tmp_path):
 @pytest.mark.parametrize(
     ("labels", "change", "words"),
     [
-        ("xml", ("helmet", "vest", "glove"), r"Annotations holds the names 'helmet', 'vest', 'glove'; .*'aeroplane', "),
+        ("xml", ("helmet", "vest", "glove"), r"Annotations holds the names 'glove', 'helmet', 'vest'; .*'aeroplane', "),
         ("xml", ("", "", ""), "Annotations holds no names of objects"),
         ("txt", None, "image_labels.txt names no class behind their ids"),
         ("npy", None, "cls_labels.npy holds only zeros for them"),

@@ -3,6 +3,7 @@
 The rows are run in this process, and some of them again as users would, with papermill.
 """
 
+import json
 import os
 import re
 import shutil
@@ -10,14 +11,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from tests.data import trees
 from tests.notebooks.test_headless import ROOT, papermill
 from tests.pipeline.runs import open_run as open_cam
 from tests.pipeline.runs import sentence_of, silent, tiny_config
+from tests.pipeline.test_evaluate import binary, scored_run
 from wsss_lib import __main__ as command
+from wsss_lib.data.folder import load_folder
 from wsss_lib.models import create_backbone
 from wsss_lib.models.superpixel_net import SuperpixelNet
 from wsss_lib.pipeline import kinds
@@ -178,6 +183,45 @@ def spoilt_mask(folder: Path) -> None:
 def score_crf(folder: Path) -> object:
     run = kinds.reopen(folder / "run")
     return run.score_masks({"crf-4": run.masks("crf-4", "val")}, "val")
+
+
+def drawn_masks(folder: Path, value: int) -> None:
+    """A folder of one class, with maps of a run on it, whose masks show the class with a value."""
+    binary(folder / "data", value)
+    scored_run(folder / "data", folder / "run")
+    (folder / "run" / "seconds.json").unlink()  # which changes with every try
+
+
+def bare_ids(root: Path) -> None:
+    text("image_labels.txt", "\n".join(trees.VOC_IDS))(root)
+
+
+def annotations(*names: str) -> Callable[[Path], object]:
+    """Give every image an object of each name."""
+    return lambda root: [
+        trees.write(root / "Annotations" / f"{image_id}.xml", trees.voc_xml(*names)) for image_id in trees.VOC_IDS
+    ]
+
+
+def table(*labels: str) -> Callable[[Path], object]:
+    """Give the three images of a folder of one's own these labels."""
+    names = ("a cat.jpg", "b.png", "c.bmp")
+    rows = [f'{name},"{cell}",{s}' for name, cell, s in zip(names, labels, ("train", "val", "train"), strict=True)]
+    return text("labels.csv", "\n".join(["image,labels,split", *rows]))
+
+
+def turned_photo(root: Path) -> None:
+    """A photograph that a camera was turned for, and a mask of the pixels as they are stored."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (30, 20)).save(root / "images" / "b.png", exif=exif)
+    trees.save_mask(root / "masks" / "b.png", np.ones((20, 30), np.uint8))
+
+
+def other_category(root: Path) -> None:
+    path = root / "annotations/instances_train2014.json"
+    content = json.loads(path.read_text()) | {"categories": [{"id": 18, "name": "helmet"}, {"id": 90, "name": "vest"}]}
+    path.write_text(json.dumps(content))
 
 
 PHOTOS = {"preset": "photos", "data_root": "{}/data"}
@@ -344,6 +388,111 @@ CASES = {
                 text("labels.csv", "image,labels,split\na cat.jpg,cat,train\n")(root),
             ]
         ),
+    ),
+    # labels and masks that do not mean what they seem to
+    "VOC with annotations of other classes": opening(
+        "00_cam",
+        "none of the 3 images of data train has a label",
+        "{}/data/Annotations holds the names 'helmet', 'vest'",
+        "'aeroplane'",
+        make=voc(annotations("helmet", "vest"), "xml"),
+        **PHOTOS,
+    ),
+    "VOC with bare ids for labels": opening(
+        "01_affinitynet", "{}/data/image_labels.txt names no class behind their ids", make=voc(bare_ids), **PHOTOS
+    ),
+    "VOC with a class in two spellings": opening(
+        "02_oc_cse", "names the classes 'dog' and 'Dog'", make=voc(text("classes.txt", "dog\nDog\n")), **PHOTOS
+    ),
+    "VOC with masks under other names": opening(
+        "03_acr",
+        "{}/data/SegmentationClass holds no mask of any image, but",
+        make=voc(
+            lambda root: [
+                path.rename(path.with_name(f"{path.stem}_mask.png")) for path in root.glob("Segmentation*/*.png")
+            ]
+        ),
+        **PHOTOS,
+    ),
+    "folder without any label": opening(
+        "04_pcss",
+        "labels.csv names no class in their rows",
+        make=own(lambda root: [text("classes.txt", "cat\n")(root), table("", "cat", "")(root)]),
+        **PHOTOS,
+    ),
+    "folder with a class in two spellings": opening(
+        "05_msal", "labels.csv names the classes 'Cat' and 'cat'", make=own(table("cat", "Cat", "sofa")), **PHOTOS
+    ),
+    "folder with a class in two Unicode forms": opening(
+        "05_msal", "in case, blanks or Unicode form", make=own(table("k\u00e4fer", "ka\u0308fer", "sofa")), **PHOTOS
+    ),
+    "folder with labels behind commas": opening(
+        "00_cam", "'cat,sofa' of 'a cat.jpg' looks like several", make=own(table("cat,sofa", "cat", "sofa")), **PHOTOS
+    ),
+    "folder with labels behind strokes": opening(
+        "00_cam", "semicolons, cat;sofa", make=own(table("cat|sofa", "", "")), **PHOTOS
+    ),
+    "folder with labels behind slashes": opening(
+        "00_cam", "semicolons, cat;sofa", make=own(table("cat/sofa", "cat", "sofa")), **PHOTOS
+    ),
+    "folder with labels behind blanks": opening(
+        "00_cam", "semicolons, sofa;cat", make=own(table("sofa cat", "cat", "sofa")), **PHOTOS
+    ),
+    "folder with masks under other names": opening(
+        "01_affinitynet",
+        "{}/data/masks holds no mask of any image, but a cat_mask.png",
+        make=own(lambda root: (root / "masks/a cat.png").rename(root / "masks/a cat_mask.png")),
+        **PHOTOS,
+    ),
+    "folder with masks in another format": opening(
+        "01_affinitynet",
+        "{}/data/masks holds no mask of any image, but a cat.jpg",
+        make=own(
+            lambda root: [gone("masks/a cat.png")(root), trees.save_image(root / "masks/a cat.jpg", (20, 30), "L")]
+        ),
+        **PHOTOS,
+    ),
+    "folder with masks among the images": opening(
+        "01_affinitynet",
+        "images/b_mask.png has no labels",
+        "if it is a mask, move it",
+        make=own(lambda root: trees.save_image(root / "images/b_mask.png", (20, 30), "L")),
+        **PHOTOS,
+    ),
+    "folder with labels from elsewhere": opening(
+        "02_oc_cse",
+        "labels {}/data/labels.csv is given, but",
+        "leave labels out",
+        make=own(lambda _: None),
+        labels="{}/data/labels.csv",
+        **PHOTOS,
+    ),
+    "COCO with labels from elsewhere": opening(
+        "03_acr", "labels {}/data is given, but", make=coco(lambda _: None), labels="{}/data", **COCO
+    ),
+    "COCO with categories of other classes": opening(
+        "03_acr", "category 18, which it calls 'helmet', none of the 80", make=coco(other_category), **COCO
+    ),
+    "00 masks of values that are none": opening(
+        "00_cam",
+        "mask_values '255=1' cannot be used",
+        '"0:0,255:1"',
+        make=own(lambda _: None),
+        mask_values="255=1",
+        **PHOTOS,
+    ),
+    "00 values of masks for the toy world": opening("00_cam", "mask_values is given, but", mask_values="255:1"),
+    "a mask of an image that is turned": Case(
+        lambda folder: load_folder(folder / "data", "val").mask(0),
+        ("{}/data/masks/b.png is 20 x 30", "because the EXIF orientation of b.png turns it; turn the mask"),
+        own(turned_photo),
+    ),
+    "masks of 0 and 255": stage(
+        "score",
+        "the masks of data val ({}/data/masks) cannot be scored",
+        "mask_values",
+        make=lambda folder: drawn_masks(folder, 255),
+        arguments=("val",),
     ),
     # files of networks
     "weights that are cut off": opening(

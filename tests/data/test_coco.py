@@ -131,7 +131,9 @@ def test_masks_with_raw_category_ids(tmp_path):
     save_mask(path, mask)
     with pytest.raises(InputError, match=sentence(path, "value 12")):
         load_coco(root, "val", masks=root / "raw", mask_values="raw").mask(0)
-    with pytest.raises(InputError, match="mask_values 'both'"):
+    pairs = load_coco(root, "val", masks=root / "raw", mask_values="12:1,90:80").mask(0)
+    assert np.unique(pairs).tolist() == [0, 1, 80, 255]
+    with pytest.raises(InputError, match=r"mask_values 'both'.* or choose 'raw'"):
         load_coco(root, "val", mask_values="both")
 
 
@@ -196,6 +198,53 @@ def test_json_with_wrong_content(tmp_path, change, words):
         read_instances(path)
 
 
+def with_categories(*named: tuple[int, str]) -> dict:
+    return instances(images=[9]) | {
+        "annotations": [annotation(1, 9, 2, POLYGON, 1.0)],
+        "categories": [{"id": number, "name": name} for number, name in named],
+    }
+
+
+def test_categories_are_found_by_their_names(tmp_path, monkeypatch):
+    """Tools that write such files number the categories as they like."""
+    root = coco_tree(tmp_path)
+    path = save_json(root / "x.json", with_categories((1, "dog"), (2, "Traffic Light")))
+    for _ in range(2):  # from the file, and from its index
+        data = load_coco(root, "val", annotations=path, masks=None)
+        assert [COCO_CLASSES[k] for k in data.labels[0].nonzero().flatten().tolist()] == ["traffic light"]
+        assert np.unique(data.mask(0)).tolist() == [0, 10]
+        monkeypatch.setattr(coco, "_parse_instances", None)
+    save_mask(root / "raw" / f"{IDS[0]}.png", np.eye(30, 40, dtype=np.uint8) * 2)
+    data = load_coco(root, "val", annotations=path, masks=root / "raw", mask_values="raw")
+    assert np.unique(data.mask(0)).tolist() == [0, 10]
+
+
+@pytest.mark.parametrize(
+    ("named", "words"),
+    [
+        ([(2, "helmet")], "category 2, which it calls 'helmet'"),
+        ([(1, "dog")], "category 2, which is none"),
+        ([(1, "person"), (2, "velocipede")], "category 2, which it calls 'velocipede'"),
+    ],
+)
+def test_categories_that_are_none_of_coco(tmp_path, named, words):
+    path = save_json(tmp_path / "x.json", with_categories(*named))
+    with pytest.raises(InputError, match=sentence(path, words, "preset photos")):
+        read_instances(path)
+
+
+def test_categories_that_nothing_belongs_to_do_not_matter(tmp_path):
+    read = read_instances(save_json(tmp_path / "x.json", with_categories((0, "none"), (2, "cat"))))
+    assert [COCO_CLASSES[k] for k in read.labels[0].nonzero().flatten().tolist()] == ["cat"]
+
+
+def test_masks_of_other_names(tmp_path):
+    root = coco_tree(tmp_path)
+    save_mask(root / "coco_seg_anno" / f"{IDS[0]}_mask.png", np.zeros((30, 40), dtype=np.uint8))
+    with pytest.raises(InputError, match=sentence(root / "coco_seg_anno", "no mask of any image", f"{IDS[0]}.png")):
+        load_coco(root, "val")
+
+
 @pytest.mark.parametrize("text", ["", "[]", "7", "{", '{"images"', '{"images": [', '{"images": [{"id": 1}', "{1: 2}"])
 def test_text_that_is_no_instances_json(tmp_path, text):
     path = write(tmp_path / "x.json", text)
@@ -238,7 +287,7 @@ def test_an_index_that_does_not_fit_is_made_anew(tmp_path, harm, monkeypatch):
     elif harm == "not one":
         index.write_text("x")
     else:
-        monkeypatch.setattr(coco, "_INDEX_VERSION", 2)
+        monkeypatch.setattr(coco, "_INDEX_VERSION", coco._INDEX_VERSION + 1)
     expected = instances() if harm == "another file" else instances([])
     assert bool(read_instances(path).labels.any()) == bool(expected["annotations"])
     monkeypatch.setattr(coco, "_parse_instances", None)

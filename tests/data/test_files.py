@@ -16,6 +16,7 @@ from PIL import Image
 from tests.data.trees import save_image, save_mask
 from wsss_lib.data.files import (
     image_size,
+    parse_mask_values,
     read_classes,
     read_image,
     read_lines,
@@ -96,12 +97,50 @@ def test_32_bit_values_are_refused(tmp_path, dtype):
         read_image(path)
 
 
-def test_orientation_of_exif_is_left_alone(tmp_path):
+def turned(path: Path, orientation: int, size=(20, 30)) -> Path:
+    """Save an image whose upper left corner is white, with an EXIF orientation."""
     exif = Image.Exif()
-    exif[0x0112] = 6
-    Image.new("RGB", (30, 20)).save(tmp_path / "x.jpg", exif=exif)
-    assert read_image(tmp_path / "x.jpg").size == (30, 20)
-    assert image_size(tmp_path / "x.jpg") == (20, 30)
+    exif[0x0112] = orientation
+    pixels = np.zeros((*size, 3), dtype=np.uint8)
+    pixels[:8, :8] = 255
+    Image.fromarray(pixels).save(path, exif=exif)
+    return path
+
+
+CORNERS = {1: (0, 0), 2: (0, -1), 3: (-1, -1), 4: (-1, 0), 5: (0, 0), 6: (0, -1), 7: (-1, -1), 8: (-1, 0)}
+"""Where EXIF's definition puts the upper left corner of the stored pixels."""
+
+
+@pytest.mark.parametrize("ending", ["jpg", "png", "webp", "tif"])
+@pytest.mark.parametrize("orientation", CORNERS)
+def test_orientation_of_exif_is_obeyed(tmp_path, ending, orientation):
+    path = turned(tmp_path / f"x.{ending}", orientation)
+    pixels = np.asarray(read_image(path))[..., 0]
+    assert pixels.shape == image_size(path) == ((30, 20) if orientation > 4 else (20, 30))
+    assert pixels[CORNERS[orientation]] > 200
+    assert (pixels > 127).sum() == 64
+
+
+@pytest.mark.parametrize("ending", ["jpg", "webp"])
+def test_damaged_exif_is_no_reason_to_refuse_an_image(tmp_path, ending):
+    path = turned(tmp_path / f"x.{ending}", 6)
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"MM\0*", b"MM\0\xff").replace(b"II*\0", b"II\xff\0"))
+    assert path.read_bytes() != content
+    assert read_image(path).size == (30, 20)
+    assert image_size(path) == (20, 30)
+
+
+def test_a_mask_that_fits_only_the_image_as_stored(tmp_path):
+    image, path = turned(tmp_path / "x.jpg", 8), tmp_path / "x.png"
+    save_mask(path, np.ones((20, 30), dtype=np.uint8))
+    with pytest.raises(InputError, match=sentence(path, "20 x 30", "30 x 20, because the EXIF orientation of x.jpg")):
+        read_mask(path, 1, image_size(image), image=image)
+    save_mask(path, np.ones((21, 30), dtype=np.uint8))
+    with pytest.raises(InputError, match=sentence(path, "a mask of the image's size")):
+        read_mask(path, 1, image_size(image), image=image)
+    save_mask(path, np.ones((30, 20), dtype=np.uint8))
+    assert read_mask(path, 1, image_size(image), image=image).shape == (30, 20)
 
 
 @pytest.mark.parametrize("read", [read_image, image_size, lambda path: read_mask(path, 20)])
@@ -209,8 +248,8 @@ def test_mask_cut_off(tmp_path):
 
 
 def test_mask_with_a_table(tmp_path):
-    table = np.full(256, 255, dtype=np.uint8)
-    table[[0, 5, 9]] = 0, 1, 2
+    table = np.full(256, -1, dtype=np.int16)
+    table[[0, 5, 9, 255]] = 0, 1, 2, 255
     path = tmp_path / "x.png"
     save_mask(path, np.array([[0, 5], [9, 255]], dtype=np.uint8))
     assert read_mask(path, 2, lookup=table).tolist() == [[0, 1], [2, 255]]
@@ -220,6 +259,30 @@ def test_mask_with_a_table(tmp_path):
     save_mask(path, np.array([[0, 9]], dtype=np.uint8))
     with pytest.raises(InputError, match=sentence(path, "value 9")):
         read_mask(path, 1, lookup=table)
+
+
+def test_what_the_values_of_masks_mean(tmp_path):
+    path = tmp_path / "x.png"
+    save_mask(path, np.array([[0, 255]], dtype=np.uint8))
+    for text in ("255:1", "0:0,255:1", " 0:0 , 255 : 1"):
+        assert read_mask(path, 1, lookup=parse_mask_values(text, 1)).tolist() == [[0, 1]]
+    assert read_mask(path, 1, lookup=parse_mask_values("0:255,255:0", 1)).tolist() == [[255, 0]]
+    save_mask(path, np.array([[0, 70, 140, 255]], dtype=np.uint8))
+    assert read_mask(path, 2, lookup=parse_mask_values("70:2,140:255", 2)).tolist() == [[0, 2, 255, 255]]
+    with pytest.raises(InputError, match=sentence(path, "value 140", "mask_values")):
+        read_mask(path, 2, lookup=parse_mask_values("70:2", 2))
+    assert parse_mask_values("", 2) is None
+    Image.fromarray(np.array([[300, 0]], dtype=np.uint16)).save(path)
+    with pytest.raises(InputError, match=sentence(path, "value 300")):
+        read_mask(path, 2, lookup=parse_mask_values("255:1", 2))
+
+
+@pytest.mark.parametrize(
+    "text", ["255", "255:", "255:3", "256:1", "-1:1", "1:1,1:2", "255:cat", "255=1", "1:1;2:2", ","]
+)
+def test_mask_values_that_mean_nothing(text):
+    with pytest.raises(InputError, match=rf"mask_values '{re.escape(text)}'.* such as \"0:0,255:1\""):
+        parse_mask_values(text, 2)
 
 
 def test_palette_of_the_authors():
@@ -311,7 +374,15 @@ def test_lines(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "words"),
-    [("\n", "no class"), ("cat\ndog\ncat\n", "'cat' more than once"), ("background\ncat\n", "background")],
+    [
+        ("\n", "no class"),
+        ("cat\ndog\ncat\n", "'cat' more than once"),
+        ("background\ncat\n", "background"),
+        ("cat\nBackground\n", "background"),
+        ("cat\ndog\nCat\n", "'cat' and 'Cat', which differ only in case"),
+        ("k\u00e4fer\nka\u0308fer\n", "differ only in case, blanks or Unicode form"),
+        ("potted plant\npotted  plant\n", "differ only in case, blanks"),
+    ],
 )
 def test_class_list_that_cannot_be(tmp_path, text, words):
     path = tmp_path / "classes.txt"
@@ -324,6 +395,8 @@ def test_class_lists(tmp_path):
     path = tmp_path / "classes.txt"
     path.write_text("cat\n\npotted plant\n")
     assert read_classes(path) == ("cat", "potted plant")
+    path.write_text("ka\u0308fer\n", encoding="utf-8")
+    assert read_classes(path) == ("k\u00e4fer",)
     path.write_text("\n".join(map(str, range(255))))
     with pytest.raises(InputError, match=sentence(path, "255 classes", "254")):
         read_classes(path)

@@ -77,6 +77,14 @@ def test_labels_from_xml_as_the_authors_read_them(tmp_path):
     assert np.array_equal(labels.numpy(), np.load(GOLDEN / "labels_from_xml.npz")["labels"])
 
 
+@pytest.mark.parametrize("name", ["Dog", "\n  dog\n", "DOG ", "\u00a0dog", "ｄｏｇ"])
+@pytest.mark.parametrize("namespace", ["", ' xmlns="http://example.org/annotation"'])
+def test_spelling_and_namespaces_in_xml(tmp_path, name, namespace):
+    path = write(tmp_path / "x.xml", voc_xml(name).replace("<annotation", f"<annotation{namespace}"))
+    assert names(labels_from_xml(path)) == ["dog"]
+    assert names(labels_from_xml(write(path, voc_xml("dogs")))) == []
+
+
 def test_xml_that_cannot_be_read(tmp_path):
     path = tmp_path / "x.xml"
     with pytest.raises(InputError, match=sentence(path, "does not exist")):
@@ -96,12 +104,22 @@ def test_labels_from_text(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "words"),
-    [("a dog\nb wolf\n", "line 2: 'wolf' is no class"), ("a dog\na cat\n", "line 2: the image 'a'"), ("", "empty")],
+    [
+        ("a dog\nb wolf\n", "line 2: 'wolf' is no class"),
+        ("a dog\na cat\n", "line 2: the image 'a'"),
+        ("", "empty"),
+        ("a dog,cat\n", "'dog,cat' is no class; separate classes by blanks, dog cat"),
+    ],
 )
 def test_label_text_that_cannot_be(tmp_path, text, words):
     path = write(tmp_path / "labels.txt", text)
     with pytest.raises(InputError, match=sentence(path, words)):
         labels_from_text(path)
+
+
+def test_spelling_in_text(tmp_path):
+    path = write(tmp_path / "labels.txt", "ka\u0308fer Dog PERSON\n")
+    assert {key: names(value) for key, value in labels_from_text(path).items()} == {"k\u00e4fer": ["dog", "person"]}
 
 
 def test_labels_from_npy(tmp_path):
@@ -203,6 +221,34 @@ def test_other_endings_of_images(tmp_path, ending):
     (root / "JPEGImages" / f"{VOC_IDS[1]}.jpg").unlink()
     save_image(root / "JPEGImages" / f"{VOC_IDS[1]}.{ending}", (40, 50))
     assert load_voc(root, "train").image(1).size == (50, 40)
+
+
+@pytest.mark.parametrize("name", [f"{VOC_IDS[1]}_mask.png", f"{VOC_IDS[1]}.jpg"])
+def test_masks_of_other_names_or_formats(tmp_path, name):
+    root = voc_tree(tmp_path / "voc")
+    for path in [*(root / "SegmentationClass").iterdir(), *(root / "SegmentationClassAug").iterdir()]:
+        path.unlink()
+    assert not load_voc(root, "train").has_masks
+    save_image(root / "SegmentationClass" / name, (40, 50), "L")
+    with pytest.raises(InputError, match=sentence(root / "SegmentationClass", name, f"{VOC_IDS[1]}.png")):
+        load_voc(root, "train")
+
+
+def test_values_of_masks(tmp_path):
+    root = voc_tree(tmp_path / "voc")
+    assert np.unique(load_voc(root, "train", mask_values="15:3").mask(0)).tolist() == [0, 3, 255]
+
+
+def test_file_names_in_another_unicode_form(tmp_path):
+    root = voc_tree(tmp_path / "voc", "xml")
+    for folder, ending in (("JPEGImages", "jpg"), ("Annotations", "xml"), ("SegmentationClass", "png")):
+        path = root / folder / f"{VOC_IDS[0]}.{ending}"
+        path.rename(path.with_name(f"ka\u0308fer.{ending}"))
+    write(root / "ImageSets/Segmentation/train.txt", "k\u00e4fer\n")
+    data = load_voc(root, "train")
+    assert data.image(0).size == (50, 40)
+    assert names(data.labels[0]) == ["person"]
+    assert data.mask(0).max() == 255
 
 
 def test_masks_that_are_not_there(tmp_path):

@@ -45,6 +45,16 @@ def test_of_several_networks_the_one_that_is_best_on_train(tmp_path):
         assert read_result(tmp_path).stages["val"]["network"] == expected
 
 
+def test_scores_that_are_no_number(tmp_path):
+    """An earlier version scored masks that are ignored everywhere."""
+    refinements = {split: {"crf-4": None, "crf-8": 0.3, "walk": None} for split in ("train", "val")}
+    network = {"train": (None, None), "val": (None, 0.2)}
+    leave(tmp_path / "00_cam" / "toy", 0, {"train": None, "val": None}, refinements, network)
+    results = find_results(tmp_path, "toy")
+    assert results["00_cam"][0].stages["val"] == {"CRF": 0.3, "network, CRF": 0.2}
+    assert results_table(results, "val").splitlines()[-1].startswith("| `00_cam` | 1 | 30.0 | 20.0 | 0.30 |")
+
+
 def write(path, content):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content))

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from tests.pipeline.runs import Pictures, open_run, tiny_config
+from tests.data.trees import save_image, save_mask, write
+from tests.pipeline.runs import Pictures, open_run, sentence_of, tiny_config
 from wsss_lib.errors import InputError
 from wsss_lib.ops.cam import seed
 from wsss_lib.ops.metrics import confusion_matrix, intersection_over_union
 from wsss_lib.pipeline.evaluate import THRESHOLDS, SeedScores, ahead, score_seeds
-from wsss_lib.pipeline.report import FIXED_THRESHOLD, ranking_summary, seed_summaries, write_metrics
+from wsss_lib.pipeline.report import FIXED_THRESHOLD, describe, ranking_summary, seed_summaries, write_metrics
 from wsss_lib.pipeline.store import CamStore, read_json
 
 SIZES = [(20, 24), (18, 18), (20, 24)]
@@ -139,6 +140,77 @@ def test_metrics_say_how_they_came_about(tmp_path):
     assert seeds["fixed"]["threshold"] == 0.2
     assert seeds["fixed"]["classes"].keys() == {"background", *run.splits.classes}
     assert write_metrics(run, {}, {})["seeds"] == {}
+
+
+def binary(folder, value):
+    """A folder of one's own with one class, whose masks show it with a value; a run on it that has made its maps."""
+    rows = ["image,labels,split"]
+    for i, split in enumerate(("train", "train", "val")):
+        save_image(folder / "images" / f"p{i}.png", (32, 40), seed=i)
+        mask = np.zeros((32, 40), np.uint8)
+        mask[:16] = value
+        save_mask(folder / "masks" / f"p{i}.png", mask)
+        rows.append(f"p{i}.png,{'' if i == 1 else 'cat'},{split}")
+    write(folder / "labels.csv", "\n".join(rows))
+    return folder
+
+
+def scored_run(root, folder, **changes):
+    run = open_run(folder, tiny_config(epochs=1, scales=(1.0,)), preset="photos", data_root=root, **changes)
+    run.train(lambda _: None)
+    run.infer("val")
+    return run
+
+
+def test_masks_of_0_and_255_are_not_scored(tmp_path):
+    root = binary(tmp_path / "data", 255)
+    run = scored_run(root, tmp_path / "run")
+    says = sentence_of(lambda: run.score("val"))
+    assert says.startswith(f"the masks of data val ({root / 'masks'}) cannot be scored: every pixel is background (0)")
+    assert 'mask_values, such as "0:0,255:1"' in says
+    store = run.masks("one", "val")
+    store.write("p2", torch.zeros(32, 40, dtype=torch.uint8))
+    assert sentence_of(lambda: run.score_masks({"one": store}, "val")) == says
+    meant = scored_run(root, tmp_path / "meant", mask_values="255:1").score("val")
+    ones = scored_run(binary(tmp_path / "ones", 1), tmp_path / "same").score("val")
+    assert torch.equal(meant.confusions, ones.confusions)
+    assert meant.confusions[0].sum(1).tolist() == [640, 640]
+
+
+def test_masks_that_are_ignored_everywhere_are_not_scored(tmp_path):
+    root = binary(tmp_path / "data", 1)
+    save_mask(root / "masks" / "p2.png", np.full((32, 40), 255, np.uint8))
+    says = sentence_of(lambda: scored_run(root, tmp_path / "run").score("val"))
+    assert "cannot be scored: every pixel is ignored (255), none shows a class" in says
+
+
+def test_images_that_show_no_class_may_have_masks_of_background(tmp_path):
+    root = binary(tmp_path / "data", 1)
+    write(root / "labels.csv", "image,labels,split\np0.png,cat,train\np1.png,,train\np2.png,,val\n")
+    save_mask(root / "masks" / "p2.png", np.zeros((32, 40), np.uint8))
+    assert scored_run(root, tmp_path / "run").score("val").confusions[0].tolist() == [[1280, 0], [0, 0]]
+
+
+def test_doubts_stand_beside_the_numbers(tmp_path):
+    root = binary(tmp_path / "data", 1)
+    write(root / "labels.csv", "image,labels,split\np0.png,cat,train\np1.png,dog,train\np2.png,cat;dog,val\n")
+    save_image(root / "images" / "p3.png", (32, 40), seed=9)
+    with (root / "labels.csv").open("a") as file:
+        file.write("p3.png,emu,val\n")
+    save_mask(root / "masks" / "p3.png", np.zeros((32, 40), np.uint8))
+    run = scored_run(root, tmp_path / "run", limit=0)
+    expected = [
+        "No training image shows 'emu'.",
+        "Images of val show 'emu', which no training image shows.",
+        "batch_size comes down from 8 to 2, as the number of training images is 2.",
+    ]
+    notes = [line for line in describe(run).splitlines() if line.startswith("note: ")]
+    assert notes == [f"note: {line}" for line in expected]
+    val = run.score("val")
+    doubts = write_metrics(run, {"train": val, "val": val}, {})["doubts"]
+    assert doubts[:3] == expected
+    assert doubts[-1] == "Labels of val name 'dog', 'emu', but no mask of val shows a pixel of it."
+    assert read_json(tmp_path / "run" / "metrics.json")["doubts"] == doubts
 
 
 def test_few_results_wait_for_their_turn():

@@ -9,6 +9,7 @@ from tests.pipeline.runs import sentence_of
 from wsss_lib.errors import InputError
 from wsss_lib.methods.cam import Config
 from wsss_lib.pipeline.parameters import project_root, read_parameters
+from wsss_lib.pipeline.settings import Settings
 
 CELL = """
 preset: str = "toy"  # which preset
@@ -158,6 +159,16 @@ def test_an_unknown_injected_parameter():
 def test_known_injected_parameters():
     assert read_parameters("00_cam", "cam", injected("epochs = 3", "only_here = 4") | {"epochs": 3}).config.epochs == 3
     assert read_parameters("00_cam", "cam", {"In": ["", "x = 3"], "x": 3}) == read()  # nothing was injected
+
+
+def test_mask_values(project):
+    settings = read(preset="photos", data_root="data", mask_values="0:0,255:1")
+    assert settings.mask_values == "0:0,255:1"
+    assert settings.folder == project / "runs" / "00_cam" / "photos"
+    assert Settings.from_dict(settings.to_dict()).mask_values == "0:0,255:1"
+    assert "mask_values is given, but preset toy" in sentence(mask_values="255:1")
+    with pytest.raises(InputError, match=r"^parameter mask_values is unknown"):
+        read_parameters("06", "cam", injected('mask_values = "255:1"'))
 
 
 def test_unknown_names():

@@ -209,6 +209,19 @@ def test_a_folder_without_masks(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("value", [0, 255])
+def test_masks_that_show_no_class(tmp_path, masks, value):
+    data = open_splits("toy", limit=LIMIT).training
+    for index, image_id in enumerate(data.ids):
+        mask = np.full(data.size(index), 255, np.uint8)
+        mask[:10] = value
+        MaskStore(masks).write(image_id, torch.from_numpy(mask))
+    says = sentence_of(lambda: open_segmentation(tmp_path / "run", masks))
+    values = "255" if value else "0 and 255"
+    assert says.startswith(f"pseudo_masks {masks} show no class: every pixel is {values} (0 is background")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_missing_mask(tmp_path, masks):
     first, *_ = sorted(masks.glob("*.png"))
     first.unlink()

@@ -25,8 +25,9 @@ from tests.pipeline.runs import (
 from wsss_lib.errors import InputError
 from wsss_lib.methods import cam
 from wsss_lib.methods.cam import Config
+from wsss_lib.pipeline.report import describe, write_metrics
 from wsss_lib.pipeline.store import read_checkpoint
-from wsss_lib.pipeline.train import TrainingBatches, run_epoch
+from wsss_lib.pipeline.train import TrainingBatches, fitting_batch_size, run_epoch, smaller_batches
 
 ROOT = Path(__file__).parents[2]
 
@@ -184,11 +185,41 @@ def test_batches_carry_the_labels_of_their_images(tmp_path):
 # ---------------------------------------------------------------------------------------------------------- sentences
 
 
-def test_batch_size_and_number_of_images(tmp_path):
-    with pytest.raises(InputError, match="batch_size 17 is more than the 16 images of toy world train"):
-        open_run(tmp_path, tiny_config(batch_size=17)).train(silent)
-    assert not (tmp_path / "checkpoint.pt").exists()
+def test_batch_size_and_number_of_images(tmp_path, capsys):
     assert len(open_run(tmp_path / "equal", tiny_config(batch_size=16)).training_batches()) == 1
+    assert not capsys.readouterr().out
+    run = open_run(tmp_path / "more", tiny_config(batch_size=17, epochs=1))
+    (batch,) = run.training_batches()
+    assert sorted(batch.indices.tolist()) == list(range(16))
+    line = "batch_size comes down from 17 to 16, as the number of training images is 16."
+    assert capsys.readouterr().out == f"{line}\n"
+    assert f"note: {line}" in describe(run).splitlines()
+    assert write_metrics(run, {}, {})["doubts"] == [line]
+
+
+def test_few_images_train_as_with_a_batch_size_that_fits(tmp_path):
+    histories = []
+    for name, batch_size in (("fitting", 4), ("too large", 64)):
+        run = open_run(tmp_path / name, tiny_config(batch_size=batch_size, epochs=2), limit=4)
+        histories.append(without_seconds(run.train(silent)))
+    assert histories[0] == histories[1]
+    assert len(histories[0]) == 2
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "images", "devices", "fitting"), [(8, 12, 1, 8), (16, 12, 1, 12), (16, 13, 4, 12), (16, 3, 2, 2)]
+)
+def test_batches_that_fit(batch_size, images, devices, fitting):
+    assert fitting_batch_size(batch_size, images, devices) == fitting
+    assert bool(smaller_batches(batch_size, images, devices)) == (fitting < batch_size)
+
+
+def test_more_devices_than_images(tmp_path):
+    class ManyDevices:
+        world_size = 32
+
+    with pytest.raises(InputError, match="devices 32 are more than the 16 images of toy world train"):
+        TrainingBatches(open_run(tmp_path).training_images(), 32, ManyDevices(), 0, 0)
 
 
 def test_batch_size_and_number_of_devices(tmp_path):

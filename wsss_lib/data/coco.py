@@ -10,10 +10,10 @@ import contextlib
 import json
 import re
 from array import array
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -21,7 +21,17 @@ from pycocotools import mask as rle_tools
 from torch import Tensor
 
 from wsss_lib.data.dataset import FileDataset
-from wsss_lib.data.files import IGNORE, IMAGE_SUFFIXES, files_by_stem, image_size, read_mask, write_atomically
+from wsss_lib.data.files import (
+    IGNORE,
+    IMAGE_SUFFIXES,
+    files_by_stem,
+    image_size,
+    parse_mask_values,
+    refuse_unusable_masks,
+    write_atomically,
+)
+from wsss_lib.data.names import key as name_key
+from wsss_lib.data.names import listed, positions
 from wsss_lib.data.voc import read_ids
 from wsss_lib.errors import InputError
 
@@ -44,20 +54,26 @@ CATEGORY_IDS = tuple(number for number in range(1, 91) if number not in (12, 26,
 
 _SPLITS = {"train": "train2014", "val": "val2014", "train2014": "train2014", "val2014": "val2014"}
 
-_INDEX_VERSION = 1
+_INDEX_VERSION = 2
 
-MaskValues = Literal["contiguous", "raw"]
+_OFFICIAL = dict(zip(CATEGORY_IDS, range(len(CATEGORY_IDS)), strict=True))
+"""The class, from 0 on, of each category id in COCO's own files."""
 
 
-def category_lookup() -> np.ndarray:
+def category_lookup(categories: Mapping[int, int] = _OFFICIAL) -> np.ndarray:
     """Return what the values of a mask with raw category ids stand for.
+
+    Args:
+        categories: The class, from 0 on, of each category id.
 
     Returns:
         ``(256,)`` uint8: 0 at 0, k + 1 at the category id of class k, 255 at every number that is no category.
     """
     table = np.full(256, IGNORE, dtype=np.uint8)
     table[0] = 0
-    table[list(CATEGORY_IDS)] = np.arange(1, len(CATEGORY_IDS) + 1)
+    for number, position in categories.items():
+        if 0 < number < IGNORE:
+            table[number] = position + 1
     return table
 
 
@@ -85,7 +101,7 @@ def load_coco(
     split: str,
     annotations: str | Path | None = None,
     masks: str | Path | None = None,
-    mask_values: MaskValues = "contiguous",
+    mask_values: str = "contiguous",
     ids_file: str | Path | None = None,
 ) -> CocoDataset:
     """Load a split of COCO 2014.
@@ -100,7 +116,8 @@ def load_coco(
         masks: A folder of PNGs whose names end in the 12 digits, or one that has such a folder for each split. By
             default ``root/SegmentationClass/<split>/`` or ``root/coco_seg_anno/``; if neither exists, the masks are
             rendered from the annotations, see :func:`render_mask`.
-        mask_values: ``contiguous`` if the PNGs hold 0..80, ``raw`` if they hold category ids up to 90.
+        mask_values: ``contiguous`` or "" if the PNGs hold 0..80, ``raw`` if they hold category ids up to 90, or pairs,
+            see :func:`wsss_lib.data.files.parse_mask_values`.
         ids_file: A list of the images wanted, see :func:`wsss_lib.data.voc.read_ids`; by default all, sorted.
 
     Returns:
@@ -111,10 +128,9 @@ def load_coco(
     """
     if split not in _SPLITS:
         raise InputError(f"split {split!r} is none of COCO 2014; choose train2014 or val2014.")
-    if mask_values not in ("contiguous", "raw"):
-        raise InputError(f"mask_values {mask_values!r} is unknown; choose 'contiguous' or 'raw'.")
     root, split = Path(root).absolute(), _SPLITS[split]
     instances = read_instances(annotations or root / "annotations" / f"instances_{split}.json")
+    lookup = _mask_lookup(mask_values, instances.categories)
     rows = _chosen_rows(instances, None if ids_file is None else Path(ids_file))
     ids = [instances.ids[row] for row in rows]
     return CocoDataset(
@@ -123,8 +139,24 @@ def load_coco(
         rows=rows,
         images=_find_images(root, split, ids),
         mask_folder=_find_mask_folder(root, split, None if masks is None else Path(masks)),
-        mask_values=mask_values,
+        mask_values=mask_values or "contiguous",
+        lookup=lookup,
     )
+
+
+def _mask_lookup(mask_values: str, categories: Mapping[int, int]) -> np.ndarray | None:
+    """Return what the values of masks mean, see :func:`wsss_lib.data.files.read_mask`."""
+    if mask_values in ("", "contiguous"):
+        return None
+    if mask_values == "raw":
+        table = category_lookup(categories).astype(np.int16)
+        table[table == IGNORE] = -1
+        table[IGNORE] = IGNORE
+        return table
+    try:
+        return parse_mask_values(mask_values, len(COCO_CLASSES))
+    except InputError as error:
+        raise InputError(f"{str(error)[:-1]}, or choose 'raw' for masks that hold category ids.") from None
 
 
 class CocoDataset(FileDataset):
@@ -136,7 +168,8 @@ class CocoDataset(FileDataset):
         rows: n positions in ``instances``.
         images: The n image files.
         mask_folder: The folder with masks, or None to render them.
-        mask_values: What the values in those masks are.
+        mask_values: What the values in those masks are, in words.
+        lookup: The same as a table, see :func:`wsss_lib.data.files.read_mask`.
 
     Attributes:
         truth: Which masks these are, to be printed beside every score.
@@ -152,15 +185,16 @@ class CocoDataset(FileDataset):
         rows: Sequence[int],
         images: Sequence[Path],
         mask_folder: Path | None = None,
-        mask_values: MaskValues = "contiguous",
+        mask_values: str = "contiguous",
+        lookup: np.ndarray | None = None,
     ) -> None:
         ids = [instances.ids[row] for row in rows]
         masks = None if mask_folder is None else _mask_files(mask_folder, ids)
-        super().__init__(name, COCO_CLASSES, ids, instances.labels[list(rows)], images, masks)
+        super().__init__(name, COCO_CLASSES, ids, instances.labels[list(rows)], images, masks, lookup)
+        self.label_source = f"{instances.path} has no annotations of them"
         self.has_masks = True
         self.instances = instances
         self.rows = tuple(rows)
-        self.lookup = category_lookup() if mask_values == "raw" else None
         if mask_folder is None:
             self.truth = f"rendered from {instances.path.name}, smallest area first, crowds ignored"
         else:
@@ -173,11 +207,11 @@ class CocoDataset(FileDataset):
             InputError: The mask is missing or damaged, is not as large as the image, or the annotations cannot be
                 rendered.
         """
-        size = image_size(self.image_files[index])
         if self.mask_files is not None:
-            return read_mask(self.mask_files[index], len(self.classes), size, self.lookup)
+            return super().mask(index)
+        size = image_size(self.image_files[index])
         try:
-            return render_mask(self.instances.annotations(self.rows[index]), size)
+            return render_mask(self.instances.annotations(self.rows[index]), size, self.instances.categories)
         # The C code behind pycocotools answers odd polygons and run lengths with errors of many kinds.
         except Exception as error:
             raise InputError(
@@ -187,7 +221,9 @@ class CocoDataset(FileDataset):
             ) from error
 
 
-def render_mask(annotations: Sequence[Mapping[str, Any]], size: tuple[int, int]) -> np.ndarray:
+def render_mask(
+    annotations: Sequence[Mapping[str, Any]], size: tuple[int, int], categories: Mapping[int, int] = _OFFICIAL
+) -> np.ndarray:
     """Paint the objects of one image into a mask.
 
     Objects are painted from the smallest ``area`` to the largest, each only where nothing is yet, so that what lies
@@ -196,6 +232,7 @@ def render_mask(annotations: Sequence[Mapping[str, Any]], size: tuple[int, int])
     Args:
         annotations: Annotations as in COCO's instances JSON.
         size: ``(height, width)`` of the image.
+        categories: The class, from 0 on, of each category id.
 
     Returns:
         ``(H, W)`` uint8: 0 background, 1..80 classes, 255 crowds.
@@ -204,10 +241,9 @@ def render_mask(annotations: Sequence[Mapping[str, Any]], size: tuple[int, int])
         ValueError: A segmentation was made for an image of another size.
         KeyError: An annotation has no segmentation, area or known category.
     """
-    lookup = category_lookup()
     mask = np.zeros(size, dtype=np.uint8)
     for annotation in sorted(annotations, key=lambda one: (bool(one.get("iscrowd", 0)), one["area"])):
-        value = IGNORE if annotation.get("iscrowd", 0) else lookup[annotation["category_id"]]
+        value = IGNORE if annotation.get("iscrowd", 0) else categories[annotation["category_id"]] + 1
         mask[_decode(annotation["segmentation"], size) & (mask == 0)] = value
     return mask
 
@@ -284,6 +320,8 @@ def _find_mask_folder(root: Path, split: str, masks: Path | None) -> Path | None
 
 def _mask_files(folder: Path, ids: Sequence[str]) -> list[Path]:
     found = _by_id(folder, (".png",))
+    if not found:
+        refuse_unusable_masks(folder, ids)
     return [found.get(image_id, folder / f"{image_id}.png") for image_id in ids]
 
 
@@ -313,6 +351,7 @@ class Instances:
         labels: ``(n, 80)`` float32 of 0 and 1.
         spans: ``(m, 2)`` int64, first and last byte + 1 in the file of each annotation, ordered by image.
         bounds: ``(n + 1,)`` int64; the annotations of image i are ``spans[bounds[i] : bounds[i + 1]]``.
+        categories: The class, from 0 on, of each category id.
     """
 
     path: Path
@@ -320,6 +359,7 @@ class Instances:
     labels: Tensor
     spans: np.ndarray
     bounds: np.ndarray
+    categories: Mapping[int, int]
 
     def annotations(self, row: int) -> list[dict[str, Any]]:
         """Read the annotations of image ``row`` from the file, in its order."""
@@ -370,6 +410,7 @@ def _read_index(path: Path, index: Path) -> Instances | None:
                 labels=torch.from_numpy(labels.astype(np.float32)),
                 spans=stored["spans"],
                 bounds=stored["bounds"],
+                categories=dict(stored["categories"].tolist()),
             )
     except Exception:  # NumPy and zipfile report damage in many ways
         return None
@@ -384,6 +425,7 @@ def _write_index(instances: Instances, index: Path) -> None:
             labels=np.packbits(instances.labels.numpy().astype(bool), axis=1),
             spans=instances.spans,
             bounds=instances.bounds,
+            categories=np.array(list(instances.categories.items())),
         )
 
     with contextlib.suppress(InputError):  # the data may lie where nothing can be written
@@ -413,6 +455,7 @@ def _parse_instances(path: Path) -> Instances:
 
 def _index_instances(path: Path, text: str) -> Instances:
     images, owners, categories, starts, stops = (array("q") for _ in range(5))
+    named: dict[int, str] = {}
 
     def visit_image(image: dict[str, Any], *_: int) -> None:
         images.append(image["id"])
@@ -423,14 +466,19 @@ def _index_instances(path: Path, text: str) -> Instances:
         starts.append(start)
         stops.append(stop)
 
-    sections = _walk(text, {"images": visit_image, "annotations": visit_annotation})
+    def visit_category(category: dict[str, Any], *_: int) -> None:
+        named[int(category["id"])] = str(category["name"])
+
+    sections = _walk(text, {"images": visit_image, "annotations": visit_annotation, "categories": visit_category})
     missing = {"images", "annotations"} - sections
     if missing:
         raise InputError(f"{path} has no {min(missing)!r}; give the instances JSON of COCO 2014.")
     numbers = _sorted_numbers(path, images)
     rows = _rows_of_owners(path, numbers, _as_numpy(owners))
     labels = torch.zeros(len(numbers), len(COCO_CLASSES))
-    labels[torch.from_numpy(rows), torch.from_numpy(_classes_of_categories(path, _as_numpy(categories)))] = 1.0
+    known = _known_categories(path, named, set(categories))
+    classes = np.array([known[number] for number in categories], dtype=np.int64)
+    labels[torch.from_numpy(rows), torch.from_numpy(classes)] = 1.0
     by_image = np.argsort(rows, kind="stable")
     return Instances(
         path=path,
@@ -438,6 +486,7 @@ def _index_instances(path: Path, text: str) -> Instances:
         labels=labels,
         spans=np.stack([_as_numpy(starts), _as_numpy(stops)], axis=1)[by_image],
         bounds=np.searchsorted(rows[by_image], np.arange(len(numbers) + 1)),
+        categories=known,
     )
 
 
@@ -468,15 +517,29 @@ def _rows_of_owners(path: Path, numbers: np.ndarray, owners: np.ndarray) -> np.n
     return rows
 
 
-def _classes_of_categories(path: Path, categories: np.ndarray) -> np.ndarray:
-    """Return the class, from 0 on, of the category of each annotation."""
-    unknown = ~np.isin(categories, CATEGORY_IDS)
-    if unknown.any():
+def _known_categories(path: Path, named: Mapping[int, str], used: Collection[int]) -> dict[int, int]:
+    """Return the class, from 0 on, of the category ids of a file, found by their names.
+
+    COCO's own ids also count where the file does not name them, as long as those that it names have COCO's numbers.
+
+    Args:
+        path: The file.
+        named: The names of the categories that the file lists.
+        used: The category ids of its annotations.
+    """
+    position = positions(COCO_CLASSES)
+    known = {number: position[name_key(name)] for number, name in named.items() if name_key(name) in position}
+    if all(_OFFICIAL.get(number) == known.get(number) for number in named):
+        known = _OFFICIAL | known
+    unknown = sorted(set(used) - known.keys())
+    if unknown:
+        number = unknown[0]
+        what = f"which it calls {named[number]!r}, none" if number in named else "which is none"
         raise InputError(
-            f"{path} has an annotation of category {categories[unknown][0]}, which is none of the 80 of COCO; give the "
-            "instances JSON of COCO 2014."
+            f"{path} has an annotation of category {number}, {what} of the 80 classes {listed(COCO_CLASSES)}; give the "
+            "instances JSON of COCO 2014, or pictures with other classes as a folder with labels.csv and preset photos."
         )
-    return category_lookup()[categories].astype(np.int64) - 1
+    return known
 
 
 _MARK = re.compile(r"[ \t\r\n]*([][{},:])[ \t\r\n]*")

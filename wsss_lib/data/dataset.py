@@ -25,7 +25,14 @@ class Dataset(ABC):
         ids: One unique file-name-safe string per image.
         labels: ``(n, K)`` float32, 1 where the image shows the class, else 0.
         has_masks: Whether :meth:`mask` can be called.
+        label_source: Where the labels come from and what names are there, as the beginning of a sentence.
+        truth: Which masks these are, to be printed beside every score; "" if that is clear.
+        notes: What was odd when the data set was opened, one sentence each.
     """
+
+    label_source: str = ""
+    truth: str = ""
+    notes: tuple[str, ...] = ()
 
     def __init__(self, name: str, classes: Sequence[str], ids: Sequence[str], labels: Tensor, has_masks: bool) -> None:
         if not ids:
@@ -56,8 +63,12 @@ class Dataset(ABC):
     def size(self, index: int) -> tuple[int, int]:
         """Return ``(height, width)`` of image ``index`` without decoding it."""
 
-    def picture_files(self) -> Sequence[Path] | None:
-        """Return the file of every image, or None if the images are drawn or lie in memory."""
+    def image_file(self, index: int) -> Path | None:  # noqa: ARG002
+        """Return the file of image ``index``; by default None, for one that lies in no file."""
+        return None
+
+    def mask_file(self, index: int) -> Path | None:  # noqa: ARG002
+        """Return the file of the mask of image ``index``; by default None, for one that lies in no file."""
         return None
 
     def head(self, count: int) -> Dataset:
@@ -80,6 +91,7 @@ class Derived(Dataset):
         super().__init__(name, whole.classes, ids, whole.labels[list(indices)], whole.has_masks)
         self.whole = whole
         self.indices = indices
+        self.label_source, self.truth, self.notes = whole.label_source, whole.truth, whole.notes
 
     def image(self, index: int) -> Image.Image:
         """Return image ``index`` as 8-bit RGB."""
@@ -93,10 +105,13 @@ class Derived(Dataset):
         """Return ``(height, width)`` of image ``index``."""
         return self.whole.size(self.indices[index])
 
-    def picture_files(self) -> Sequence[Path] | None:
-        """Return the file of every image, or None if the images do not lie in files."""
-        files = self.whole.picture_files()
-        return None if files is None else [files[i] for i in self.indices]
+    def image_file(self, index: int) -> Path | None:
+        """Return the file of image ``index``."""
+        return self.whole.image_file(self.indices[index])
+
+    def mask_file(self, index: int) -> Path | None:
+        """Return the file of the mask of image ``index``."""
+        return self.whole.mask_file(self.indices[index])
 
 
 class FileDataset(Dataset):
@@ -109,6 +124,7 @@ class FileDataset(Dataset):
         labels: ``(n, K)`` image-level labels.
         images: The n image files.
         masks: The n mask files, or None if there are none.
+        lookup: What the values in these files mean, see :func:`wsss_lib.data.files.read_mask`.
 
     Raises:
         InputError: An image file is missing, the list is empty or names an image twice.
@@ -122,6 +138,7 @@ class FileDataset(Dataset):
         labels: Tensor,
         images: Sequence[Path],
         masks: Sequence[Path] | None = None,
+        lookup: np.ndarray | None = None,
     ) -> None:
         super().__init__(name, classes, ids, labels, has_masks=masks is not None)
         missing = [path for path in images if not path.is_file()]
@@ -132,10 +149,8 @@ class FileDataset(Dataset):
             )
         self.image_files = tuple(images)
         self.mask_files = None if masks is None else tuple(masks)
-
-    def picture_files(self) -> Sequence[Path]:
-        """Return the file of every image."""
-        return self.image_files
+        self.lookup = lookup
+        self.truth = f"{masks[0].parent}" if masks else ""
 
     def image(self, index: int) -> Image.Image:
         """Return image ``index`` as 8-bit RGB, see :func:`wsss_lib.data.files.read_image`."""
@@ -150,8 +165,17 @@ class FileDataset(Dataset):
         """
         if self.mask_files is None:
             raise InputError(f"{self.name} has no masks, so it cannot be evaluated; give a folder of masks.")
-        return read_mask(self.mask_files[index], len(self.classes), self.size(index))
+        image = self.image_files[index]
+        return read_mask(self.mask_files[index], len(self.classes), image_size(image), self.lookup, image)
 
     def size(self, index: int) -> tuple[int, int]:
         """Return ``(height, width)`` of image ``index`` from the header of its file."""
         return image_size(self.image_files[index])
+
+    def image_file(self, index: int) -> Path:
+        """Return the file of image ``index``."""
+        return self.image_files[index]
+
+    def mask_file(self, index: int) -> Path | None:
+        """Return the file of the mask of image ``index``, whether it is there or not; None if there are no masks."""
+        return None if self.mask_files is None else self.mask_files[index]

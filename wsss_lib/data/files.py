@@ -7,14 +7,15 @@ import pickle
 import pickletools
 import re
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 import numpy as np
-from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
+from wsss_lib.data import names as spelling
 from wsss_lib.errors import InputError
 
 IGNORE = 255
@@ -31,31 +32,78 @@ def read_image(path: str | Path) -> Image.Image:
     """Read an image as 8-bit RGB.
 
     Greyscale, palette and CMYK images are converted, an alpha channel is dropped without blending, and 16-bit values
-    lose their lower byte. An EXIF orientation is left alone, because masks are stored in the orientation of the file.
+    lose their lower byte. An EXIF orientation is obeyed, as every viewer does.
 
     Args:
         path: A file in any format that Pillow reads; of an animation the first frame counts.
 
     Returns:
-        The image in mode ``RGB``, (W, H) as stored.
+        The image in mode ``RGB``, upright.
 
     Raises:
         InputError: The file is missing, cut off, damaged, no image, or holds values of no known range.
     """
     path = Path(path)
     with _opened(path) as picture:
+        turn = _turn(picture)
         picture.load()
-        return _to_rgb(picture, path)
+        upright = _to_rgb(picture, path)
+        return upright if turn is None else upright.transpose(turn)
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
-    """Return ``(height, width)`` of an image or mask, read from the file's header alone.
+    """Return ``(height, width)`` that :func:`read_image` gives an image, read from the file's header alone.
 
     Raises:
         InputError: The file is missing or no image.
     """
     with _opened(Path(path)) as picture:
-        return picture.height, picture.width
+        return _upright_size(picture)
+
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""How pixels are brought upright, by EXIF orientation."""
+
+_SIDEWAYS = (_TURNS[5], _TURNS[6], _TURNS[7], _TURNS[8])
+
+
+def _turn(picture: ImageFile.ImageFile) -> Image.Transpose | None:
+    """Return how an image is brought upright that has been opened but not loaded; None for not at all."""
+    if picture.format == "TIFF":  # Pillow turns these itself
+        return None
+    try:
+        # The method of the base class: that of PNG would decode the image, to look for EXIF behind its pixels.
+        return _TURNS.get(Image.Image.getexif(picture).get(ExifTags.Base.Orientation, 1))
+    except Exception:  # damaged EXIF data do not make an image unreadable
+        return None
+
+
+def _upright_size(picture: ImageFile.ImageFile) -> tuple[int, int]:
+    return (picture.width, picture.height) if _turn(picture) in _SIDEWAYS else (picture.height, picture.width)
+
+
+def is_turned(path: str | Path) -> bool:
+    """Whether the EXIF orientation of an image turns or mirrors it, read from the file's header alone.
+
+    Raises:
+        InputError: The file is missing or no image.
+    """
+    with _opened(Path(path)) as picture:
+        return _turn(picture) is not None
+
+
+def _fits_unturned(image: Path, size: tuple[int, int]) -> bool:
+    """Whether an image, which has another size, would have this one without its EXIF orientation."""
+    with _opened(image) as picture:
+        return _turn(picture) in _SIDEWAYS and size == (picture.height, picture.width)
 
 
 @contextmanager
@@ -97,7 +145,11 @@ def _to_rgb(picture: Image.Image, path: Path) -> Image.Image:
 
 
 def read_mask(
-    path: str | Path, num_classes: int, size: tuple[int, int] | None = None, lookup: np.ndarray | None = None
+    path: str | Path,
+    num_classes: int,
+    size: tuple[int, int] | None = None,
+    lookup: np.ndarray | None = None,
+    image: Path | None = None,
 ) -> np.ndarray:
     """Read a mask from a palette or greyscale PNG: the stored numbers count, not the colours.
 
@@ -105,8 +157,9 @@ def read_mask(
         path: A PNG file.
         num_classes: K; the mask may hold 0..K and 255.
         size: The ``(height, width)`` that the mask must have.
-        lookup: ``(256,)`` uint8, what each stored value stands for, applied before the values are checked. An entry
-            255 marks a value that must not occur; 255 itself remains 255.
+        lookup: ``(256,)`` int16, what each stored value stands for: 0..K, 255 for ignored, or -1 for a value that must
+            not occur; see :func:`parse_mask_values`. None if the values are those that are returned.
+        image: The file of the mask's image, in which the reason is looked for if the size is another one.
 
     Returns:
         ``(H, W)`` uint8: 0 background, k + 1 class k, 255 ignored.
@@ -122,34 +175,96 @@ def read_mask(
                 f"{path} is a {picture.format} file with {picture.mode} pixels; save the mask as a PNG with a palette "
                 "or in greyscale, whose pixel values are the class numbers."
             )
-        if size is not None and (picture.height, picture.width) != tuple(size):  # before room is made for its pixels
+        found = _upright_size(picture)
+        if size is not None and found != tuple(size):  # before room is made for its pixels
             raise InputError(
-                f"{path} is {picture.height} x {picture.width} pixels (height x width) but its image is "
-                f"{size[0]} x {size[1]}; give a mask of the image's size."
+                f"{path} is {found[0]} x {found[1]} pixels (height x width) but its image is {size[0]} x {size[1]}"
+                + (
+                    f", because the EXIF orientation of {image.name} turns it; turn the mask as viewers show the image."
+                    if image is not None and _fits_unturned(image, found)
+                    else "; give a mask of the image's size."
+                )
             )
+        turn = _turn(picture)
         # Pillow stretches greyscale PNGs of 2 and 4 bits to 0..255.
         stretched_by = {"L;2": 85, "L;4": 17}.get(str(picture.tile[0][3]), 1)
-        stored = np.asarray(picture).astype(np.int64) // stretched_by
+        stored = np.asarray(picture if turn is None else picture.transpose(turn)).astype(np.int64) // stretched_by
     return _as_classes(stored, path, num_classes, lookup)
 
 
 def _as_classes(stored: np.ndarray, path: Path, num_classes: int, lookup: np.ndarray | None) -> np.ndarray:
     """Map stored mask values to uint8 class numbers, refusing those that are none."""
-    table = np.full(256, IGNORE, dtype=np.uint8)
+    table = np.full(257, -1, dtype=np.int16)  # the last entry is for all values beyond 255
     if lookup is None:
         table[: num_classes + 1] = np.arange(num_classes + 1)
-    else:
-        table[:] = np.where(lookup <= num_classes, lookup, IGNORE)
         table[IGNORE] = IGNORE
-    clipped = np.minimum(stored, IGNORE)
-    mask = table[clipped]
-    wrong = (mask == IGNORE) & (stored != IGNORE)
-    if wrong.any():
+    else:
+        table[:256] = np.where((lookup <= num_classes) | (lookup == IGNORE), lookup, -1)
+    mask = table[np.clip(stored, -1, 256)]
+    if (mask < 0).any():
+        value = stored[mask < 0][0]
         raise InputError(
-            f"{path} holds the value {stored[wrong][0]}, which is no class; give a mask that holds 0 (background), the "
+            f"{path} holds the value {value}, which is no class; give a mask that holds 0 (background), the "
             f"numbers of the {num_classes} classes and 255 (ignored)."
+            if lookup is None
+            else f"{path} holds the value {value}, which is no class by mask_values; add it there or correct the mask."
         )
-    return mask
+    return mask.astype(np.uint8)
+
+
+def parse_mask_values(text: str, num_classes: int) -> np.ndarray | None:
+    """Read the parameter ``mask_values``, which says what the stored values of masks mean.
+
+    Args:
+        text: Pairs of a stored value and a class number, such as ``"0:0,255:1"``; "" if masks hold class numbers.
+            Without a pair of its own 0 is background and 255 is ignored. A value without a pair must not occur.
+        num_classes: K.
+
+    Returns:
+        ``(256,)`` int16, see :func:`read_mask`; None for "".
+
+    Raises:
+        InputError: It is something else, or a number is none of a class.
+    """
+    if not text.strip():
+        return None
+    table = np.full(256, -1, dtype=np.int16)
+    table[[0, IGNORE]] = 0, IGNORE
+    seen: set[int] = set()
+    for pair in text.split(","):
+        found = re.fullmatch(r"\s*(\d{1,3})\s*:\s*(\d{1,3})\s*", pair, re.ASCII)
+        value, number = (int(found[1]), int(found[2])) if found else (-1, -1)
+        if not 0 <= value <= 255 or value in seen or not (0 <= number <= num_classes or number == IGNORE):
+            raise InputError(
+                f"mask_values {text!r} cannot be used because of {pair.strip()!r}; give each stored value from 0 to "
+                f"255 once, with 0 (background), a class number up to {num_classes} or 255 (ignored), such as "
+                '"0:0,255:1".'
+            )
+        table[value] = number
+        seen.add(value)
+    return table
+
+
+def refuse_unusable_masks(folder: Path, ids: Collection[str]) -> None:
+    """Raise for a folder with image files, none of which is the mask of an image, because of its name or its format.
+
+    Args:
+        folder: The folder; one that does not exist counts as empty.
+        ids: The ids of all images.
+
+    Raises:
+        InputError: There are such files only.
+    """
+    others = files_by_stem(folder, [suffix for suffix in Image.registered_extensions() if suffix != ".png"])
+    found = [*files_by_stem(folder, (".png",)).items(), *sorted(others.items())]
+    if not found or any(stem in ids and path.suffix.lower() == ".png" for stem, path in found):
+        return
+    stem, path = next(((stem, path) for stem, path in found if stem in ids), found[0])
+    example = next((name for name in sorted(ids, key=len, reverse=True) if name in stem), min(ids, default="image"))
+    raise InputError(
+        f"{folder} holds no mask of any image, but {path.name} ({len(found)} such files); give each mask the name of "
+        f"its image and save it as a PNG, such as {example}.png, or take the folder away."
+    )
 
 
 def voc_palette() -> np.ndarray:
@@ -245,27 +360,37 @@ def read_classes(path: str | Path) -> tuple[str, ...]:
     """Read a ``classes.txt``: one foreground class per line, the first of which has the mask value 1.
 
     Raises:
-        InputError: The file is missing, or names no class, a class twice, the background, or more than 254 classes.
+        InputError: The file is missing, or names no class, a class twice or in two spellings, the background, or more
+            than 254 classes.
     """
     return checked_classes([line for line in read_lines(path) if line], Path(path))
 
 
 def checked_classes(names: Sequence[str], path: Path) -> tuple[str, ...]:
-    """Return the class names from file ``path`` if they can be the classes of a data set.
+    """Return the class names from file ``path``, in Unicode form NFC, if they can be the classes of a data set.
 
     Raises:
-        InputError: There is no class, one twice, one called background, or more than fit between 0 and 255.
+        InputError: There is no class, one twice or in two spellings, one called background, or more than fit between 0
+            and 255.
     """
     if not names:
         raise InputError(f"{path} names no class; name at least one.")
+    seen: dict[str, str] = {}
+    for name in names:
+        other = seen.setdefault(spelling.key(name), name)
+        if other != name:
+            raise InputError(
+                f"{path} names the classes {spelling.shown(other, name)} and {spelling.shown(name, other)}, which "
+                "differ only in case, blanks or Unicode form; write the name in one way."
+            )
     twice = [name for index, name in enumerate(names) if name in names[:index]]
     if twice:
         raise InputError(f"{path} names the class {twice[0]!r} more than once; name every class once.")
-    if "background" in names:
+    if "background" in seen:
         raise InputError(f"{path} names 'background'; leave it out, mask value 0 is always the background.")
     if len(names) >= IGNORE:
         raise InputError(f"{path} names {len(names)} classes; masks have room for {IGNORE - 1}, take some away.")
-    return tuple(names)
+    return tuple(spelling.composed(name) for name in names)
 
 
 def files_by_stem(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
@@ -276,14 +401,14 @@ def files_by_stem(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
         suffixes: The endings wanted, in lower case; of two files with one stem the earlier ending wins.
 
     Returns:
-        The path of every file with such an ending, in any case, by its name without the ending.
+        The path of every file with such an ending, in any case, by its name without the ending, in Unicode form NFC.
     """
     if not folder.is_dir():
         return {}
     rank = {suffix: position for position, suffix in enumerate(suffixes)}
     found = [path for path in folder.iterdir() if path.suffix.lower() in rank]
     found.sort(key=lambda path: (rank[path.suffix.lower()], path.name), reverse=True)
-    return {path.stem: path for path in found}
+    return {spelling.composed(path.stem): path for path in found}
 
 
 # --------------------------------------------------------------------------------------------- pickled dictionaries

@@ -22,7 +22,15 @@ from PIL import Image
 from torch import Tensor
 
 from wsss_lib.data.dataset import FileDataset
-from wsss_lib.data.files import checked_classes, files_by_stem, read_classes, read_lines
+from wsss_lib.data.files import (
+    checked_classes,
+    files_by_stem,
+    parse_mask_values,
+    read_classes,
+    read_lines,
+    refuse_unusable_masks,
+)
+from wsss_lib.data.names import SEPARATORS, composed, key, parts, positions
 from wsss_lib.errors import InputError
 
 _SPLITS = ("train", "val", "all")
@@ -39,24 +47,27 @@ class _Row:
         return Path(self.image).stem
 
 
-def load_folder(root: str | Path, split: str) -> FileDataset:
+def load_folder(root: str | Path, split: str, mask_values: str = "") -> FileDataset:
     """Load a folder of one's own images.
 
     ``labels.csv`` has one row per image: its file name in ``images/`` and its classes, separated by semicolons, or
     none. A third column may say ``train`` or ``val``; without it, every split is all the images. The classes are those
     of ``classes.txt``, or else all that the table names, in alphabetical order; class k of them has the mask value
-    k + 1. If no image of the split has a mask ``masks/<name of the image without its ending>.png``, there are no masks.
+    k + 1. Neither case, nor blanks, nor the Unicode form of a name matter. If no image of the split has a mask
+    ``masks/<name of the image without its ending>.png``, there are no masks.
 
     Args:
         root: The folder.
         split: ``train``, ``val`` or ``all``.
+        mask_values: What the values of the masks mean, see :func:`wsss_lib.data.files.parse_mask_values`.
 
     Returns:
         The images in the order of the table; an id is the image's file name without its ending.
 
     Raises:
         InputError: The table is missing, empty or malformed, names an image twice or one that is not there, or leaves
-            one out; a class is not in ``classes.txt``; two images have one id; the split is unknown or empty.
+            one out; a class is not in ``classes.txt``, in two spellings, or several in one; two images have one id; the
+            split is unknown or empty; there are files of masks, none of which has the name or format of one.
     """
     root = Path(root).absolute()
     if split not in _SPLITS:
@@ -68,24 +79,30 @@ def load_folder(root: str | Path, split: str) -> FileDataset:
     chosen = [row for row in rows if split == "all" or row.split in (None, split)]
     if not chosen:
         raise InputError(f"{table} has no image of the split {split!r}; write {split} into the column split of some.")
-    return FileDataset(
+    refuse_unusable_masks(root / "masks", {row.id for row in rows})
+    data = FileDataset(
         name=f"{root.name} {split}",
         classes=classes,
         ids=[row.id for row in chosen],
         labels=_labels(chosen, classes),
         images=[images[row.image] for row in chosen],
         masks=_find_masks(root / "masks", chosen),
+        lookup=parse_mask_values(mask_values, len(classes)),
     )
+    data.label_source = f"{table} names no class in their rows"
+    if rows[0].split is None and split != "all":
+        data.notes = (f"{table.name} has no column split, so that train and val are both all the images.",)
+    return data
 
 
 def _read_table(path: Path) -> list[_Row]:
     reader = csv.DictReader(line + "\n" for line in read_lines(path))
     rows: list[_Row] = []
     try:
-        header = [name.strip() for name in reader.fieldnames or ()]
+        header = [name.strip().lower() for name in reader.fieldnames or ()]
         if header not in (["image", "labels"], ["image", "labels", "split"]):
             raise InputError(
-                f"{path} begins with {','.join(header)!r}; its first line must be 'image,labels' or "
+                f"{path} begins with {','.join(reader.fieldnames or ())!r}; its first line must be 'image,labels' or "
                 "'image,labels,split'."
             )
         reader.fieldnames = header
@@ -106,10 +123,13 @@ def _checked_row(cells: Mapping[str | None, str | None], where: str) -> _Row:
             "comma before an empty cell."
         )
     image, labels, split = (str(cells.get(name, "")).strip() for name in ("image", "labels", "split"))
+    image, split = composed(image), split.lower()
     if not image or image.startswith(".") or re.search(r'[\\/:*?"<>|\x00-\x1f]', image):
         raise InputError(f"{where}: {image!r} is no file name; write the name of a file in the folder images.")
     if "split" in cells and split not in ("train", "val"):
-        raise InputError(f"{where}: the split is {split!r}; write train or val.")
+        raise InputError(
+            f"{where}: the split is {split!r}; write train or val, and separate several labels by semicolons."
+        )
     names = tuple(name.strip() for name in labels.split(";") if name.strip())
     return _Row(image, names, split if "split" in cells else None)
 
@@ -125,8 +145,11 @@ def _find_images(folder: Path, rows: Sequence[_Row], table: Path) -> dict[str, P
             raise InputError(f"{table}: the image {row.image!r} {what}; keep one row, or rename one of the files.")
         seen[row.id] = row.image
     endings = Image.registered_extensions().keys()
-    images = {path.name: path for path in sorted(folder.iterdir()) if path.suffix.lower() in endings}
-    images = {name: path for name, path in images.items() if not name.startswith(".")}
+    files = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in endings]
+    images: dict[str, Path] = {}
+    for path in files:
+        if not path.name.startswith(".") and images.setdefault(composed(path.name), path) != path:
+            raise InputError(f"{folder} has two files called {path.name!r}, in two Unicode forms; rename one of them.")
     for row in rows:
         if row.image not in images:
             raise InputError(
@@ -136,25 +159,38 @@ def _find_images(folder: Path, rows: Sequence[_Row], table: Path) -> dict[str, P
     if unlisted:
         raise InputError(
             f"{folder / unlisted[0]} has no labels ({len(unlisted)} of {len(images)} images have none); give it a row "
-            f"in {table.name}, with an empty label if it shows no class."
+            f"in {table.name}, with an empty label if it shows no class, or, if it is a mask, move it to "
+            f"{folder.parent / 'masks'}, as a PNG with the name of its image."
         )
     return images
 
 
 def _find_classes(path: Path, rows: Sequence[_Row], table: Path) -> tuple[str, ...]:
-    named = sorted({name for row in rows for name in row.labels})
-    if not path.is_file():
-        return checked_classes(named, table)
-    classes = read_classes(path)
-    unknown = [(row.image, name) for row in rows for name in row.labels if name not in classes]
-    if unknown:
-        image, name = unknown[0]
-        raise InputError(f"{table}: the label {name!r} of {image!r} is not in {path.name}; add it there or correct it.")
-    return classes
+    """Return the classes, once every label is known to be exactly one of them."""
+    labels = [(row.image, name) for row in rows for name in row.labels]
+    listed = read_classes(path) if path.is_file() else None
+    known = positions([name for _, name in labels] if listed is None else listed)
+    for image, name in labels:
+        if listed is not None and key(name) in known:
+            continue
+        if parts(name, known) or (listed is None and re.search(f"[{SEPARATORS}]", name)):
+            several = parts(name, known) or [part.strip() for part in re.split(f"[{SEPARATORS}]", name)]
+            raise InputError(
+                f"{table}: the label {name!r} of {image!r} looks like several; separate labels by semicolons, "
+                f"{';'.join(several)}, or list it in classes.txt if it is one class."
+            )
+        if listed is not None:
+            raise InputError(
+                f"{table}: the label {name!r} of {image!r} is not in {path.name}; add it there or correct it."
+            )
+    return listed or tuple(sorted(checked_classes(sorted({name for _, name in labels}), table)))
 
 
 def _labels(rows: Sequence[_Row], classes: Sequence[str]) -> Tensor:
-    return torch.tensor([[float(name in row.labels) for name in classes] for row in rows])
+    known, labels = positions(classes), torch.zeros(len(rows), len(classes))
+    for row, values in zip(rows, labels, strict=True):
+        values[[known[key(name)] for name in row.labels]] = 1.0
+    return labels
 
 
 def _find_masks(folder: Path, rows: Sequence[_Row]) -> list[Path] | None:

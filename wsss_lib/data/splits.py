@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from wsss_lib.data.coco import load_coco
 from wsss_lib.data.dataset import Dataset
+from wsss_lib.data.doubts import find_doubts
 from wsss_lib.data.folder import load_folder
+from wsss_lib.data.names import listed
 from wsss_lib.data.toy import COUNTS, ToyOptions, ToyWorld
 from wsss_lib.data.voc import load_voc
 from wsss_lib.errors import InputError
@@ -31,6 +34,11 @@ class Splits:
         """The K foreground class names."""
         return self.training.classes
 
+    @cached_property
+    def doubts(self) -> tuple[str, ...]:
+        """What makes numbers on these data doubtful, see :func:`wsss_lib.data.doubts.find_doubts`."""
+        return find_doubts(self.training, self.scored)
+
 
 def open_splits(
     preset: str,
@@ -38,6 +46,7 @@ def open_splits(
     labels: Path | None = None,
     limit: int = 0,
     toy: ToyOptions | None = None,
+    mask_values: str = "",
 ) -> Splits:
     """Open the data of a preset.
 
@@ -50,32 +59,58 @@ def open_splits(
         labels: Where the image-level labels of a folder in VOC's layout come from, see `load_voc`.
         limit: If positive, only the first images of every split, for a quick look.
         toy: Of what kind the toy world is; None for the usual one.
+        mask_values: What the values of the masks mean, see :func:`wsss_lib.data.files.parse_mask_values`; for
+            ``coco14`` also ``raw``.
 
     Raises:
-        InputError: The folder is missing or is not what the preset needs.
+        InputError: The folder is missing or is not what the preset needs, ``labels`` or ``mask_values`` would not be
+            used, or no training image has a label.
     """
     if preset == "toy":
         counts = {name: min(limit or count, count) for name, count in COUNTS.items()}
         world = {name: ToyWorld(name, count, options=toy or ToyOptions()) for name, count in counts.items()}
         return Splits(world["train"], world)
-    splits = _open_files(preset, root, labels)
+    splits = _open_files(preset, root, labels, mask_values)
+    _refuse_without_labels(splits.training)
+    if mask_values and all(data.mask_file(0) is None for data in splits.scored.values()):
+        raise InputError(f"mask_values {mask_values!r} is given, but {root} has no files of masks; leave it out.")
     if not limit:
         return splits
-    return Splits(splits.training.head(limit), {name: data.head(limit) for name, data in splits.scored.items()})
+    splits = Splits(splits.training.head(limit), {name: data.head(limit) for name, data in splits.scored.items()})
+    if not splits.training.labels.any():
+        raise InputError(f"the {splits.training.name} show no class; give a higher limit, or 0 for all images.")
+    return splits
 
 
-def _open_files(preset: str, root: Path | None, labels: Path | None) -> Splits:
+def _refuse_without_labels(training: Dataset) -> None:
+    """Raise for images none of which has a label: a network would learn that there is nothing anywhere."""
+    if not training.labels.any():
+        raise InputError(
+            f"none of the {len(training)} images of {training.name} has a label: {training.label_source}; write "
+            f"names of the classes ({listed(training.classes, 20)}) there, or put the classes that are meant into "
+            "classes.txt."
+        )
+
+
+def _open_files(preset: str, root: Path | None, labels: Path | None, mask_values: str) -> Splits:
     if root is None:
         raise InputError(f"preset {preset!r} needs data; give its folder as data_root.")
     if not root.is_dir():
         raise InputError(f"data_root {root} is no folder; give the folder that holds the data of preset {preset!r}.")
     if preset == "coco14":
-        coco = {name: load_coco(root, name) for name in ("train", "val")}
+        _refuse_unused(labels, "preset coco14 takes them from the instances JSON")
+        coco = {name: load_coco(root, name, mask_values=mask_values) for name in ("train", "val")}
         return Splits(coco["train"], coco)
     if preset == "photos" and (root / "labels.csv").is_file():
-        own = {name: load_folder(root, name) for name in ("train", "val")}
+        _refuse_unused(labels, f"{root / 'labels.csv'} has those of its images")
+        own = {name: load_folder(root, name, mask_values) for name in ("train", "val")}
         return Splits(own["train"], own)
-    voc = {name: load_voc(root, name, labels) for name in ("train", "val")}
+    voc = {name: load_voc(root, name, labels, mask_values=mask_values) for name in ("train", "val")}
     lists = root / "ImageSets" / "Segmentation"
     augmented = preset == "voc12" or any((lists / f"{name}.txt").is_file() for name in ("train_aug", "trainaug"))
-    return Splits(load_voc(root, "train_aug", labels) if augmented else voc["train"], voc)
+    return Splits(load_voc(root, "train_aug", labels, mask_values=mask_values) if augmented else voc["train"], voc)
+
+
+def _refuse_unused(labels: Path | None, why: str) -> None:
+    if labels is not None:
+        raise InputError(f"labels {labels} is given, but {why}; leave labels out.")

@@ -11,7 +11,9 @@ Layout::
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from xml.etree import ElementTree
 
@@ -20,7 +22,16 @@ import torch
 from torch import Tensor
 
 from wsss_lib.data.dataset import FileDataset
-from wsss_lib.data.files import IMAGE_SUFFIXES, files_by_stem, read_classes, read_lines, read_pickled_array_dict
+from wsss_lib.data.files import (
+    IMAGE_SUFFIXES,
+    files_by_stem,
+    parse_mask_values,
+    read_classes,
+    read_lines,
+    read_pickled_array_dict,
+    refuse_unusable_masks,
+)
+from wsss_lib.data.names import composed, key, listed, parts, positions
 from wsss_lib.errors import InputError
 
 VOC_CLASSES = (
@@ -51,8 +62,17 @@ _MASK_FOLDERS = ("SegmentationClass", "SegmentationClassAug")
 _TRAIN_AUG = ("train_aug", "trainaug")
 
 
+_NAME = ("name", "Name", "NAME")
+_OTHER_NAMES = ("part", "owner")
+"""Elements of VOC's annotations whose names are none of objects: parts of a person, the owner of a photograph."""
+
+
 def load_voc(
-    root: str | Path, split: str, labels: str | Path | None = None, sbd_root: str | Path | None = None
+    root: str | Path,
+    split: str,
+    labels: str | Path | None = None,
+    sbd_root: str | Path | None = None,
+    mask_values: str = "",
 ) -> FileDataset:
     """Load a split of PASCAL VOC 2012 or of a folder in its layout.
 
@@ -67,25 +87,35 @@ def load_voc(
             list of ``train_aug``, it is made of VOC's train list and both SBD lists without VOC's val list, sorted.
         labels: A ``.npy`` or ``.txt`` file or a folder of XML files.
         sbd_root: The folder with SBD's ``train.txt`` and ``val.txt``, needed only for ``train_aug`` without a list.
+        mask_values: What the values of the masks mean, see :func:`wsss_lib.data.files.parse_mask_values`.
 
     Returns:
         The images in the order of the list, with the classes of ``classes.txt`` if there is one, else VOC's 20.
 
     Raises:
-        InputError: A folder, list, image or source of labels is missing or unusable, or an image has no labels.
+        InputError: A folder, list, image or source of labels is missing or unusable, or an image has no labels; there
+            are files of masks, none of which has the name or format of one.
     """
     root = _find_root(Path(root))
     classes = read_classes(root / "classes.txt") if (root / "classes.txt").is_file() else VOC_CLASSES
     ids = _split_ids(root, split, None if sbd_root is None else Path(sbd_root))
     images = files_by_stem(root / "JPEGImages", IMAGE_SUFFIXES)
-    return FileDataset(
+    found = _load_labels(_label_source(root, labels), ids, classes, split)
+    masks = _find_masks(root, ids)
+    if masks is None:
+        for folder in _MASK_FOLDERS:
+            refuse_unusable_masks(root / folder, images.keys())
+    data = FileDataset(
         name=f"{root.name} {split}",
         classes=classes,
         ids=ids,
-        labels=_load_labels(_label_source(root, labels), ids, classes),
+        labels=found.labels,
         images=[images.get(image_id, root / "JPEGImages" / f"{image_id}.jpg") for image_id in ids],
-        masks=_find_masks(root, ids),
+        masks=masks,
+        lookup=parse_mask_values(mask_values, len(classes)),
     )
+    data.label_source, data.notes = found.source, found.notes
+    return data
 
 
 def _find_root(root: Path) -> Path:
@@ -119,7 +149,7 @@ def read_ids(path: str | Path) -> list[str]:
     for number, line in enumerate(read_lines(path), start=1):
         if not line:
             continue
-        image_id = _id_of_line(line)
+        image_id = _id_of_line(composed(line))
         if not image_id:
             raise InputError(f"{path}, line {number}: {line!r} is neither one id nor the path of an image; correct it.")
         if image_id in lines:
@@ -185,11 +215,42 @@ def _label_source(root: Path, labels: str | Path | None) -> Path:
     return source_found
 
 
-def _load_labels(source: Path, ids: Sequence[str], classes: Sequence[str]) -> Tensor:
+@dataclass(frozen=True)
+class _Labels:
+    """Labels of a split, and what to say about them, see `Dataset`."""
+
+    labels: Tensor
+    source: str
+    notes: tuple[str, ...] = ()
+
+
+def _load_labels(source: Path, ids: Sequence[str], classes: Sequence[str], split: str) -> _Labels:
     if source.is_dir():
-        return torch.stack([labels_from_xml(source / f"{image_id}.xml", classes) for image_id in ids])
-    read = labels_from_npy if source.suffix == ".npy" else labels_from_text
-    return _labels_of(read(source, classes), ids, source)
+        return _load_annotations(source, ids, classes, split)
+    if source.suffix == ".npy":
+        return _Labels(_labels_of(labels_from_npy(source, classes), ids, source), f"{source} holds only zeros for them")
+    return _Labels(
+        _labels_of(labels_from_text(source, classes), ids, source), f"{source} names no class behind their ids"
+    )
+
+
+def _load_annotations(folder: Path, ids: Sequence[str], classes: Sequence[str], split: str) -> _Labels:
+    """Read the labels of a folder of XML files."""
+    files, known = files_by_stem(folder, (".xml",)), positions(classes)
+    labels, strange, lost = torch.zeros(len(ids), len(classes)), Counter[str](), 0
+    for image_id, row in zip(ids, labels, strict=True):
+        names, of_objects = _names_in_xml(files.get(image_id, folder / f"{image_id}.xml"))
+        row[[known[name] for name in map(key, names) if name in known]] = 1.0
+        strange.update({" ".join(name.split()) for name in of_objects if key(name) not in known})
+        lost += bool(of_objects) and not row.any()
+    if not strange:
+        return _Labels(labels, f"{folder} holds no names of objects")
+    names_there = listed(sorted(strange, key=lambda name: (-strange[name], name)))
+    note = (
+        f"{folder.name} holds names that are no class and do not count, {names_there}: {lost} of the {len(ids)} images "
+        f"of {split} have no label because of that."
+    )
+    return _Labels(labels, f"{folder} holds the names {names_there}", (note,))
 
 
 def _labels_of(known: Mapping[str, Tensor], ids: Sequence[str], source: Path) -> Tensor:
@@ -206,7 +267,7 @@ def labels_from_xml(path: str | Path, classes: Sequence[str] = VOC_CLASSES) -> T
     """Read image-level labels from a VOC annotation.
 
     Every ``<name>`` that is the name of a class counts, wherever it stands, so difficult and truncated objects do, and
-    the parts of a person and misspelt names do not.
+    the parts of a person and misspelt names do not. Case, blanks, Unicode form and XML namespaces do not matter.
 
     Args:
         path: The XML file.
@@ -218,21 +279,39 @@ def labels_from_xml(path: str | Path, classes: Sequence[str] = VOC_CLASSES) -> T
     Raises:
         InputError: The file is missing, cannot be read or is no XML.
     """
+    names = {key(name) for name in _names_in_xml(Path(path))[0]}
+    return torch.tensor([float(key(name) in names) for name in classes])
+
+
+def _names_in_xml(path: Path) -> tuple[set[str], set[str]]:
+    """Return all names of an annotation, and those of objects."""
     try:
-        names = {element.text for element in ElementTree.parse(path).iter("name")}
+        root = ElementTree.parse(path).getroot()
     except FileNotFoundError:
         raise InputError(f"{path} does not exist; put the annotation there or take its id off the list.") from None
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror or error}); make it a readable file.") from error
     except (ElementTree.ParseError, ValueError, LookupError) as error:  # LookupError: an encoding that nobody knows
         raise InputError(f"{path} is no valid XML ({error}); copy it again, it may be cut off.") from error
-    return torch.tensor([float(name in names) for name in classes])
+    names, of_objects = ({root.text or ""} if _tag(root) == "name" else set()), set()
+    for element in root.iter():
+        found = [child.text or "" for child in element if child.tag.endswith(_NAME) and _tag(child) == "name"]
+        names.update(found)
+        if found and _tag(element) not in _OTHER_NAMES:
+            of_objects.update(found)
+    return names, of_objects
+
+
+def _tag(element: ElementTree.Element) -> str:
+    """Return the name of an element in lower case, without its namespace."""
+    return element.tag.rpartition("}")[2].lower()
 
 
 def labels_from_text(path: str | Path, classes: Sequence[str] = VOC_CLASSES) -> dict[str, Tensor]:
     """Read image-level labels from lines of the form ``<id> class class ...``.
 
-    A line with the id alone stands for an image without any of the classes. Class names cannot hold blanks.
+    A line with the id alone stands for an image without any of the classes. Class names cannot hold blanks. Neither
+    case nor the Unicode form of a name matter.
 
     Args:
         path: The text file.
@@ -244,19 +323,21 @@ def labels_from_text(path: str | Path, classes: Sequence[str] = VOC_CLASSES) -> 
     Raises:
         InputError: The file is missing or empty, names an unknown class, or an image twice.
     """
-    position = {name: index for index, name in enumerate(classes)}
+    position = positions(classes)
     labels: dict[str, Tensor] = {}
     for number, line in enumerate(read_lines(path), start=1):
-        image_id, *names = line.split() or [""]
+        image_id, *names = composed(line).split() or [""]
         if not image_id:
             continue
-        unknown = [name for name in names if name not in position]
+        unknown = [name for name in names if key(name) not in position]
         if unknown:
-            raise InputError(f"{path}, line {number}: {unknown[0]!r} is no class; use the names {', '.join(classes)}.")
+            several = parts(unknown[0], position)
+            hint = f"separate classes by blanks, {' '.join(several)}" if several else f"use the names {listed(classes)}"
+            raise InputError(f"{path}, line {number}: {unknown[0]!r} is no class; {hint}.")
         if image_id in labels:
             raise InputError(f"{path}, line {number}: the image {image_id!r} is there already; give it one line.")
         labels[image_id] = torch.zeros(len(classes))
-        labels[image_id][[position[name] for name in names]] = 1.0
+        labels[image_id][[position[key(name)] for name in names]] = 1.0
     if not labels:
         raise InputError(f"{path} is empty; write one line with an id and its classes per image.")
     return labels
@@ -277,18 +358,18 @@ def labels_from_npy(path: str | Path, classes: Sequence[str] = VOC_CLASSES) -> d
         InputError: The file cannot be read, is empty, or an array is not K values of 0 and 1.
     """
     labels: dict[str, Tensor] = {}
-    for key, values in read_pickled_array_dict(path).items():
+    for entry, values in read_pickled_array_dict(path).items():
         if values.shape != (len(classes),) or not ((values == 0) | (values == 1)).all():
             raise InputError(
-                f"{path}: the entry {key!r} is not {len(classes)} values of 0 and 1 but {values.shape}; "
+                f"{path}: the entry {entry!r} is not {len(classes)} values of 0 and 1 but {values.shape}; "
                 f"give the labels of {len(classes)} classes."
             )
-        labels[_id_of_key(key)] = torch.from_numpy(values.astype(np.float32))
+        labels[_id_of_key(entry)] = torch.from_numpy(values.astype(np.float32))
     if not labels:
         raise InputError(f"{path} is an empty dictionary; give one with an entry per image.")
     return labels
 
 
-def _id_of_key(key: int | str) -> str:
-    text = str(key)
-    return f"{text[:4]}_{text[4:]}" if isinstance(key, int) and len(text) == 10 else text
+def _id_of_key(number: int | str) -> str:
+    text = composed(str(number))
+    return f"{text[:4]}_{text[4:]}" if isinstance(number, int) and len(text) == 10 else text

@@ -92,13 +92,15 @@ def read_result(folder: Path) -> Result:
 def _stages(metrics: Mapping[str, Any], network: Mapping[str, Any] | None) -> dict[str, dict[str, float]]:
     refined = metrics.get("refinements", {})
     kinds = {"CRF": "crf-", "walk": "walk", "walk, CRF": "walk-crf"}
-    stages = {split: {"seed": rows["swept"]["mean_iou"]} for split, rows in metrics["seeds"].items()}
+    stages: dict[str, dict[str, Any]] = {
+        split: {"seed": rows["swept"]["mean_iou"]} for split, rows in metrics["seeds"].items()
+    }
     for stage, beginning in kinds.items():
         exact = stage != "CRF"
         of_train = {
             name: row["mean_iou"]
             for name, row in refined.get("train", {}).items()
-            if (name == beginning if exact else name.startswith(beginning))
+            if (name == beginning if exact else name.startswith(beginning)) and row["mean_iou"] is not None
         }
         if of_train:
             best = max(of_train, key=lambda name: of_train[name])  # of the powers of a CRF
@@ -107,12 +109,13 @@ def _stages(metrics: Mapping[str, Any], network: Mapping[str, Any] | None) -> di
     for split, rows in network["masks"].items() if network else ():
         stages[split]["network"] = rows["segmentation"]["mean_iou"]
         stages[split]["network, CRF"] = rows["segmentation-crf"]["mean_iou"]
-    return stages
+    # a score of masks that show nothing is no number, and stands as null in the file
+    return {split: {stage: iou for stage, iou in row.items() if iou is not None} for split, row in stages.items()}
 
 
 def _on_train(network: Mapping[str, Any]) -> float:
     rows = network["masks"].get("train")
-    return rows["segmentation"]["mean_iou"] if rows else 0.0
+    return (rows["segmentation"]["mean_iou"] if rows else None) or 0.0
 
 
 def open_first(results: Mapping[str, Sequence[Result]]) -> dict[str, Run]:

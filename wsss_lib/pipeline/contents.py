@@ -119,6 +119,12 @@ def combined(digests: Iterable[str]) -> str:
     return hashlib.sha256("\n".join(digests).encode()).hexdigest()[:16]
 
 
+def picture_files(data: Dataset) -> list[Path]:
+    """Return the file of every image, or nothing if the images are drawn or lie in memory."""
+    files = [data.image_file(index) for index in range(len(data))]
+    return [file for file in files if file is not None]
+
+
 def picture_digest(data: Dataset, digests: Digests) -> str:
     """Return one digest for all pictures of a data set: of their files, or of their pixels if they are drawn.
 
@@ -126,8 +132,8 @@ def picture_digest(data: Dataset, digests: Digests) -> str:
         data: Images.
         digests: Digests of files, which learn those of the data set.
     """
-    files = data.picture_files()
-    if files is not None:
+    files = picture_files(data)
+    if files:
         return combined(digests.of(files, data.name))
     pictures = hashlib.sha256()
     for index in range(len(data)):

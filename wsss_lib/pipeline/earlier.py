@@ -15,7 +15,7 @@ from wsss_lib.pipeline.parameters import default_folder
 from wsss_lib.pipeline.seeds import SeedRun
 from wsss_lib.pipeline.settings import Settings, read_settings
 
-_IN_COMMON = ("data_root", "labels", "pretrained_folder", "accelerator", "devices", "workers")
+_IN_COMMON = ("data_root", "labels", "mask_values", "pretrained_folder", "accelerator", "devices", "workers")
 """Settings that a run and the one that it continues have in common."""
 
 

@@ -133,7 +133,7 @@ def score_seeds(store: CamStore, data: Dataset, thresholds: Sequence[float] = TH
         thresholds: The background thresholds, ascending.
 
     Raises:
-        InputError: A mask or map is missing, damaged or of another size.
+        InputError: A mask or map is missing, damaged or of another size, or no mask shows a class.
     """
     num_classes = len(data.classes) + 1
     levels = torch.tensor(thresholds)
@@ -142,15 +142,17 @@ def score_seeds(store: CamStore, data: Dataset, thresholds: Sequence[float] = TH
         classes, cams, truth = read_with_mask(store, data, index)
         return sweep_histogram(cams, classes, truth, levels, num_classes)
 
-    histogram = _sum_over_images(count, data)
-    return SeedScores(("background", *data.classes), thresholds, sweep_confusions(histogram))
+    confusions = sweep_confusions(_sum_over_images(count, data))
+    refuse_empty_masks(confusions[0], data)
+    return SeedScores(("background", *data.classes), thresholds, confusions)
 
 
 def score_masks(store: MaskStore, data: Dataset) -> Tensor:
     """Return the confusion matrix ``(C, C)`` int64, true class × predicted class, of the masks of a store.
 
     Raises:
-        InputError: A mask is missing, damaged or of another size, or does not decide about every pixel.
+        InputError: A mask is missing, damaged or of another size, or does not decide about every pixel, or no true mask
+            shows a class.
     """
     num_classes = len(data.classes) + 1
 
@@ -163,7 +165,30 @@ def score_masks(store: MaskStore, data: Dataset) -> Tensor:
             )
         return confusion_matrix(truth, mask, num_classes)
 
-    return _sum_over_images(count, data)
+    confusion = _sum_over_images(count, data)
+    refuse_empty_masks(confusion, data)
+    return confusion
+
+
+def refuse_empty_masks(confusion: Tensor, data: Dataset) -> None:
+    """Raise for true masks with which nothing can be scored, as they are if a drawing program saved them in 0 and 255.
+
+    Args:
+        confusion: ``(C, C)`` int64 over all images, true class × predicted class.
+        data: The images.
+
+    Raises:
+        InputError: The masks hold nothing but ignored pixels, or no class although the labels name some.
+    """
+    pixels = confusion.sum(1)
+    if pixels.sum() > 0 and (pixels[1:].sum() > 0 or not data.labels.any()):
+        return
+    found = "background (0) and ignored (255)" if pixels.sum() > 0 else "ignored (255)"
+    raise InputError(
+        f"the masks of {data.name} ({data.truth or 'in memory'}) cannot be scored: every pixel is {found}, none shows "
+        'a class; if 255 stands for a class, say so with mask_values, such as "0:0,255:1", else give masks that hold '
+        "the class numbers."
+    )
 
 
 def _sum_over_images(count: Callable[[int], Tensor], data: Dataset) -> Tensor:

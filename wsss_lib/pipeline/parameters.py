@@ -20,6 +20,7 @@ _TYPES: dict[str, type] = {
     "preset": str,
     "data_root": str,
     "labels": str,
+    "mask_values": str,
     "weights": str,
     "seeds": str,
     "classifier": str,
@@ -59,7 +60,7 @@ _MOST_IN_LIST = {"scales": 4.0, "train_scales": 4.0, "pyramid": 4.0, "alphas": 1
 _NETWORKS = ("weights", "classifier", "superpixels", "checkpoint")
 """Paths that may be given as the names of files in ``pretrained/``."""
 
-_PASSED_ON = ("seed", "limit", "accelerator", "devices", "precision", "workers", "resume")
+_PASSED_ON = ("mask_values", "seed", "limit", "accelerator", "devices", "precision", "workers", "resume")
 _NAMED_IN_FOLDER = ("backbone", "seed", "limit", "precision")
 """Parameters besides those of the method that lead to another default folder."""
 
@@ -137,7 +138,7 @@ def _refuse_other_choices(config_class: type[Config], changes: Mapping[str, Any]
 
 def _refuse_ignored(preset: str, values: Mapping[str, Any]) -> None:
     """Raise for a parameter that the toy world would silently ignore."""
-    given = [name for name in ("data_root", "labels", "weights", "checkpoint") if values.get(name)]
+    given = [name for name in ("data_root", "labels", "mask_values", "weights", "checkpoint") if values.get(name)]
     if preset == "toy" and given:
         raise InputError(
             f"{given[0]} is given, but preset toy draws its own data and trains from scratch; "
@@ -168,7 +169,8 @@ def refuse_unknown(namespace: Mapping[str, Any], known: Iterable[str]) -> None:
     if not injected:
         return
     own = {name for cell in cells if cell not in injected for name in _annotated_names(cell)}
-    known = {name for name in known if name in own or name not in PATHS}  # a path that is not used must not be given
+    unused = {*PATHS, "mask_values"} - own
+    known = {name for name in known if name not in unused}  # what a notebook does not use must not be given
     for statement in ast.parse(injected[-1]).body:
         for target in getattr(statement, "targets", []):
             if isinstance(target, ast.Name) and target.id not in known and target.id not in own:

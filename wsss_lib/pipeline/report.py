@@ -11,12 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from wsss_lib.data.names import listed
 from wsss_lib.ops.metrics import average_precision, class_mean
 from wsss_lib.pipeline.evaluate import SeedScores
 from wsss_lib.pipeline.provenance import device_name, maker, versions
 from wsss_lib.pipeline.run import Run
 from wsss_lib.pipeline.settings import project_root
 from wsss_lib.pipeline.store import read_json, write_json
+from wsss_lib.pipeline.train import smaller_batches
 
 FIXED_THRESHOLD = 0.2
 """The background score of AffinityNet's published CAM row, chosen without looking at masks."""
@@ -130,6 +132,7 @@ def write_metrics(
         "data": {name: {"name": split.name, "images": len(split)} for name, split in run.splits.scored.items()},
         "seeds": seed_summaries(scores) if scores else {},
         "classification": dict(classification),
+        "doubts": [*doubts(run), *unseen_classes(run, scores)],
         **more,
     }
     with run.working():
@@ -157,7 +160,7 @@ def _versions(run: Run, made: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict
 
 
 def describe(run: Run) -> str:
-    """Return what runs, on what and with what, in a few lines."""
+    """Return what runs, on what and with what, in a few lines, and what makes its numbers doubtful."""
     settings, config, training = run.settings, run.settings.config, run.splits.training
     options = " ".join(f"{name} {value}" for name, value in config.backbone_options.items())
     data = ", ".join(f"{name} {len(split)}" for name, split in run.splits.scored.items())
@@ -169,8 +172,39 @@ def describe(run: Run) -> str:
             f"seeds for {data} images",
             f"files in {relative(run.folder)}",
             ", ".join(f"{name} {number}" for name, number in versions().items()),
+            *(f"note: {line}" for line in doubts(run)),
         ]
     )
+
+
+def doubts(run: Run) -> list[str]:
+    """Return what a reader of a run's numbers has to know about its data, one sentence each.
+
+    Args:
+        run: The run.
+    """
+    settings, images = run.settings, len(run.splits.training)
+    smaller = ""
+    if settings.checkpoint is None:  # else nothing is trained
+        smaller = smaller_batches(settings.config.batch_size, images, settings.devices)
+    return [*run.splits.doubts, *([smaller] if smaller else [])]
+
+
+def unseen_classes(run: Run, scores: Mapping[str, SeedScores]) -> list[str]:
+    """Return a sentence for every split the labels of which name a class that none of its masks shows.
+
+    Args:
+        run: The run.
+        scores: The seed's scores, by split.
+    """
+    lines = []
+    for split, score in scores.items():
+        labelled = run.data(split).labels.bool().any(0)
+        missing = labelled & (score.confusions[0].sum(1)[1:] == 0)
+        if missing.any():
+            names = listed([score.classes[k + 1] for k in missing.nonzero().flatten().tolist()])
+            lines.append(f"Labels of {split} name {names}, but no mask of {split} shows a pixel of it.")
+    return lines
 
 
 def relative(path: Path) -> Path:

@@ -28,7 +28,7 @@ from wsss_lib.methods.method import Method
 from wsss_lib.models.backbone import Normalisation
 from wsss_lib.models.pretrained import find_weights, load_backbone
 from wsss_lib.models.weights import LoadReport, read_state
-from wsss_lib.pipeline.contents import Digests, file_digest, picture_digest
+from wsss_lib.pipeline.contents import Digests, file_digest, picture_digest, picture_files
 from wsss_lib.pipeline.engine import check_devices, inside_torchrun, launch_processes, make_fabric
 from wsss_lib.pipeline.evaluate import confusion_summary, score_masks
 from wsss_lib.pipeline.folder import STORES, RunFolder, is_helper
@@ -81,8 +81,8 @@ class Run(ABC, Generic[M]):
         self._fingerprint = ""
         if settings.data_root is not None and self.folder.resolve() == settings.data_root.resolve():
             raise InputError(f"out {self.folder} is the folder of the data; give another one for the results.")
-        world = self.toy_world()
-        self.splits = open_splits(settings.preset, settings.data_root, settings.labels, settings.limit, world)
+        world, values = self.toy_world(), settings.mask_values
+        self.splits = open_splits(settings.preset, settings.data_root, settings.labels, settings.limit, world, values)
         self.weights = self._find_weights()
         self.weights_report: LoadReport | None = None
         self.place.refuse_orphans()
@@ -158,7 +158,7 @@ class Run(ABC, Generic[M]):
             part = f"pictures {name}"
             if before.get(part, self.own_identity[part]) == self.own_identity[part]:
                 continue
-            changed = self.digests.changed(data.picture_files() or [])
+            changed = self.digests.changed(picture_files(data))
             if changed:  # else the list has changed, too, and its part of the identity says so
                 raise InputError(
                     f"{self.folder} was made from other pictures: {changed[0]} has changed since, as {len(changed)} of "

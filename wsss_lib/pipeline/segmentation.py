@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from wsss_lib.data.dataset import Dataset, Derived
+from wsss_lib.data.files import IGNORE
 from wsss_lib.data.label_transforms import LabelledAugmentation
 from wsss_lib.data.toy import ToyOptions
 from wsss_lib.data.transforms import Normalise, jitter_colour
@@ -192,7 +193,7 @@ class SegmentationRun(Run[Segmentation]):
 
         Raises:
             InputError: There is no folder of them, one is missing, damaged, of another size than its image or holds a
-                value that is no class, or they are of a run on other data.
+                value that is no class, none shows a class, or they are of a run on other data.
         """
         folder = self.settings.pseudo_masks
         if folder is None:
@@ -206,9 +207,18 @@ class SegmentationRun(Run[Segmentation]):
         self._check_owner()
         self._check_complete(self.pseudo_masks)
         if not holds_run(self.folder):  # else they have been read before, and the identity knows them
-            data = self.splits.training
-            for index, image_id in enumerate(bar(data.ids, f"pseudo masks of {data.name}", len(data))):
-                self.pseudo_masks.read(image_id, len(data.classes), data.size(index))
+            self._check_content(self.pseudo_masks)
+
+    def _check_content(self, masks: MaskStore) -> None:
+        data, found = self.splits.training, torch.zeros(256, dtype=torch.bool)
+        for index, image_id in enumerate(bar(data.ids, f"pseudo masks of {data.name}", len(data))):
+            found[masks.read(image_id, len(data.classes), data.size(index)).flatten().long().unique()] = True
+        if not found[1:IGNORE].any():
+            values = " and ".join(str(value) for value in found.nonzero().flatten().tolist())
+            raise InputError(
+                f"pseudo_masks {masks.folder} show no class: every pixel is {values} (0 is background, 255 ignored); "
+                "give masks that hold the class numbers, from 1 on."
+            )
 
     def _check_complete(self, masks: MaskStore) -> None:
         data = self.splits.training

@@ -38,6 +38,7 @@ class Settings:
         folder: Where the run's files go.
         data_root: The folder of the data; None for the toy world.
         labels: Where the image-level labels of a folder in VOC's layout come from; None for the usual places.
+        mask_values: What the values of the masks mean, see `wsss_lib.data.splits.open_splits`; "" if they are classes.
         weights: File of the pre-trained weights; None for the usual one.
         seeds: Folder of the run whose class activation maps this one refines; None for the usual one.
         classifier: Folder of the run, or file of the authors' network, of the ordinary classifier; None for the usual.
@@ -63,6 +64,7 @@ class Settings:
     folder: Path
     data_root: Path | None = None
     labels: Path | None = None
+    mask_values: str = ""
     weights: Path | None = None
     seeds: Path | None = None
     classifier: Path | None = None

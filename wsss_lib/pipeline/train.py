@@ -81,20 +81,25 @@ class TrainingBatches:
 
     Args:
         images: The augmented images.
-        batch_size: Images per step, over all processes together.
+        batch_size: Images per step, over all processes together; fewer, which is said, if there are not so many.
         fabric: The engine.
         seed: Of the run; the order of an epoch depends on it and on the epoch.
         workers: Processes that decode and augment; 0 for none.
 
     Raises:
-        InputError: A batch does not divide among the processes, or there are fewer images than a batch has.
+        InputError: A batch does not divide among the processes, or there are fewer images than processes.
     """
 
     def __init__(self, images: TrainingImages, batch_size: int, fabric: Fabric, seed: int, workers: int) -> None:
         if batch_size % fabric.world_size:
             raise InputError(f"batch_size {batch_size} is no multiple of the number of devices, {fabric.world_size}.")
-        if batch_size > len(images):
-            raise InputError(f"batch_size {batch_size} is more than the {len(images)} images of {images.data.name}.")
+        if fabric.world_size > len(images):
+            raise InputError(
+                f"devices {fabric.world_size} are more than the {len(images)} images of {images.data.name}; give fewer."
+            )
+        if fabric.is_global_zero and (line := smaller_batches(batch_size, len(images), fabric.world_size)):
+            print(line)
+        batch_size = fitting_batch_size(batch_size, len(images), fabric.world_size)
         self.images = images
         self.fabric = fabric
         self.sampler: DistributedSampler[Any] = DistributedSampler(
@@ -120,6 +125,25 @@ class TrainingBatches:
     def __iter__(self) -> Iterator[Batch]:
         for images, labels, indices in loaded(self.loader):
             yield Batch(*(self.fabric.to_device(x) for x in (images.contiguous(), labels, indices)))
+
+
+def fitting_batch_size(batch_size: int, images: int, devices: int) -> int:
+    """Return how many images a step takes: those that are asked for, or all if there are not so many.
+
+    Args:
+        batch_size: What is asked for.
+        images: How many training images there are.
+        devices: How many processes share a batch, each with the same number.
+    """
+    return min(batch_size, images - images % devices)
+
+
+def smaller_batches(batch_size: int, images: int, devices: int) -> str:
+    """Say that batches are smaller than is asked for, see :func:`fitting_batch_size`; "" if they are not."""
+    fitting = fitting_batch_size(batch_size, images, devices)
+    if fitting == batch_size:
+        return ""
+    return f"batch_size comes down from {batch_size} to {fitting}, as the number of training images is {images}."
 
 
 def train(

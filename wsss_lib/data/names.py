@@ -1,0 +1,56 @@
+"""Names of classes and files: which spellings are one name, and which cells hold several names."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Collection, Iterable, Sequence
+from functools import lru_cache
+
+SEPARATORS = ",|，、；｜\n\r\t"
+"""Characters that are in no class name, but that people put between several of them."""
+
+_BETWEEN = re.compile(rf"(?:[{SEPARATORS}/\\+&:.\-_]|\s|\band\b)+")
+"""What may stand between two names in one cell, if both are classes."""
+
+
+def composed(text: str) -> str:
+    """Return a text in Unicode form NFC: some file systems and keyboards write ``é`` as two characters, others as one.
+
+    Without this, two texts that look the same need not be equal.
+    """
+    return unicodedata.normalize("NFC", text)
+
+
+@lru_cache(4096)  # a data set has few names, and mentions each thousands of times
+def key(name: str) -> str:
+    """Return what all spellings of one name have in common: case, outer blanks, length of blanks and Unicode form."""
+    visible = "".join(c for c in unicodedata.normalize("NFKC", name) if unicodedata.category(c) != "Cf")
+    return unicodedata.normalize("NFKC", " ".join(visible.split()).casefold())
+
+
+def positions(classes: Iterable[str]) -> dict[str, int]:
+    """Return the position of every class by the :func:`key` of its name."""
+    return {key(name): index for index, name in enumerate(classes)}
+
+
+def parts(name: str, known: Collection[str]) -> list[str]:
+    """Return the names that one text holds, if there are several and all of them are known; else nothing.
+
+    Args:
+        name: The text, such as ``cat dog`` or ``cat/dog``.
+        known: The :func:`key` of every known name.
+    """
+    found = [part for part in _BETWEEN.split(name) if part]
+    return found if len(found) > 1 and all(key(part) in known for part in found) else []
+
+
+def shown(name: str, other: str = "") -> str:
+    """Return a name in quotes, with its letters spelt out if it would look like ``other``."""
+    return ascii(name) if composed(name) == composed(other) else repr(name)
+
+
+def listed(names: Sequence[str], most: int = 6) -> str:
+    """Return names in quotes, the first ones if there are many: ``'cat', 'dog' and 3 more``."""
+    text = ", ".join(repr(name) for name in names[:most])
+    return f"{text} and {len(names) - most} more" if len(names) > most else text

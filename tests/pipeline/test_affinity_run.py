@@ -553,7 +553,7 @@ def test_maps_of_other_labels_are_not_taken_over(tmp_path, monkeypatch):
 
 
 def store_ids(store):
-    return sorted(path.stem for path in store.folder.glob("*.npz"))
+    return sorted(path.stem for path in store.folder.glob(f"*{store.suffix}"))
 
 
 # ------------------------------------------------------------------------------------------------------- the command

@@ -12,6 +12,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from threading import Thread
 
@@ -61,11 +62,8 @@ def report(reason: str) -> bool:
     """
     if _REPORT not in os.environ:
         return False
-    try:
-        with Path(os.environ[_REPORT]).open("x") as file:
-            file.write(reason)
-    except OSError:  # there is a report already, or nobody who would read one
-        pass
+    with suppress(OSError), Path(os.environ[_REPORT]).open("x") as file:  # there may be one, or nobody to read it
+        file.write(reason)
     return True
 
 
@@ -77,14 +75,14 @@ def last_word(exit_codes: dict[int, int], reported: str) -> str:
         reported: What the first worker that noticed an error reported, or "".
     """
     killed = {rank: -code for rank, code in exit_codes.items() if code < 0}
-    # torchrun ends those that are left with SIGTERM; so another signal came first
     first = {rank: number for rank, number in killed.items() if number != signal.SIGTERM}
-    lost = not reported or any(words in reported for words in _OUT_OF_TOUCH)
-    if not first and not (killed and lost):
-        return reported
+    if not first:  # torchrun itself ends with SIGTERM those that are left when one has failed
+        lost = any(words in reported for words in _OUT_OF_TOUCH)
+        if not lost and (reported or len(killed) < len(exit_codes)):
+            return reported
     first = first or killed
     who = f"worker process {min(first) + 1}" if len(first) == 1 else "one of the worker processes"
-    return f"ProcessError: {who} was ended by {signal_name(first[min(first)])}; start the run again, it continues."
+    return f"ProcessError: {who} was ended by {signal_name(first[min(first)])}; start the run again, and it continues."
 
 
 def signal_name(number: int) -> str:
@@ -108,6 +106,9 @@ def main() -> int:
         try:
             run.main()
         except ChildFailedError as error:
+            for failure in error.failures.values():
+                with suppress(OSError):
+                    os.killpg(failure.pid, signal.SIGKILL)  # a worker's own processes, which outlive it
             exit_codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
             print(LAST_WORD + last_word(exit_codes, path.read_text() if path.is_file() else ""), flush=True)
             return 1

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -28,6 +29,9 @@ PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 
 _LOG_OF_TORCHRUN = re.compile(r"(\[rank\d+\]:)?\[?[IWEF]\d{4} ")
 """How a line of the log of torchrun and of PyTorch's C++ code begins: the level, month and day."""
+
+_LOST_LOADER = re.compile(r"DataLoader worker \(pid(?:\(s\))? [\d, ]+\) ([^.]*)")
+"""How PyTorch says that a process of a data loader is gone."""
 
 T = TypeVar("T")
 
@@ -117,15 +121,19 @@ def loaders_watched() -> Iterator[None]:
     PyTorch raises it wherever the main thread happens to be, for example in the middle of a training step.
     """
     try:
-        yield
-        return
-    except RuntimeError as error:
-        if not str(error).startswith("DataLoader worker (pid"):
+        try:
+            yield
+            return
+        except ConnectionError:  # the sockets of a process close before the system says that it has ended
+            time.sleep(1)  # PyTorch raises in here
             raise
-        reason = str(error).partition(") ")[2].partition(".")[0]
+    except RuntimeError as error:
+        found = _LOST_LOADER.match(str(error))
+        if not found:
+            raise
     raise ProcessError(
-        f"a process that loads images {reason} (perhaps because memory was short, or shared memory in /dev/shm); start "
-        "the run again, it continues, with a smaller number of workers if this happens again."
+        f"a process that loads images {found[1]} (perhaps because memory or shared memory was short); start the run "
+        "again, and it continues; give it fewer workers if this happens again."
     )
 
 

@@ -122,7 +122,8 @@ from wsss_lib.pipeline.agent import end_with_launcher, report
 
 end_with_launcher()
 folder, what, rank = Path(sys.argv[1]), sys.argv[2], os.environ["RANK"]
-loader = subprocess.Popen(["sleep", "600"])  # in the place of a process that loads images
+silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+loader = subprocess.Popen(["sleep", "600"], **silent)  # in the place of a process that loads images
 (folder / f"new-{rank}").write_text(f"{os.getpid()} {os.getppid()} {loader.pid}")
 (folder / f"new-{rank}").rename(folder / f"pids-{rank}")
 while len(list(folder.glob("pids-*"))) < 2:

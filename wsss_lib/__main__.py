@@ -1,13 +1,18 @@
-"""One stage of an existing run, for several processes: ``torchrun --nproc-per-node 8 -m wsss_lib FOLDER train``."""
+"""One stage of an existing run, for several processes.
+
+``torchrun --nproc-per-node 8 -m wsss_lib FOLDER train``, or ``srun --ntasks 8 python -m wsss_lib FOLDER train``.
+"""
 
 from __future__ import annotations
 
 import argparse
 import inspect
 import sys
+import traceback
 from pathlib import Path
 
-from wsss_lib.errors import InputError
+from wsss_lib.errors import InputError, ProcessError
+from wsss_lib.pipeline.agent import end_with_launcher, report
 from wsss_lib.pipeline.kinds import reopen
 
 
@@ -18,6 +23,7 @@ def main() -> int:
     parser.add_argument("stage", help="train, infer, refine and, for AffinityNet, label")
     parser.add_argument("arguments", nargs="*", help="infer: the split; refine: what, such as crf, and the split")
     options = parser.parse_args()
+    end_with_launcher()
     try:
         run = reopen(options.folder)
         if options.stage not in run.stages:
@@ -30,9 +36,15 @@ def main() -> int:
                 f"give {' and '.join(wanted) or 'none'}."
             )
         stage(*options.arguments)
-    except InputError as error:
-        sys.stdout.write(f"\nInputError: {error}\n")  # in one piece: other processes write to the same pipe
-        sys.stdout.flush()
+    except (InputError, ProcessError) as error:
+        sentence = f"{type(error).__name__}: {error}"
+        if not report(sentence):
+            sys.stdout.write(f"\n{sentence}\n")  # in one piece: other processes write to the same pipe
+            sys.stdout.flush()
+        return 1
+    except Exception:
+        if not report(traceback.format_exc()):
+            raise
         return 1
     return 0
 

@@ -123,7 +123,11 @@ def test_the_parameters_of_the_notebook(tmp_path, monkeypatch):
     unused = sentence_of(lambda: check_parameters({**right, "backbone": "resnet38d"}))
     assert unused == "backbone is of the final network, which is not trained; add segmentation=True."
     assert "preset 'x' is unknown" in sentence_of(lambda: check_parameters({**right, "preset": "x"}))
-    assert "images must be of type int" in sentence_of(lambda: check_parameters({**right, "images": "4"}))
+    assert "images must be of type int" in sentence_of(lambda: check_parameters({**right, "images": "four"}))
+    assert "runs arrived as the number 2012" in sentence_of(lambda: check_parameters({**right, "runs": 2012}))
+    texts = {**right, "images": "4", "segmentation": "False"}
+    check_parameters(texts)
+    assert (texts["images"], texts["segmentation"]) == (4, False)
     assert "is no folder; give the one" in sentence_of(lambda: check_parameters({**right, "runs": "nowhere"}))
     unknown = {**right, "In": ["# Parameters\nimage = 3\n"], "image": 3}
     assert sentence_of(lambda: check_parameters(unknown)) == "parameter image is unknown; perhaps images is meant."

@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 
 import pytest
+from papermill.cli import _resolve_type
 
 from tests.pipeline.runs import sentence_of
 from wsss_lib.errors import InputError
@@ -99,7 +100,6 @@ def test_other_values_lead_to_another_folder(project, values, name):
 def test_the_folder_can_be_chosen():
     assert read(out="/some/where", epochs=3).folder == Path("/some/where")
     assert read(out="~/runs").folder == Path.home() / "runs"
-    assert read(out=2012).folder == Path("2012")
 
 
 def test_the_project_is_found_from_below(project, tmp_path_factory, monkeypatch):
@@ -146,6 +146,63 @@ def test_the_toy_world_takes_a_classifier(project):
     assert read(classifier="../data").classifier == project / "data"
 
 
+# ------------------------------------------------------------------------------------- what papermill makes of words
+
+
+@pytest.mark.parametrize("name", ["out", "data_root", "labels", "weights", "classifier", "preset", "backbone"])
+@pytest.mark.parametrize("word", ["2024_05", "007", "1e3", "0.50", "2012", "-5", "nan", "True", "None"])
+def test_words_that_arrive_as_something_else(name, word):
+    """The word itself cannot be known, and must not be guessed."""
+    value = _resolve_type(word)
+    assert not isinstance(value, str)
+    message = sentence(**{"preset": "photos", name: value})
+    number = "the number " * (word not in ("True", "None"))
+    assert message.startswith(f"{name} arrived as {number}{value!r}; papermill turns")
+    assert message.endswith(f"so write -r {name} WORD instead of -p {name} WORD.")
+
+
+def test_a_number_is_a_folder_that_is_called_so(project):
+    here = project / "notebooks"
+    (here / "2012").mkdir()
+    (project / "data" / "7").mkdir()
+    assert read(out=2012).folder == Path("2012")
+    assert read(preset="photos", data_root=2012).data_root == here / "2012"
+    assert "arrived as the number 7" in sentence(out=7)  # there is none from here
+    (here / "202405").mkdir()
+    assert read(out=202405).folder == Path("202405")
+    (here / "2024_05").mkdir()
+    for name in ("out", "data_root"):
+        assert f"{name} arrived as the number 202405" in sentence(preset="photos", **{name: 202405})  # which of both?
+    (project / "02012").mkdir()
+    assert read(out=2012).folder == Path("2012")
+    assert "arrived as the number 2012" in sentence(preset="photos", data_root=2012)  # also looked for from the project
+    (here / "0.50").mkdir()
+    assert "arrived as the number 0.5" in sentence(preset="photos", data_root=0.5)
+    assert read(preset="photos", data_root="0.50").data_root == here / "0.50"
+
+
+def test_texts_that_mean_numbers(project):
+    """After ``-r`` all parameters are texts."""
+    config = read(epochs="5", learning_rate="1e-3", batch_size=" 4").config
+    assert (config.epochs, config.learning_rate, config.batch_size) == (5, 0.001, 4)
+    assert read(learning_rate="1").config.learning_rate == 1.0
+    assert read(seed="007").folder == project / "runs" / "00_cam" / "toy-seed=7"
+    assert [read(resume=word).resume for word in ("true", "True", "false", "False")] == [True, True, False, False]
+    assert sentence(epochs="-1") == "parameter epochs must be at least 1, not -1."
+    assert "must be at least" in sentence(learning_rate="nan")
+
+
+@pytest.mark.parametrize("value", ["[0.5,1.0]", " [0.5, 1] ", [0.5, 1], (0.5, 1.0), "0.5,1.0"])
+def test_lists_of_numbers(value):
+    assert read(scales=value).config.scales == (0.5, 1.0)
+
+
+def test_later_cells_see_what_a_text_means():
+    namespace = {"segmentation": "False", "ablations": "2", "epochs": 3, "learning_rate": 1, "scales": "0.5,1.0"}
+    read_parameters("00_cam", "cam", namespace)
+    assert namespace == {"segmentation": False, "ablations": 2, "epochs": 3, "learning_rate": 1.0, "scales": "0.5,1.0"}
+
+
 # ------------------------------------------------------------------------------------------------------ what does not
 
 
@@ -188,16 +245,15 @@ def test_unknown_names():
         ("epochs", 1.5, "int"),
         ("epochs", None, "int"),
         ("epochs", [3], "int"),
-        ("limit", "20", "int"),
         ("seed", 1.0, "int"),
-        ("learning_rate", "0.1", "float"),
+        ("limit", "", "int"),
+        ("seed", "1e3", "int"),
+        ("learning_rate", "a", "float"),
         ("learning_rate", True, "float"),
         ("resume", 1, "bool"),
-        ("resume", "False", "bool"),
-        ("preset", True, "str"),
-        ("data_root", None, "str"),
+        ("resume", "1", "bool"),
+        ("resume", "yes", "bool"),
         ("out", ["a"], "str"),
-        ("backbone", False, "str"),
     ],
 )
 def test_wrong_types(name, value, kind):
@@ -238,7 +294,9 @@ def test_sides_in_the_wrong_order():
     assert read(min_long_side=200, max_long_side=200).config.min_long_side == 200
 
 
-@pytest.mark.parametrize("value", ["1.0;0.5", "one", "1.0,", ",", " ", "1 2", "(1, 2)", None, True, [1.0]])
+@pytest.mark.parametrize(
+    "value", ["1.0;0.5", "one", "1.0,", ",", " ", "1 2", "(1, 2)", "[]", "[1", None, True, [None], [[1.0]]]
+)
 def test_scales_that_are_no_numbers(value):
     assert sentence(scales=value).startswith('parameter scales must be numbers with commas such as "0.5,1.0"')
 

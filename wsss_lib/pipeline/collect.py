@@ -11,7 +11,7 @@ from typing import Any
 
 from wsss_lib.errors import InputError
 from wsss_lib.pipeline.kinds import reopen
-from wsss_lib.pipeline.parameters import check_final_network, convert, existing, refuse_unknown
+from wsss_lib.pipeline.parameters import check_final_network, existing, read_values, refuse_unknown
 from wsss_lib.pipeline.run import Run
 from wsss_lib.pipeline.settings import project_root
 from wsss_lib.pipeline.store import read_json
@@ -188,15 +188,14 @@ def check_parameters(namespace: Mapping[str, Any]) -> tuple[Path, Path | None]:
     texts = ("preset", "variant", "runs", "backbone", "weights")
     kinds: dict[str, type] = {**dict.fromkeys(texts, str), "segmentation": bool, "images": int}
     refuse_unknown(namespace, kinds)
-    for name, kind in kinds.items():
-        convert(name, namespace[name], kind)
-    backbone, file = namespace["backbone"], existing("weights", namespace["weights"])
-    if namespace["segmentation"]:
-        check_final_network(namespace["preset"], backbone, file is not None)
+    values = read_values(namespace, kinds)
+    backbone, file = values["backbone"], existing("weights", values["weights"])
+    if values["segmentation"]:
+        check_final_network(values["preset"], backbone, file is not None)
     elif backbone or file:
         name = "backbone" if backbone else "weights"
         raise InputError(f"{name} is of the final network, which is not trained; add segmentation=True.")
-    folder = Path(namespace["runs"]).expanduser() if namespace["runs"] else project_root() / "runs"
-    if namespace["runs"] and not folder.is_dir():
+    folder = Path(values["runs"]).expanduser() if values["runs"] else project_root() / "runs"
+    if values["runs"] and not folder.is_dir():
         raise InputError(f"runs {folder} is no folder; give the one with the runs of the notebooks.")
     return folder, file

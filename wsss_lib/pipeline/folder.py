@@ -23,7 +23,9 @@ from filelock import FileLock, Timeout
 import wsss_lib
 from wsss_lib.data.files import is_unfinished
 from wsss_lib.errors import InputError
+from wsss_lib.pipeline.agent import LAUNCHER
 from wsss_lib.pipeline.contents import Digests
+from wsss_lib.pipeline.engine import is_one_of_several, rank
 from wsss_lib.pipeline.provenance import RECORD, remove_empty
 from wsss_lib.pipeline.store import read_json, write_json
 
@@ -302,7 +304,7 @@ class RunFolder:
 
 def is_helper() -> bool:
     """Return whether this process helps another one that holds the lock of its run."""
-    return "WSSS_LAUNCHER" in os.environ or int(os.environ.get("RANK", "0")) > 0
+    return LAUNCHER in os.environ or (is_one_of_several() and rank() > 0)
 
 
 def _fingerprint(identity: Mapping[str, Any]) -> str:

@@ -6,7 +6,8 @@ import ast
 import dataclasses
 import difflib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, MutableMapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -60,6 +61,9 @@ _MOST_IN_LIST = {"scales": 4.0, "train_scales": 4.0, "pyramid": 4.0, "alphas": 1
 _NETWORKS = ("weights", "classifier", "superpixels", "checkpoint")
 """Paths that may be given as the names of files in ``pretrained/``."""
 
+_OTHER_PATHS = ("out", "runs")
+"""Paths that are looked for in the working directory alone."""
+
 _PASSED_ON = ("mask_values", "seed", "limit", "accelerator", "devices", "precision", "workers", "resume")
 _NAMED_IN_FOLDER = ("backbone", "seed", "limit", "precision")
 """Parameters besides those of the method that lead to another default folder."""
@@ -73,7 +77,7 @@ def read_parameters(notebook: str, method: str, namespace: Mapping[str, Any]) ->
     Args:
         notebook: Name of the notebook, for example ``00_cam``.
         method: Name of the method, for example ``cam``.
-        namespace: The notebook's ``globals()``.
+        namespace: The notebook's ``globals()``; see :func:`read_values`.
 
     Raises:
         InputError: A parameter is unknown, of the wrong type, out of range, or names a folder that is missing.
@@ -81,7 +85,7 @@ def read_parameters(notebook: str, method: str, namespace: Mapping[str, Any]) ->
     config_class: type[Config] = load_method(method).Config
     types = parameter_types(method)
     refuse_unknown(namespace, types)
-    values = {name: convert(name, namespace[name], kind) for name, kind in types.items() if name in namespace}
+    values = read_values(namespace, types)
 
     preset, backbone = values.get("preset", "toy"), values.get("backbone", "")
     changes = {k: v for k, v in values.items() if k not in _TYPES and v}
@@ -187,6 +191,27 @@ def _annotated_names(cell: str) -> list[str]:
     return [s.target.id for s in body if isinstance(s, ast.AnnAssign) and isinstance(s.target, ast.Name)]
 
 
+def read_values(namespace: Mapping[str, Any], types: Mapping[str, type]) -> dict[str, Any]:
+    """Return the parameters that are in the namespace, checked and as their types.
+
+    A parameter that arrived as a text and means something else, such as ``"5"`` or ``"False"``, is also replaced in
+    the namespace, because the notebook's later cells read it there.
+
+    Args:
+        namespace: The notebook's ``globals()``.
+        types: The type of every parameter by name; a list of numbers is a tuple.
+
+    Raises:
+        InputError: A parameter has the wrong type, or is out of range.
+    """
+    values = {name: convert(name, namespace[name], kind) for name, kind in types.items() if name in namespace}
+    if isinstance(namespace, MutableMapping):
+        namespace.update(
+            {k: v for k, v in values.items() if type(v) is not type(namespace[k]) and types[k] is not tuple}
+        )
+    return values
+
+
 def convert(name: str, value: Any, kind: type) -> Any:
     """Return a parameter as the given type, after checking type and range.
 
@@ -195,8 +220,10 @@ def convert(name: str, value: Any, kind: type) -> Any:
     """
     if kind is tuple:
         return _numbers(name, value)
-    if kind is str and type(value) in (int, float):
-        value = str(value)  # papermill turns a folder called 2012 into a number
+    if kind is str and (value is None or isinstance(value, bool | int | float)):
+        value = _name(name, value)
+    if kind is not str and isinstance(value, str):
+        value = _meant(value, kind)
     if kind is float and type(value) is int:
         value = float(value)
     if type(value) is not kind:
@@ -213,10 +240,52 @@ def convert(name: str, value: Any, kind: type) -> Any:
     return value
 
 
+def _name(name: str, value: float | None) -> str:
+    """Return the name of a file or folder from which papermill has made a number, True, False or None.
+
+    What the user wrote cannot be known: 2012 may have been 02012 or 2_012. So the name is taken only if exactly one
+    file or folder could be meant and it is called like the value.
+
+    Raises:
+        InputError: There is none, or another one could be meant.
+    """
+    alike = {
+        path.name
+        for folder in (_folders(name) if name in (*PATHS, *_OTHER_PATHS) else [])
+        for path in (folder.iterdir() if folder.is_dir() else [])
+        if repr(_as_papermill_reads(path.name)) == repr(value)
+    }
+    if alike != {str(value)}:
+        kind = "the number " if isinstance(value, int | float) and not isinstance(value, bool) else ""
+        raise InputError(
+            f"{name} arrived as {kind}{value!r}; papermill turns words that look like a number, True, False or None "
+            f"into one, so write -r {name} WORD instead of -p {name} WORD."
+        )
+    return str(value)
+
+
+def _as_papermill_reads(word: str) -> Any:
+    """Return what papermill makes of a word after ``-p``."""
+    for read in ({"True": True, "False": False, "None": None}.__getitem__, int, float):
+        with suppress(KeyError, ValueError):
+            return read(word)
+    return word
+
+
+def _meant(text: str, kind: type) -> Any:
+    """Return the number or truth value that a text means, as after papermill's ``-r``; the text if it means none."""
+    with suppress(KeyError, ValueError):
+        return {"true": True, "false": False}[text.strip().lower()] if kind is bool else kind(text)
+    return text
+
+
 def _numbers(name: str, value: Any) -> tuple[float, ...]:
-    """Read a list of numbers such as ``"0.5,1.0"``; "" is the empty list."""
+    """Read a list of numbers such as ``"0.5,1.0"``, ``"[0.5, 1.0]"`` or ``[0.5, 1.0]``; "" is the empty list."""
+    text = str(list(value) if isinstance(value, tuple) else value).strip()
+    if text.startswith("[") and text.endswith("]"):
+        text = text[1:-1]
     try:
-        numbers = tuple(float(part) for part in str(value).split(",")) if value != "" else ()
+        numbers = tuple(float(part) for part in text.split(",")) if text or value != "" else ()
     except ValueError:
         raise InputError(f'parameter {name} must be numbers with commas such as "0.5,1.0", not {value!r}.') from None
     most = _MOST_IN_LIST[name]
@@ -236,11 +305,17 @@ def existing(name: str, value: str) -> Path | None:
     if not value:
         return None
     path = _path(name, value)
-    folders = [Path(), project_root(), *([project_root() / "pretrained"] if name in _NETWORKS else [])]
-    for candidate in (folder / path for folder in folders):
+    for candidate in (folder / path for folder in _folders(name)):
         if candidate.exists():
             return candidate.resolve()
     raise InputError(f"{name} {value} does not exist (looked for from {Path.cwd()}); give the path of an existing one.")
+
+
+def _folders(name: str) -> list[Path]:
+    """Return the folders in which a path of the user's may begin."""
+    if name in _OTHER_PATHS:
+        return [Path()]
+    return [Path(), project_root(), *([project_root() / "pretrained"] if name in _NETWORKS else [])]
 
 
 def _path(name: str, value: str) -> Path:

@@ -29,7 +29,7 @@ from wsss_lib.models.backbone import Normalisation
 from wsss_lib.models.pretrained import find_weights, load_backbone
 from wsss_lib.models.weights import LoadReport, read_state
 from wsss_lib.pipeline.contents import Digests, file_digest, picture_digest, picture_files
-from wsss_lib.pipeline.engine import check_devices, inside_torchrun, launch_processes, make_fabric
+from wsss_lib.pipeline.engine import check_devices, is_one_of_several, launch_processes, loaders_watched, make_fabric
 from wsss_lib.pipeline.evaluate import confusion_summary, score_masks
 from wsss_lib.pipeline.folder import STORES, RunFolder, is_helper
 from wsss_lib.pipeline.provenance import (
@@ -468,7 +468,7 @@ class Run(ABC, Generic[M]):
 
     def delegate(self, stage: str, *arguments: str) -> bool:
         """Have several processes do a stage, if that is asked for and this is not one of them."""
-        if self.settings.devices == 1 or inside_torchrun():
+        if self.settings.devices == 1 or is_one_of_several():
             return False
         launch_processes(self.settings.devices, ["-m", "wsss_lib", str(self.folder), stage, *arguments])
         return True
@@ -478,9 +478,10 @@ class Run(ABC, Generic[M]):
         """Add the time that a stage takes to what it took in earlier, interrupted calls."""
         start = time.perf_counter()
         try:
-            yield
+            with loaders_watched():
+                yield
         finally:
-            if not inside_torchrun():
+            if not is_one_of_several():
                 seconds = self.seconds
                 seconds[stage] = round(seconds.get(stage, 0.0) + time.perf_counter() - start, 1)
                 write_json(self.folder / "seconds.json", seconds)

@@ -36,7 +36,7 @@ from wsss_lib.pipeline.engine import check_devices, inside_torchrun, launch_proc
 from wsss_lib.pipeline.evaluate import confusion_summary, score_masks
 from wsss_lib.pipeline.refine import Read, refine
 from wsss_lib.pipeline.settings import Settings, holds_run, read_identity
-from wsss_lib.pipeline.store import MaskStore, copy_file, read_json, write_json
+from wsss_lib.pipeline.store import MaskStore, copy_file, read_seconds, write_json
 from wsss_lib.pipeline.train import Example, History, TrainingBatches, TrainingImages, resume, train
 from wsss_lib.show.progress import epoch_line
 
@@ -362,16 +362,8 @@ class Run(ABC, Generic[M]):
 
     @property
     def seconds(self) -> dict[str, float]:
-        """Seconds that every stage has taken so far, over all starts.
-
-        Raises:
-            InputError: ``seconds.json`` is damaged.
-        """
-        path = self.folder / "seconds.json"
-        seconds = read_json(path) if path.is_file() else {}
-        if not isinstance(seconds, dict) or not all(isinstance(value, int | float) for value in seconds.values()):
-            raise InputError(f"{path} does not hold the seconds of a run; remove it.")
-        return seconds
+        """Seconds that every stage has taken so far, over all starts."""
+        return read_seconds(self.folder / "seconds.json")
 
 
 def _fingerprint(data: Dataset) -> str:

@@ -21,8 +21,9 @@ from wsss_lib.data.dataset import Dataset
 from wsss_lib.data.transforms import Augment, Normalise
 from wsss_lib.errors import InputError
 from wsss_lib.methods.method import Batch, Method
+from wsss_lib.ops.values import all_finite
 from wsss_lib.pipeline.engine import loaded
-from wsss_lib.pipeline.store import read_checkpoint, write_checkpoint, write_json_lines
+from wsss_lib.pipeline.store import read_checkpoint, restore_json_lines, write_checkpoint, write_json_lines
 from wsss_lib.show.progress import bar
 
 History = list[dict[str, Any]]
@@ -156,6 +157,8 @@ def train(
     history = resume(method, folder)
     if fabric.is_global_zero and not path.is_file():  # for a stop within the first epoch
         write_checkpoint(path, {"method": method.state_dict(), "history": []})
+    if fabric.is_global_zero and history:
+        restore_json_lines(folder / "log.jsonl", history)
     for epoch in range(len(history), epochs):
         start = time.perf_counter()
         batches.begin(epoch)
@@ -184,17 +187,21 @@ def resume(method: Method, folder: Path) -> History:
     """Load ``checkpoint.pt`` of ``folder``, if there is one, and return the epochs that it has seen.
 
     Raises:
-        InputError: It is damaged or belongs to another network.
+        InputError: It is damaged, belongs to another network, or holds weights that are not finite.
     """
     path = folder / "checkpoint.pt"
     if not path.is_file():
         return []
     state = read_checkpoint(path)
     try:
-        method.load_state_dict(state["method"])
-        return list(state["history"])
+        networks = state["method"]["networks"].values()
+        broken = [name for network in networks for name, value in network.items() if not all_finite(value)]
+        if not broken:
+            method.load_state_dict(state["method"])
+            return list(state["history"])
     except (AttributeError, LookupError, TypeError, RuntimeError, ValueError):
         raise InputError(f"checkpoint {path} is not one of this run; remove it to train again.") from None
+    raise InputError(f"checkpoint {path} has NaN or infinite values in {broken[0]}; remove it to train again.")
 
 
 def run_epoch(method: Method, batches: TrainingBatches, epoch: int) -> dict[str, float]:

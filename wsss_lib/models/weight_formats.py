@@ -1,9 +1,8 @@
-"""Readers for the two formats that the first papers' weights come in, MXNet array lists and Caffe models, and for the
-one that model hubs use today, safetensors.
+"""Readers for the formats of the first papers' weights, MXNet array lists and Caffe models, and for safetensors.
 
-The first two readers need NumPy only. They map the file into memory, check every length against what is left of the
-file before anything is allocated, and copy each array once. The third leaves that to the library of the format.
-Whatever is wrong with a file becomes an `InputError`.
+The first two need NumPy only. They map the file into memory, check every length against what is left of the file
+before anything is allocated, and copy each array once. The third leaves that to the library of the format. Whatever is
+wrong with a file becomes an `InputError`.
 """
 
 from __future__ import annotations

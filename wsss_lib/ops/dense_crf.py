@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from wsss_lib.errors import InputError
-from wsss_lib.ops.permutohedral import Lattice
+from wsss_lib.ops.permutohedral import Lattice, check_features
 from wsss_lib.ops.sparse import SparseRows
 from wsss_lib.ops.values import all_within
 
@@ -265,19 +265,28 @@ def make_kernel(images: Sequence[Tensor], pairwise: Pairwise) -> Kernel:
     device = images[0].device
     if pairwise.srgb is None:
         return _position_kernel(sizes, pairwise, device)
-    places = position_features(sizes, pairwise.sxy, device)
-    deviations = torch.tensor(pairwise.srgb, device=device)[:, None]
-    colours = torch.cat([x.float().flatten(1) for x in images], 1) / deviations
-    names = [f"sxy {s:g}" for s in pairwise.sxy] + [f"srgb {s:g}" for s in pairwise.srgb]
-    lattice = Lattice(torch.cat([places, colours]), _batch(sizes, device), names)
+    lattice = Lattice(_features(images, pairwise), _batch(sizes, device), _names(pairwise))
     return Kernel(lattice, pairwise.weight, pairwise.normalisation)
+
+
+def _features(images: Sequence[Tensor], pairwise: Pairwise) -> Tensor:
+    """Return what a kernel compares, ``(d, N)``: places, and colours if they count, in standard deviations."""
+    sizes = [(int(x.shape[1]), int(x.shape[2])) for x in images]
+    features = position_features(sizes, pairwise.sxy, images[0].device)
+    if pairwise.srgb is None:
+        return features
+    deviations = torch.tensor(pairwise.srgb, device=features.device)[:, None]
+    return torch.cat([features, torch.cat([x.float().flatten(1) for x in images], 1) / deviations])
+
+
+def _names(pairwise: Pairwise) -> list[str]:
+    return [*(f"sxy {s:g}" for s in pairwise.sxy), *(f"srgb {s:g}" for s in pairwise.srgb or ())]
 
 
 @lru_cache(maxsize=8)
 def _position_kernel(sizes: tuple[tuple[int, int], ...], pairwise: Pairwise, device: torch.device) -> Kernel:
-    names = [f"sxy {s:g}" for s in pairwise.sxy]
     with torch.inference_mode(False), torch.no_grad():  # what is kept must be usable everywhere
-        lattice = Lattice(position_features(sizes, pairwise.sxy, device), _batch(sizes, device), names)
+        lattice = Lattice(position_features(sizes, pairwise.sxy, device), _batch(sizes, device), _names(pairwise))
         return Kernel(lattice, pairwise.weight, pairwise.normalisation)
 
 
@@ -453,7 +462,7 @@ def _solve_pydensecrf(image: Tensor, unary: Tensor, field: Settings) -> Tensor:
     }
     labels, height, width = unary.shape[1:]
     for kernel in field.kernels:
-        make_kernel([image], kernel)  # refuses a lattice with too many cells, of which the C++ code says nothing
+        check_features(_features([image], kernel), _names(kernel))  # the C++ code says nothing of too many cells
     pixels = np.ascontiguousarray(image.permute(1, 2, 0).cpu().numpy())
     results = []
     for energies in unary.cpu().numpy():

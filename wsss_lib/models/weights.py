@@ -81,10 +81,10 @@ def _is_markup(head: bytes) -> bool:
 
 def _describe(head: bytes) -> str:
     """Say in words what a file is whose first bytes belong to none of the formats."""
-    if _is_markup(head):
-        return "a web page that was saved in place of the weights"
     if is_safetensors(head):
         return "a safetensors file"
+    if _is_markup(head):
+        return "a web page that was saved in place of the weights"
     return "not a weight file"
 
 

@@ -138,7 +138,7 @@ def unary_from_labels(labels: Tensor, num_labels: int, confidence: float, unknow
     if not 0 < confidence < 1:
         raise InputError(f"confidence is {confidence}; it must lie between 0 and 1.")
     rows = labels.long() - int(unknown)
-    if labels.is_floating_point() and not (labels == labels.trunc()).all():
+    if labels.is_floating_point() and not (labels == labels.long()).all():
         raise InputError("labels hold values that are not whole numbers; give the numbers of labels.")
     if num_labels < 1 or (labels.numel() and not (int(rows.min()) >= -int(unknown) and int(rows.max()) < num_labels)):
         raise InputError(

@@ -42,8 +42,8 @@ from wsss_lib.models.weights import check_archive
 from wsss_lib.ops.values import all_finite, all_within
 
 _LEVELS = 65_535
-"""The stored value of 1. The steps are equal: near 1, where a CRF with a high alpha amplifies rounding, they are 16 to
-32 times finer than those of float16, which takes as many bytes."""
+"""The stored value of 1. All steps are equal: above 0.25, where a CRF with a high alpha amplifies rounding, they are 16
+to 32 times finer than those of float16, which takes as many bytes."""
 
 _GREATEST = torch.finfo(torch.float32).max
 
@@ -82,13 +82,12 @@ def restore_json_lines(path: Path, rows: list[dict[str, Any]]) -> None:
     A line more is no damage: a process that was killed within an epoch may have left it.
     """
     try:
-        found = path.read_bytes() if path.exists() else b""
-    except OSError:
-        found = b"\0"
-    if not found.startswith(_json_lines(rows)):
-        if found and not _json_lines(rows).startswith(found):
-            print(f"{path} is damaged; it is written again from the checkpoint.")
-        write_json_lines(path, rows)
+        if path.read_bytes().startswith(_json_lines(rows)):
+            return
+        print(f"{path} is damaged; it is written again from the checkpoint.")
+    except OSError:  # it is missing; of one that cannot be read the next line says why
+        pass
+    write_json_lines(path, rows)
 
 
 def _json_lines(rows: list[dict[str, Any]]) -> bytes:

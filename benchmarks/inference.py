@@ -5,7 +5,7 @@ maps added before anything is enlarged, only the classes that an image shows enl
 AffinityNet's infer_cls.py, written anew: one image at a time, every view and every mirrored view in a pass of its own,
 the maps of all classes enlarged to the image's size, copied to NumPy, multiplied by the labels, mirrored back and
 summed there. Both use the same network, with random weights, and the same resizing; neither writes files. The maps,
-before they are rounded to float16, must agree within 1e-3 (they lie in [0, 1)).
+before they are rounded to 16 bits, must agree within 1e-3 (they lie in [0, 1)).
 
 Columns: images per second, from the median of the turns; ratio: how many times as fast as plain in the same turn,
 median; peak MiB: by how much memory grew, above network and images, measured in a process of its own (what PyTorch

@@ -1,6 +1,6 @@
 """CRF-refined labels of a whole data set, AffinityNet's settings and alphas 4 and 32: the library against a plain loop.
 
-Class activation maps lie in files: smooth random maps of the classes that each image shows, as float16. From them and
+Class activation maps lie in files: smooth random maps of the classes that each image shows, in 16 bits. From them and
 the images, both ways make the probabilities after a dense CRF with the background (1 - max)^alpha, for both alphas, and
 write them. Decoding, solving and writing all count.
 

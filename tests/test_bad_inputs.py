@@ -4,15 +4,18 @@ The rows are run in this process, and some of them again as users would, with pa
 """
 
 import json
+import math
 import os
 import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from PIL import Image
 
@@ -22,13 +25,15 @@ from tests.pipeline.runs import open_run as open_cam
 from tests.pipeline.runs import sentence_of, silent, tiny_config
 from tests.pipeline.test_evaluate import binary, scored_run
 from wsss_lib import __main__ as command
+from wsss_lib.data.dataset import Dataset
 from wsss_lib.data.folder import load_folder
 from wsss_lib.models import create_backbone
 from wsss_lib.models.superpixel_net import SuperpixelNet
+from wsss_lib.ops import dense_crf
 from wsss_lib.pipeline import kinds
 from wsss_lib.pipeline.engine import make_fabric
 from wsss_lib.pipeline.parameters import read_parameters
-from wsss_lib.pipeline.store import CamStore, ScoreStore
+from wsss_lib.pipeline.store import CamStore, ScoreStore, read_checkpoint, write_checkpoint
 
 METHODS = {
     "00_cam": "cam",
@@ -172,6 +177,54 @@ def maps(change: Callable[[CamStore, object], object]) -> Callable[[Path], objec
         change(store, data)
 
     return make
+
+
+def broken_maps(store: CamStore, data: Dataset, value: float = math.nan) -> None:
+    """Write maps as the library itself would not."""
+    classes = data.labels[0].nonzero().flatten().numpy()
+    np.savez(store.path(data.ids[0]), classes=classes, cams=np.full((len(classes), *data.size(0)), value, np.float16))
+
+
+def trained(folder: Path) -> dict:
+    open_cam(folder / "run", tiny_config(epochs=1, batch_size=4, scales=(1.0,)), limit=4).train(silent)
+    (folder / "run" / "seconds.json").unlink()  # what is tried next takes its time, too
+    return read_checkpoint(folder / "run" / "checkpoint.pt")
+
+
+def flip_middle(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0x40
+    path.write_bytes(content)
+
+
+def spoilt_checkpoint(folder: Path) -> None:
+    trained(folder)
+    flip_middle(folder / "run" / "checkpoint.pt")
+
+
+def broken_checkpoint(folder: Path) -> None:
+    state = trained(folder)
+    state["method"]["networks"]["network"]["head.weight"][0] = math.nan
+    write_checkpoint(folder / "run" / "checkpoint.pt", state)
+
+
+def overflowing(folder: Path) -> None:
+    """All weights are finite, what they make of an image is not."""
+    state = trained(folder)
+    for value in state["method"]["networks"]["network"].values():
+        if value.ndim > 1:
+            value.mul_(1e12)
+    write_checkpoint(folder / "run" / "checkpoint.pt", state)
+
+
+def flipped_weights(folder: Path) -> None:
+    imagenet(folder)
+    flip_middle(folder / "net.pth")
+
+
+def half_safetensors(folder: Path) -> None:
+    safetensors.torch.save_file(create_backbone("mobilenet_v2").state_dict(), folder / "net.pth")
+    cut("net.pth")(folder)
 
 
 def spoilt_mask(folder: Path) -> None:
@@ -601,7 +654,6 @@ CASES = {
         "checkpoint.pt is not one of this run",
         make=run_with(saved("checkpoint.pt", lambda: {"method": {"networks": [1]}, "history": []})),
     ),
-    "seconds that are none": stage("train", "seconds.json", "remove it", make=run_with(text("seconds.json", "[1]"))),
     "a split that is none": stage(
         "infer", "split 'test'", "choose one of", make=run_with(lambda _: 0), arguments=("test",)
     ),
@@ -648,6 +700,40 @@ CASES = {
         lambda _: make_fabric("cuda", 10**6), ("cuda", "use 'cpu'") if not torch.cuda.is_available() else ("devices",)
     ),
     "scores of nothing": Case(lambda folder: ScoreStore(folder).read("x"), ("{}/x.npz is missing", "run")),
+    # files of a run, and operators
+    "a checkpoint with flipped bits": stage(
+        "train", "checkpoint.pt cannot be read (the checksum", "remove it to train again", make=spoilt_checkpoint
+    ),
+    "a checkpoint of numbers that are none": stage(
+        "infer", "NaN or infinite values in head.weight", "remove it", arguments=("val",), make=broken_checkpoint
+    ),
+    "maps that are no numbers": stage(
+        "score",
+        "val_0000.npz holds values that are not finite",
+        "remove it",
+        arguments=("val",),
+        make=maps(broken_maps),
+    ),
+    "maps above 1": stage(
+        "refine",
+        "val_0000.npz holds values",
+        "in [0, 1]",
+        arguments=("crf", "val"),
+        make=maps(partial(broken_maps, value=2.0)),
+    ),
+    "weights with flipped bits": opening(
+        "00_cam", "net.pth is damaged", "download it again", make=photos_with_weights(flipped_weights), **WEIGHTS
+    ),
+    "safetensors that are cut off": opening(
+        "00_cam", "net.pth is damaged", "download it again", make=photos_with_weights(half_safetensors), **WEIGHTS
+    ),
+    "a network that overflows": stage(
+        "infer", "image val_0000", "is not kept", "precision 32-true", arguments=("val",), make=overflowing
+    ),
+    "pictures of 0-1 for a CRF": Case(
+        lambda _: dense_crf.dense_crf([torch.rand(3, 4, 5)], [torch.rand(2, 4, 5)]),
+        ("image 0 has", "give them as uint8"),
+    ),
 }
 
 

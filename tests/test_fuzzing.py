@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -74,6 +75,12 @@ def maps_of_an_image() -> bytes:
 def state(old: bool = False) -> bytes:
     content = {"state_dict": torch.nn.Linear(3, 2).state_dict(), "epoch": 3}
     return saved(lambda stream: torch.save(content, stream, _use_new_zipfile_serialization=not old))
+
+
+def safe_state(length: int | None = None) -> bytes:
+    """The same network as safetensors, which may say another length of its header."""
+    content = safetensors.torch.save(torch.nn.Linear(3, 2).state_dict(), {"format": "pt"})
+    return content if length is None else struct.pack("<Q", length) + content[8:]
 
 
 def maps_of_a_store(name: str, count: int) -> bytes:
@@ -149,6 +156,7 @@ READERS = {
     "Caffe": Reader(lambda: [(GOLDEN / f"vgg_{name}.caffemodel").read_bytes() for name in ("v1", "new")], read_caffe),
     "PyTorch": Reader(lambda: [state()], into_a_network),
     "PyTorch before 1.6": Reader(lambda: [state(old=True)], into_a_network),
+    "safetensors": Reader(lambda: [safe_state()], into_a_network),
     "checkpoint of a run": Reader(lambda: [state()], read_checkpoint),
     "description of weights": Reader(
         lambda: [json.dumps({"mean": [0.5, 0.5, 0.5], "std": [0.2, 0.2, 0.2]}).encode()], read_sidecar, "file.json"
@@ -345,6 +353,9 @@ PROMISES: dict[str, tuple[str, Callable[[], bytes]]] = {
     "a frame": ("labels of images", lambda: pickled(b"\x95", struct.pack("<Q", TERA), b"}")),
     "digits of a key": ("labels of images", lambda: labels_of_images(10**5000)),
     "a tensor": ("PyTorch", lambda: saved(lambda s: torch.save({"weight": torch.zeros(1).expand(TERA)}, s))),
+    "a header of tensors": ("safetensors", lambda: safe_state(99_999_999)),
+    "a longer header of tensors": ("safetensors", lambda: safe_state(TERA)),
+    "a shape of tensors": ("safetensors", lambda: safe_state().replace(b'"shape":[2,3]', b'"shape":[9,9]')),
     "a storage": ("PyTorch before 1.6", lambda: state(old=True).replace(b"K\x06", b"J\xff\xff\xff\x7f")),
     "a checkpoint's memo": ("checkpoint of a run", lambda: b"\x80\x02}r" + struct.pack("<I", 2**31) + b"."),
     "pixels": ("image", lambda: png(13_000, 13_000, 3)),

@@ -6,6 +6,8 @@ import io
 import os
 import pickle
 import re
+import stat
+import uuid
 import zlib
 from pathlib import Path
 
@@ -330,6 +332,55 @@ def test_failed_writing_leaves_the_old_file_and_nothing_else(tmp_path):
         write_atomically(path, interrupt)
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_is_durable_is_flushed_before_it_gets_its_name(tmp_path, monkeypatch):
+    events, replace, fsync = [], Path.replace, os.fsync
+
+    def noting(handle):
+        status = os.fstat(handle)
+        events.append(next(p.name for p in [tmp_path, *tmp_path.rglob("*")] if p.stat().st_ino == status.st_ino))
+        if not stat.S_ISDIR(status.st_mode):
+            assert status.st_size == 3, "not all was written when it was flushed"
+        fsync(handle)
+
+    def renaming(path, target):
+        events.append(f"{path.name} is {target.name}")
+        return replace(path, target)
+
+    monkeypatch.setattr(os, "fsync", noting)
+    monkeypatch.setattr(Path, "replace", renaming)
+    monkeypatch.setattr(uuid, "uuid4", lambda: uuid.UUID(int=0))
+    temporary = f".tmp-{0:032x}"
+    write_atomically(tmp_path / "new" / "deep" / "x", lambda stream: stream.write(b"abc"))
+    assert events == [temporary, f"{temporary} is x", "deep", "new", tmp_path.name]
+    events.clear()
+    write_atomically(tmp_path / "new" / "deep" / "x", lambda stream: stream.write(b"def"))
+    assert events == [temporary, f"{temporary} is x", "deep"]
+    events.clear()
+    write_atomically(tmp_path / "new" / "y", lambda stream: stream.write(b"ghi"), durable=False)
+    assert events == [f"{temporary} is y"]
+
+
+def test_a_disk_that_fails_when_it_is_flushed(tmp_path, monkeypatch):
+    (tmp_path / "x").write_bytes(b"old")
+
+    def failing(_):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", failing)
+    with pytest.raises(InputError, match=sentence(tmp_path / "x", "cannot be written", "Input/output error")):
+        write_atomically(tmp_path / "x", lambda stream: stream.write(b"new"))
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"old"]
+
+
+def test_a_system_that_flushes_no_folders(tmp_path, monkeypatch):
+    def refusing(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "open", refusing)
+    write_atomically(tmp_path / "x", lambda stream: stream.write(b"new"))
+    assert (tmp_path / "x").read_bytes() == b"new"
 
 
 def test_writing_replaces_a_file(tmp_path):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from wsss_lib.errors import InputError
-from wsss_lib.models import create_backbone
+from wsss_lib.models import create_backbone, pretrained
 from wsss_lib.models.pretrained import find_weights, load_backbone
 
 
@@ -59,6 +59,15 @@ def test_failed_download_names_address_file_and_folder(tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"https://.*mobilenet_v2-b0353104\.pth.*no route") as error:
         find_weights("mobilenet_v2", tmp_path)
     assert str(tmp_path) in str(error.value)
+
+
+def test_a_download_must_have_the_checksum_in_its_name(tmp_path, monkeypatch):
+    served = tmp_path / "net-0676ba61.pth"
+    served.write_bytes(b"not these weights")
+    monkeypatch.setitem(pretrained._URLS, "resnet50", served.as_uri())
+    with pytest.raises(InputError, match=r"cannot be downloaded \(invalid hash value.*by hand"):
+        find_weights("resnet50", tmp_path / "pretrained")
+    assert not list((tmp_path / "pretrained").iterdir())
 
 
 def test_file_that_is_there_is_not_downloaded(tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """Weight files: every byte of the formats is written here by hand, so that the readers are not tested by themselves."""
 
 import argparse
+import contextlib
 import hashlib
 import json
 import math
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from torch import nn
 
@@ -24,8 +26,10 @@ from wsss_lib.models import weights
 from wsss_lib.models.weight_formats import (
     VGG16_LAYERS,
     MXNetList,
+    is_safetensors,
     read_caffe,
     read_mxnet,
+    read_safetensors,
     resnet38d_from_mxnet,
     vgg16_from_caffe,
 )
@@ -537,6 +541,44 @@ def test_torch_only_flat_dictionaries(tmp_path, content, message):
         read_torch(tmp_path / "a.pth")
 
 
+def test_torch_flipped_bits_are_noticed(tmp_path):
+    """PyTorch itself reads most of these files, with other numbers."""
+    path, wanted = tmp_path / "a.pth", {"a": torch.randn(40, 50, generator=torch.Generator().manual_seed(0))}
+    torch.save(wanted, path)
+    content = path.read_bytes()
+    refused = unnoticed = 0
+    for damaged in flipped(content, 0, 300):
+        path.write_bytes(damaged)
+        try:
+            assert torch.equal(read_torch(path)["a"], wanted["a"])  # of some bytes nothing depends
+        except InputError as error:
+            refused += "is damaged or incomplete" in str(error) or "not a weight file" in str(error)
+            with contextlib.suppress(Exception):
+                unnoticed += bool(torch.load(path, weights_only=True))
+    assert refused > 250
+    assert unnoticed > 200
+
+
+def test_torch_archives_without_checksums_are_read(tmp_path):
+    path = tmp_path / "a.pth"
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save({"a": torch.ones(3)}, path)
+    finally:
+        torch.serialization.set_crc32_options(True)
+    with zipfile.ZipFile(path) as archive:
+        assert archive.testzip() is not None
+    assert torch.equal(read_torch(path)["a"], torch.ones(3))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_values_that_are_not_finite_in_a_file_without_checksums(tmp_path, value):
+    state = full_state()
+    state["1.bias"][2] = value
+    torch.save(state, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    refused(network(), read_state(tmp_path / "old.pth"), "net.pth has NaN or infinite values in 1.bias")
+
+
 @pytest.mark.parametrize("legacy", [False, True])
 def test_torch_every_truncation_is_refused(tmp_path, legacy):
     path = tmp_path / "a.pth"
@@ -769,6 +811,104 @@ def test_model_a_is_refused(monkeypatch):
     with pytest.raises(InputError, match=r"use Model A1.*ff21f45d6bf03284100dcbec571edfad"):
         read_state(path)
     read_state(GOLDEN / "resnet38_legacy.params")
+
+
+# --- safetensors ----------------------------------------------------------------------------------------------------
+
+SOME = {
+    "conv1a.weight": torch.arange(6.0).view(2, 3),
+    "half": torch.tensor([1.0, -2.5]).half(),
+    "brain": torch.tensor([1.0, -2.5]).bfloat16(),
+    "scalar": torch.tensor(4),
+    "empty": torch.zeros(0, 3),
+}
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize("name", ["a.safetensors", "a.pth", "a"])
+def test_safetensors(tmp_path, prefix, name):
+    safetensors.torch.save_file({prefix + key: value for key, value in SOME.items()}, tmp_path / name, {"a": "eval(1)"})
+    state = read_state(tmp_path / name)
+    assert state.keys() == SOME.keys()
+    for key, value in SOME.items():
+        assert state[key].dtype == value.dtype
+        assert torch.equal(state[key], value)
+    (tmp_path / name).write_bytes(b"\0" * 2000)  # the tensors are copies
+    assert torch.equal(state["conv1a.weight"], SOME["conv1a.weight"])
+
+
+def with_header_of(length):
+    """A file whose header is so long: the first bytes of a file are that number."""
+    header = b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
+    return length.to_bytes(8, "little") + header.ljust(length) + np.float32(1).tobytes()
+
+
+@pytest.mark.parametrize(
+    "length",
+    [0x112, 0x80, 0x0280, 0x0A, 0x0A0A, 0x12, 0x0612, 0x1A, 0x20, 0x28, 0x32, 0x38, 0x42, 0x01A2, 0x06A2, 0x3C, 0x4B50],
+)
+def test_no_header_of_safetensors_is_taken_for_another_format(tmp_path, length):
+    """Among them those that begin like an MXNet list, a pickle, a Caffe model, a web page and an archive."""
+    length = length if length > 60 else length + 256
+    path = save(tmp_path, with_header_of(length))
+    assert read_state(path) == {"a": torch.ones(1)}
+    with pytest.raises(InputError, match=r"is a safetensors file; give a file that was written by torch\.save"):
+        read_torch(path)
+    with pytest.raises(InputError, match="is not an MXNet weight file"):
+        read_mxnet(path)
+    with pytest.raises(InputError, match="is not a Caffe model"):
+        read_caffe(path)
+
+
+def test_no_other_format_is_taken_for_safetensors(tmp_path):
+    torch.save({"a": torch.ones(1)}, tmp_path / "a.pth")
+    torch.save({"a": torch.ones(1)}, tmp_path / "b.pth", _use_new_zipfile_serialization=False)
+    files = [*GOLDEN.glob("*.params"), *GOLDEN.glob("*.caffemodel"), tmp_path / "a.pth", tmp_path / "b.pth"]
+    assert len(files) > 6
+    for path in [*files, save(tmp_path, HTML), save(tmp_path, b'{"mean": [0, 0, 0]}', "b.json")]:
+        assert not is_safetensors(path.read_bytes())
+        with pytest.raises(InputError, match="is not a safetensors file"):
+            read_safetensors(path)
+
+
+def test_safetensors_every_truncation_is_refused(tmp_path):
+    content = safetensors.torch.save(SOME)
+    assert survives(read_state, save(tmp_path, content))
+    for length in range(len(content)):
+        assert not survives(read_state, save(tmp_path, content[:length]))
+    assert not survives(read_state, save(tmp_path, content + b"\0"))
+
+
+def test_safetensors_random_damage(tmp_path):
+    content = safetensors.torch.save(SOME)
+    read = [survives(read_state, save(tmp_path, damaged)) for damaged in flipped(content, 0, 600)]
+    assert 20 < sum(read) < 500
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        (b'{"a":{"dtype":"PICKLE","shape":[1],"data_offsets":[0,4]}}', "damaged or incomplete"),
+        (b'{"a":{"dtype":"F32","shape":[9],"data_offsets":[0,4]}}', "damaged or incomplete"),
+        (b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,9]}}', "damaged or incomplete"),
+        (b'{"__metadata__":{"a":"b"}}', "damaged or incomplete"),
+        (b"{" * 500, "damaged or incomplete"),
+        (b'{"a"', "damaged or incomplete"),
+    ],
+)
+def test_safetensors_garbled(tmp_path, header, message):
+    path = save(tmp_path, len(header).to_bytes(8, "little") + header + bytes(4))
+    with pytest.raises(InputError, match=message) as caught:
+        read_state(path)
+    assert str(path) in str(caught.value)
+
+
+def test_safetensors_without_tensors_or_with_values_that_are_not_finite(tmp_path):
+    safetensors.torch.save_file({}, tmp_path / "a.safetensors", {"a": "b"})
+    with pytest.raises(InputError, match="holds no tensors"):
+        read_state(tmp_path / "a.safetensors")
+    safetensors.torch.save_file(full_state() | {"2.bias": torch.tensor([1, math.nan])}, tmp_path / "a.safetensors")
+    refused(network(), read_state(tmp_path / "a.safetensors"), "NaN or infinite values in 2.bias")
 
 
 # --- the description beside a file ----------------------------------------------------------------------------------

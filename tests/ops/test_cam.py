@@ -3,8 +3,10 @@
 import pytest
 import torch
 
+from wsss_lib.errors import InputError
 from wsss_lib.ops.cam import (
     activation_share,
+    background_power,
     covered_share,
     highest,
     merge_mirrored,
@@ -115,3 +117,23 @@ def test_shares():
     assert activation_share(cam, region).item() == pytest.approx(0.8)
     assert covered_share(cam, region, 0.3).item() == pytest.approx(0.5)
     assert activation_share(torch.zeros(2, 2), region).isnan()
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_maps_that_are_no_numbers_have_no_seed(value):
+    maps = torch.rand(2, 3, 4)
+    maps[0, 1, 2] = value
+    with pytest.raises(InputError, match="scores hold NaN or infinite values"):
+        seed(maps, torch.tensor([0, 1]), 0.2)
+    with pytest.raises(InputError, match="maps of 2 classes but 1 classes"):
+        seed(maps, torch.tensor([0]), 0.2)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, 1.01, -0.01])
+def test_what_is_no_map_has_no_background(value):
+    maps = torch.rand(2, 3, 4)
+    maps[0, 1, 2] = 1 + 1e-7
+    assert background_power(maps, 2.5)[0, 1, 2] == 0
+    maps[0, 1, 2] = value
+    with pytest.raises(InputError, match="maps hold negative or non-finite values or values above 1"):
+        background_power(maps, 4)

@@ -12,6 +12,7 @@ from PIL import Image
 from tests import recipe
 from wsss_lib.errors import InputError
 from wsss_lib.ops import dense_crf as module
+from wsss_lib.ops import permutohedral
 from wsss_lib.ops.dense_crf import (
     PRESETS,
     Kernel,
@@ -368,12 +369,26 @@ def test_unaries_of_several_maps_at_once():
 # ------------------------------------------------------------------------------------------------------------ errors
 
 
-@pytest.mark.parametrize("value", [-0.1, float("nan"), float("inf")])
+@pytest.mark.parametrize("value", [-0.1, -1e-5, 1.3, 255.0, float("nan"), float("inf"), -float("inf")])
 def test_unusable_scores(value):
     scores = torch.rand(3, 4, 5)
     scores[1, 2, 3] = value
-    with pytest.raises(InputError, match="scores hold negative or non-finite"):
+    with pytest.raises(InputError, match=r"scores hold negative or non-finite values or values above 1.*\[0, 1\]"):
         unary_from_scores(scores)
+
+
+@pytest.mark.parametrize("clip", [1e-5, None])
+def test_scores_beyond_the_ends_by_rounding(clip):
+    scores = torch.tensor([-1e-7, 0.0, 1.0, 1 + 1e-7])[:, None, None]
+    unary = unary_from_scores(scores, clip).flatten()
+    assert unary[0] == unary[1] > 11
+    assert unary[2] == unary[3] == 0
+
+
+@pytest.mark.parametrize("options", [{"clip": -1e-5}, {"clip": 1.5}, {"clip": torch.nan}, {"scale": 0}, {"scale": 1.1}])
+def test_options_of_scores_out_of_range(options):
+    with pytest.raises(InputError, match=f"{next(iter(options))} is "):
+        unary_from_scores(torch.rand(2, 3, 4), **options)
 
 
 @pytest.mark.parametrize("shape", [(0, 4, 5), (2, 0, 4, 5), (4, 5)])
@@ -389,6 +404,12 @@ def test_label_out_of_range_is_named(label, unknown):
         unary_from_labels(labels, 3, 0.7, unknown=unknown)
 
 
+@pytest.mark.parametrize("value", [0.5, torch.nan, torch.inf])
+def test_labels_that_are_no_whole_numbers(value):
+    with pytest.raises(InputError, match="labels hold values that are not whole numbers"):
+        unary_from_labels(torch.tensor([[0.0, value]]), 3, 0.7)
+
+
 @pytest.mark.parametrize("confidence", [0.0, 1.0, -0.5, 1.5, float("nan")])
 def test_confidence_out_of_range(confidence):
     with pytest.raises(InputError, match=f"confidence is {confidence}"):
@@ -396,13 +417,17 @@ def test_confidence_out_of_range(confidence):
 
 
 def attempt(preset="psa", backend="torch", image=(3, 6, 8), unary=(2, 6, 8)):
-    """Two images, of which the second is the odd one."""
-    images = [picture("fine", (6, 8)), torch.randint(0, 256, image).to(torch.uint8)]
-    return dense_crf(images, [energies("fine", (2, 6, 8)), torch.rand(unary)], preset, backend)
+    """Two images, of which the second is the odd one; its picture and its unary are given, or their shapes are."""
+    generator = torch.Generator().manual_seed(0)
+    if isinstance(image, tuple):
+        image = torch.randint(0, 256, image, generator=generator).to(torch.uint8)
+    if isinstance(unary, tuple):
+        unary = torch.rand(unary, generator=generator)
+    return dense_crf([picture("fine", (6, 8)), image], [energies("fine", (2, 6, 8)), unary], preset, backend)
 
 
-def test_the_attempt_is_fine_as_such():
-    assert [x.shape for x in attempt()] == [(2, 6, 8)] * 2
+def test_the_attempt_is_fine_as_such(backend):
+    assert [x.shape for x in attempt(backend=backend)] == [(2, 6, 8)] * 2
 
 
 @pytest.mark.parametrize(
@@ -425,9 +450,77 @@ def test_the_attempt_is_fine_as_such():
         ({"preset": field(srgb=(13.0, 0.0, 13.0))}, r"srgb \(13.0, 0.0, 13.0\)"),
     ],
 )
-def test_errors_name_the_culprit(wrong, message):
+def test_errors_name_the_culprit(wrong, message, backend):
     with pytest.raises(InputError, match=message):
-        attempt(**wrong)
+        attempt(**{"backend": backend, **wrong})
+
+
+BYTES = picture("bytes", (6, 8))
+MEAN, DEVIATION = (torch.tensor(x)[:, None, None] for x in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
+OTHER_PICTURES = {
+    "0-1": BYTES / 255,
+    "0-1 of black and white": (BYTES > 99).float(),
+    "0-1 of black": torch.zeros(3, 6, 8),
+    "normalised": (BYTES / 255 - MEAN) / DEVIATION,
+    "without the mean": BYTES - 255 * MEAN,
+    "-1 to 1": BYTES / 127.5 - 1,
+    "resized": BYTES.float() * 0.99,
+    "half": (BYTES / 255).half(),
+    "16 bit": BYTES.int() * 257,
+    "negative": BYTES.int() - 128,
+    "NaN": torch.where(BYTES > 99, torch.nan, BYTES.float()),
+    "infinite": torch.where(BYTES > 99, torch.inf, BYTES.float()),
+    "bool": BYTES > 99,
+    "complex": BYTES.to(torch.complex64),
+}
+
+
+@pytest.mark.parametrize("name", OTHER_PICTURES)
+def test_pictures_of_another_meaning_are_refused(name, backend):
+    with pytest.raises(
+        InputError, match=r"image 1 has torch\.\w+ values that are not whole numbers of 0-255; .* uint8"
+    ):
+        attempt(backend=backend, image=OTHER_PICTURES[name])
+    with pytest.raises(InputError, match="image 0 has"):
+        make_kernel([OTHER_PICTURES[name]], field().kernels[1])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.int16, torch.int64])
+def test_pictures_of_0_to_255_in_another_type(dtype, backend):
+    assert all(map(torch.equal, attempt(backend=backend, image=BYTES.to(dtype)), attempt(backend=backend, image=BYTES)))
+
+
+OTHER_UNARIES = {
+    "NaN": (torch.full((2, 6, 8), torch.nan), "holds NaN or rules out all labels"),
+    "all infinite": (torch.full((2, 6, 8), torch.inf), "holds NaN or rules out all labels"),
+    "a label that must be": (torch.stack([torch.zeros(6, 8), torch.full((6, 8), -torch.inf)]), "holds NaN or rules"),
+    "too large for float32": (torch.full((2, 6, 8), 1e300, dtype=torch.float64), "holds NaN or rules out"),
+    "labels": (torch.ones(2, 6, 8, dtype=torch.int64), r"has torch\.int64 values; give energies as float32"),
+    "bytes": (torch.ones(2, 6, 8, dtype=torch.uint8), r"has torch\.uint8 values"),
+    "elsewhere": (torch.rand(2, 6, 8, device="meta"), "is on meta but the image on cpu"),
+}
+
+
+@pytest.mark.parametrize("name", OTHER_UNARIES)
+def test_other_unaries_are_refused(name, backend):
+    unary, message = OTHER_UNARIES[name]
+    with pytest.raises(InputError, match=f"the unary of image 1 {message}"):
+        attempt(backend=backend, unary=unary)
+
+
+def test_images_of_several_devices_are_refused(backend):
+    with pytest.raises(InputError, match="image 1 is on meta but image 0 on cpu"):
+        attempt(backend=backend, image=BYTES.to("meta"))
+
+
+def test_a_unary_with_a_gradient_or_a_forbidden_label(backend):
+    """What one backend can do, the other can."""
+    unary = torch.rand(2, 6, 8, generator=torch.Generator().manual_seed(1))
+    unary[1, :3] = torch.inf
+    result = attempt(backend=backend, unary=unary.requires_grad_())[1]
+    assert not result.requires_grad
+    assert result[1, :3].eq(0).all()
+    close(result, attempt(backend="torch", unary=unary)[1], 1e-4)
 
 
 def test_numbers_of_images_and_unaries_must_agree():
@@ -435,17 +528,25 @@ def test_numbers_of_images_and_unaries_must_agree():
         dense_crf([picture("fine", (6, 8))], [energies("fine", (2, 6, 8))] * 2)
 
 
-def test_a_unary_with_nan():
+def test_a_unary_with_nan(backend):
     unary = energies("fine", (2, 6, 8))
     unary[1, 2, 3] = torch.nan
     with pytest.raises(InputError, match="unary of image 0 holds NaN"):
-        dense_crf([picture("fine", (6, 8))], [unary])
+        dense_crf([picture("fine", (6, 8))], [unary], backend=backend)
 
 
 @pytest.mark.parametrize("weight", [(1.0, 2.0), ((1.0, 0.0), (0.0, 1.0))], ids=["values", "matrix"])
-def test_a_compatibility_of_another_number_of_labels(weight):
-    with pytest.raises(InputError, match="weight"):
-        dense_crf([picture("fine", (6, 8))], [energies("fine", (3, 6, 8))], field((3.0, weight)))
+def test_a_compatibility_of_another_number_of_labels(weight, backend):
+    with pytest.raises(InputError, match="weight of a kernel is for 2 labels, but the unary of image 0 has 3"):
+        dense_crf([picture("fine", (6, 8))], [energies("fine", (3, 6, 8))], field((3.0, weight)), backend)
+
+
+@pytest.mark.parametrize(
+    "weight", [torch.nan, torch.inf, (1.0, torch.nan), ((1.0, 0.0),), ((1.0,), (1.0, 2.0)), "much"]
+)
+def test_a_compatibility_that_is_none(weight, backend):
+    with pytest.raises(InputError, match=r"weight .* of a kernel must be a number, one for each label, or a square"):
+        attempt(field((3.0, weight)), backend)
 
 
 TINY = {
@@ -461,9 +562,19 @@ TINY = {
 
 
 @pytest.mark.parametrize(("preset", "culprit"), TINY.values(), ids=TINY)
-def test_the_standard_deviation_that_is_too_small_is_named(preset, culprit):
+def test_the_standard_deviation_that_is_too_small_is_named(preset, culprit, backend):
     with pytest.raises(InputError, match=f"{culprit} is too small"):
-        dense_crf([picture("tiny", (40, 60))], [energies("tiny", (2, 40, 60))], preset, "torch")
+        dense_crf([picture("tiny", (40, 60))], [energies("tiny", (2, 40, 60))], preset, backend)
+
+
+def test_the_lattice_is_known_to_have_room_without_being_made(monkeypatch):
+    pytest.importorskip("pydensecrf")
+    monkeypatch.setattr(permutohedral, "Lattice", None)  # calling it would raise
+    for name, preset in PRESETS.items():
+        unary = energies(name, (2, 40, 60))
+        dense_crf([picture("roomy", (40, 60))], [unary], replace(preset, steps=1), "pydensecrf")
+    with pytest.raises(TypeError):
+        dense_crf([picture("tiny", (40, 60))], [unary], TINY["all cells of y"][0], "pydensecrf")
 
 
 def test_without_pydensecrf(monkeypatch):

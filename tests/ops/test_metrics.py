@@ -192,6 +192,65 @@ def test_sizes_must_agree():
             confusion_matrix(torch.tensor([0, 1]), torch.tensor([1, wrong]), 2)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"scores": torch.nan}, "scores hold negative or non-finite"),
+        ({"scores": torch.inf}, "scores hold negative or non-finite"),
+        ({"scores": 1.01}, "values above 1"),
+        ({"scores": -0.01}, "scores hold negative"),
+        ({"truth": 6}, "truth holds values of 6 to 254, which are no classes"),
+        ({"truth": 254}, "truth holds values of 6 to 254"),
+        ({"classes": torch.tensor([0, 5])}, r"classes \[0, 5\] do not name 2 of 5 classes"),
+        ({"classes": torch.tensor([-1, 2])}, r"classes \[-1, 2\]"),
+        ({"classes": torch.tensor([2, 2])}, r"classes \[2, 2\]"),
+        ({"classes": torch.tensor([2])}, r"classes \[2\]"),
+        ({"thresholds": torch.tensor([0.5, 0.2])}, "thresholds do not ascend"),
+        ({"thresholds": torch.tensor([torch.nan])}, "thresholds do not ascend"),
+    ],
+)
+def test_a_sweep_of_what_is_no_map_or_no_class(change, message):
+    scores, truth = torch.full((2, 4, 5), 0.25), torch.zeros(4, 5, dtype=torch.uint8)
+    scores[1, 2, 3] = change.get("scores", 1 + 1e-7)
+    scores[0, 1, 1] = -1e-7
+    truth[1, 1], truth[2, 2] = 255, change.get("truth", 5)
+    fine = {"classes": torch.tensor([0, 4]), "thresholds": torch.tensor([0.2, 0.5])}
+    assert sweep_histogram(
+        scores.clamp(0, 1).nan_to_num(0), fine["classes"], truth.clamp(max=5), fine["thresholds"], 6
+    ).sum()
+    given = {**fine, **{name: value for name, value in change.items() if name in fine}}
+    with pytest.raises(ValueError, match=message):
+        sweep_histogram(scores, given["classes"], truth, given["thresholds"], 6)
+
+
+def test_a_sweep_of_maps_beyond_the_ends_by_rounding():
+    scores = torch.tensor([[[1 + 1e-7, -1e-7]]])
+    histogram = sweep_histogram(scores, torch.tensor([0]), torch.ones(1, 2, dtype=torch.uint8), torch.tensor([0.5]), 2)
+    assert sweep_confusions(histogram).tolist() == [[[0, 0], [1, 1]]]
+
+
+def test_scores_are_no_labels():
+    labels, scores = torch.tensor([0, 1]), torch.tensor([0.2, 1.0])
+    with pytest.raises(ValueError, match=r"prediction holds torch\.float32, not integers"):
+        confusion_matrix(labels, scores, 2)
+    with pytest.raises(ValueError, match=r"truth holds torch\.float32, not integers"):
+        confusion_matrix(scores, labels, 2)
+    with pytest.raises(ValueError, match=r"truth holds torch\.float32, not uint8"):
+        sweep_histogram(torch.rand(1, 1, 2), torch.tensor([0]), scores[None], torch.tensor([0.5]), 2)
+
+
+@pytest.mark.parametrize("rank", [average_precision, top_recall])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_what_cannot_be_ranked(rank, value):
+    scores, labels = torch.rand(4, 3), torch.ones(4, 3)
+    rank(scores * 1e38, labels)  # although their sum is infinite
+    scores[1, 2] = value
+    with pytest.raises(ValueError, match="scores hold NaN or infinite values"):
+        rank(scores, labels)
+    with pytest.raises(ValueError, match=r"scores are \(4, 3\) but labels are \(4, 2\)"):
+        rank(scores, labels[:, :2])
+
+
 def test_values_that_are_no_class_do_not_count(device):
     truth = torch.tensor([0, 1, 2, 254, 255, -1], device=device)
     assert confusion_matrix(truth, torch.tensor([1, 1, 0, 0, 99, 99], device=device), 2).tolist() == [[0, 1], [0, 1]]

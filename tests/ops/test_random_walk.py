@@ -155,12 +155,12 @@ def test_no_image():
 # ------------------------------------------------------------------------------------------------------------ errors
 
 
-def attempt(affinity=(34, 8), change=None, **options):
+def attempt(affinity=(34, 8), change=1 + 1e-7, score=0.5, **options):
     """Two images, of which the second is the odd one."""
-    given = torch.rand(affinity)
-    if change is not None:
-        given[-1, -1] = change
-    return random_walk([torch.rand(2, 6, 12)] * 2, [torch.rand(34, 8), given], **options)
+    given, scores = torch.rand(affinity), torch.rand(2, 6, 12)
+    given[-1, -1] = change
+    scores[1, 2, 3] = score
+    return random_walk([torch.rand(2, 6, 12), scores], [torch.rand(34, 8), given], **options)
 
 
 def test_the_attempt_is_fine_as_such():
@@ -178,7 +178,13 @@ def test_the_attempt_is_fine_as_such():
         ({"change": -0.1}, "affinities hold negative or non-finite"),
         ({"change": float("nan")}, "affinities hold negative or non-finite"),
         ({"change": float("inf")}, "affinities hold negative or non-finite"),
+        ({"change": 1.01}, "values above 1"),
+        ({"score": float("nan")}, "scores hold NaN or infinite"),
+        ({"score": float("inf")}, "scores hold NaN or infinite"),
         ({"steps": -1}, "steps is -1"),
+        ({"beta": -1.0}, "beta is -1.0"),
+        ({"beta": float("nan")}, "beta is nan"),
+        ({"beta": float("inf")}, "beta is inf"),
     ],
 )
 def test_errors_name_the_culprit(wrong, message):

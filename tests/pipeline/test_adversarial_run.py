@@ -575,7 +575,7 @@ def of_another_method(folder, data):
 
 def no_network(folder, _data):
     path = write(folder / "classes.txt", "cat\ndog\n")
-    return path, f"{path} is not a weight file; give a PyTorch, MXNet or Caffe weight file."
+    return path, f"{path} is not a weight file; give a PyTorch, safetensors, MXNet or Caffe weight file."
 
 
 def cut_off(folder, _data):

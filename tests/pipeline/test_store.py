@@ -3,7 +3,9 @@
 import errno
 import json
 import math
+import os
 import pickle
+import random
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ import torch
 
 from wsss_lib.data.files import write_atomically
 from wsss_lib.errors import InputError
+from wsss_lib.pipeline import store as module
 from wsss_lib.pipeline.store import (
     CamStore,
     MaskStore,
@@ -18,6 +21,8 @@ from wsss_lib.pipeline.store import (
     read_authors_cams,
     read_checkpoint,
     read_json,
+    read_seconds,
+    restore_json_lines,
     write_authors_cams,
     write_checkpoint,
     write_json,
@@ -43,6 +48,27 @@ class Evil:
         return open, (str(self.path), "w")
 
 
+def flipped(content, count, seed=0):
+    """Copies of bytes with one to three bits the other way around."""
+    rng = random.Random(seed)
+    for _ in range(count):
+        damaged = bytearray(content)
+        for _ in range(rng.randint(1, 3)):
+            damaged[rng.randrange(len(damaged))] ^= 1 << rng.randrange(8)
+        yield bytes(damaged)
+
+
+def same(one, other):
+    """Whether two results of a reader are equal, whatever they consist of."""
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(same, one, other))
+    return one == other
+
+
 def nothing_but(folder, *names):
     return sorted(path.name for path in folder.rglob("*") if path.is_file()) == sorted(names)
 
@@ -60,8 +86,81 @@ def test_maps_come_back(tmp_path, count):
     read_classes, read_cams = store.read("a")
     assert torch.equal(read_classes, classes)
     assert (read_classes.dtype, read_cams.dtype, read_cams.shape) == (torch.int64, torch.float32, (count, 5, 7))
-    assert torch.equal(read_cams, cams.half().float())
+    assert torch.equal(read_cams, (cams * 65535).round() / 65535)
     assert nothing_but(tmp_path, "a.npz")
+
+
+def test_maps_of_earlier_versions_are_read(tmp_path):
+    cams = torch.rand(2, 5, 7).half()
+    (tmp_path / "a.npz").write_bytes(saved(tmp_path, classes=np.array([3, 14]), cams=cams.numpy()))
+    classes, read = CamStore(tmp_path).read("a")
+    assert classes.tolist() == [3, 14]
+    assert read.dtype == torch.float32
+    assert torch.equal(read, cams.float())
+
+
+def test_maps_are_stored_finely_and_exactly_at_the_ends(tmp_path):
+    store, steps = CamStore(tmp_path), torch.arange(65536).view(1, 256, 256) / 65535
+    store.write("a", torch.tensor([0]), steps)
+    assert torch.equal(store.read("a")[1], steps)
+    assert (steps.min(), steps.max()) == (0, 1)
+    with np.load(store.path("a")) as file:
+        assert file["cams"].dtype == np.uint16
+    store.write("b", torch.tensor([0]), steps.half())
+    assert store.path("b").stat().st_size == store.path("a").stat().st_size
+    maps = torch.rand(1, 200, 300)
+    store.write("c", torch.tensor([0]), maps)
+    assert (store.read("c")[1] - maps).abs().max() <= 0.51 / 65535
+    assert (maps.half().float() - maps).abs().max() >= 15 / 65535
+
+
+def test_values_beyond_the_ends_by_rounding_are_the_ends(tmp_path):
+    values = torch.tensor([[[-1e-7, 0, 1, 1 + 2e-7]]])
+    CamStore(tmp_path).write("a", torch.tensor([0]), values)
+    assert CamStore(tmp_path).read("a")[1].tolist() == [[[0, 0, 1, 1]]]
+    ScoreStore(tmp_path, half=False).write("b", torch.tensor([], dtype=torch.int64), values)
+    assert ScoreStore(tmp_path).read("b")[1].tolist() == [[[0, 0, 1, 1]]]
+    (tmp_path / "c.npz").write_bytes(saved(tmp_path, classes=np.array([0]), cams=values.numpy()))
+    assert CamStore(tmp_path).read("c")[1].tolist() == [[[0, 0, 1, 1]]]
+
+
+NO_MAPS = {"NaN": math.nan, "infinite": math.inf, "above 1": 1.001, "negative": -0.001}
+
+
+@pytest.mark.parametrize("value", NO_MAPS.values(), ids=NO_MAPS)
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_stored_values_that_are_no_maps_are_refused(tmp_path, value, dtype):
+    values = np.full((1, 4, 5), 0.5, dtype)
+    values[0, 2, 3] = value
+    (tmp_path / "a.npz").write_bytes(saved(tmp_path, classes=np.array([0]), cams=values))
+    with pytest.raises(InputError, match=r"a\.npz holds values that are not finite numbers in \[0, 1\]; remove it"):
+        CamStore(tmp_path).read("a")
+    (tmp_path / "b.npz").write_bytes(saved(tmp_path, classes=np.array([0]), scores=np.concatenate([values, values])))
+    with pytest.raises(InputError, match=r"b\.npz holds values that are not finite numbers in \[0, 1\]; remove it"):
+        ScoreStore(tmp_path).read("b")
+    if value == 1.001:
+        assert ScoreStore(tmp_path, half=False).read("b")[1].max() > 1
+    else:
+        with pytest.raises(InputError, match=r"b\.npz holds values that are not finite numbers of at least 0"):
+            ScoreStore(tmp_path, half=False).read("b")
+
+
+@pytest.mark.parametrize("value", NO_MAPS.values(), ids=NO_MAPS)
+def test_values_that_are_no_maps_are_not_written(tmp_path, value):
+    values = torch.full((2, 4, 5), 0.5)
+    values[1, 2, 3] = value
+    stores = [CamStore(tmp_path), ScoreStore(tmp_path), *([ScoreStore(tmp_path, half=False)] if value != 1.001 else [])]
+    for store in stores:
+        with pytest.raises(InputError, match=r"image a .* choose precision 32-true, or train again .* learning_rate"):
+            store.write("a", torch.arange(2), values)
+    assert nothing_but(tmp_path)
+
+
+@pytest.mark.parametrize("kind", [np.int16, np.uint8, np.int64, bool, np.complex64])
+def test_maps_of_another_type_are_refused(tmp_path, kind):
+    (tmp_path / "a.npz").write_bytes(saved(tmp_path, classes=np.array([0]), cams=np.ones((1, 4, 5), kind)))
+    with pytest.raises(InputError, match=r"a\.npz does not hold one map per class"):
+        CamStore(tmp_path).read("a")
 
 
 def test_missing_maps_are_named(tmp_path):
@@ -173,6 +272,34 @@ def test_a_file_of_other_arrays_holds_no_scores(tmp_path, arrays):
         ScoreStore(tmp_path).read("a")
 
 
+def test_flipped_bits_never_change_what_is_read(tmp_path):
+    """Of some bytes of a file nothing depends."""
+    rng = torch.Generator().manual_seed(0)
+    maps, mask = torch.rand(3, 40, 50, generator=rng), torch.zeros(60, 80, dtype=torch.uint8)
+    maps[:, :20] = torch.tensor([1.0, 0, 0])[:, None, None]
+    mask[20:40, 10:60], mask[5:15, 30:70] = 3, 255
+    CamStore(tmp_path).write("cams", torch.arange(3), maps)
+    ScoreStore(tmp_path).write("scores", torch.arange(2), maps)
+    MaskStore(tmp_path).write("mask", mask)
+    write_checkpoint(tmp_path / "c.pt", {"a": maps[0], "history": [{"epoch": 1}]})
+    readers = {
+        "cams.npz": lambda: CamStore(tmp_path).read("cams"),
+        "scores.npz": lambda: ScoreStore(tmp_path).read("scores"),
+        "mask.png": lambda: MaskStore(tmp_path).read("mask", 20, (60, 80)),
+        "c.pt": lambda: read_checkpoint(tmp_path / "c.pt"),
+    }
+    for name, read in readers.items():
+        path, whole = tmp_path / name, read()
+        content, refused = path.read_bytes(), 0
+        for damaged in flipped(content, 400):
+            path.write_bytes(damaged)
+            try:
+                assert same(read(), whole), name
+            except InputError as error:
+                refused += name in str(error) and str(error).endswith(".")
+        assert refused > 300, name
+
+
 # ------------------------------------------------------------------------------------------------------- taking over
 
 
@@ -282,6 +409,13 @@ def test_an_evil_pickle_is_refused_and_not_executed(tmp_path):
     assert not (tmp_path / "trapped").exists()
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_authors_maps_that_are_no_numbers(tmp_path, value):
+    np.save(tmp_path / "a.npy", {3: np.full((2, 3), value, np.float32)})
+    with pytest.raises(InputError, match=r"a\.npy holds NaN or infinite values"):
+        read_authors_cams(tmp_path / "a.npy")
+
+
 @pytest.mark.parametrize(
     "content", [{1: np.zeros((2, 3)), 2: np.zeros((3, 2))}, {"cat": np.zeros((2, 3))}, {1: "map"}, [np.zeros((2, 3))]]
 )
@@ -334,6 +468,24 @@ def test_a_full_disk_while_a_checkpoint_is_written(tmp_path, monkeypatch):
     assert nothing_but(tmp_path, "checkpoint.pt")
 
 
+@pytest.mark.parametrize("kind", STORES)
+def test_thousands_of_files_are_not_flushed_but_those_of_a_run_are(tmp_path, kind, monkeypatch):
+    synced = []
+    monkeypatch.setattr(os, "fsync", synced.append)
+    STORES[kind](kind(tmp_path / "there"), 0.25)
+    kind(tmp_path / "here").take_over("a", kind(tmp_path / "there"))
+    assert not synced
+    for write in (
+        lambda path: write_json(path, {}),
+        lambda path: write_json_lines(path, [{}]),
+        lambda path: write_checkpoint(path, {}),
+        lambda path: module.copy_file(kind(tmp_path / "there").path("a"), path),
+    ):
+        write(tmp_path / "file")
+        assert len(synced) == 2  # the file and its folder
+        synced.clear()
+
+
 # ------------------------------------------------------------------------------------------------------ checkpoints
 
 
@@ -384,3 +536,42 @@ def test_json_that_is_none(tmp_path):
     for name in ("a.json", "b.json", "c.json", "d.json"):
         with pytest.raises(InputError, match=name):
             read_json(tmp_path / name)
+
+
+ROWS = [{"epoch": 1, "loss": 0.5}, {"epoch": 2, "loss": math.nan}]
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\0", b'{"epoch": 1, "loss": 0.25}\n', b"[]\n" * 2, None])
+def test_a_damaged_log_is_written_again(tmp_path, content, capsys):
+    path = tmp_path / "log.jsonl"
+    write_json_lines(path, ROWS)
+    whole = path.read_bytes()
+    path.unlink() if content is None else path.write_bytes(content)
+    for _ in range(2):
+        restore_json_lines(path, ROWS)
+        assert path.read_bytes() == whole
+    printed = capsys.readouterr().out
+    assert printed == (f"{path} is damaged; it is written again from the checkpoint.\n" if content is not None else "")
+
+
+def test_a_log_with_a_line_more_is_not_damaged(tmp_path, capsys):
+    path = tmp_path / "log.jsonl"
+    write_json_lines(path, [*ROWS, {"epoch": 3}])
+    before = path.read_bytes()
+    restore_json_lines(path, ROWS)
+    assert path.read_bytes() == before
+    assert not capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"\xff", b"[1]", b'{"a": "b"}', b'{"a": NaN}', b'{"a": -1}', b'{"a": true}', b'{"a": [1]}']
+)
+def test_damaged_seconds_begin_from_nothing(tmp_path, content, capsys):
+    path = tmp_path / "seconds.json"
+    assert read_seconds(path) == {}
+    path.write_bytes(content)
+    for _ in range(2):
+        assert read_seconds(path) == {}
+    assert capsys.readouterr().out == f"{path} is damaged; the times of the stages are counted from 0 again.\n"
+    write_json(path, {"training": 3, "inference val": 1.5})
+    assert read_seconds(path) == {"training": 3, "inference val": 1.5}

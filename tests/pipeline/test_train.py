@@ -2,10 +2,12 @@
 
 import json
 import os
+import random
 import re
 import signal
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -26,7 +28,7 @@ from wsss_lib.errors import InputError
 from wsss_lib.methods import cam
 from wsss_lib.methods.cam import Config
 from wsss_lib.pipeline.report import describe, write_metrics
-from wsss_lib.pipeline.store import read_checkpoint
+from wsss_lib.pipeline.store import read_checkpoint, write_checkpoint
 from wsss_lib.pipeline.train import TrainingBatches, fitting_batch_size, run_epoch, smaller_batches
 
 ROOT = Path(__file__).parents[2]
@@ -109,6 +111,7 @@ def test_a_finished_training_is_not_done_again(tmp_path, whole, monkeypatch):
 
 SCRIPT = """
 import sys
+import zipfile
 from pathlib import Path
 from tests.pipeline.runs import open_run
 open_run(Path(sys.argv[1])).train()
@@ -339,6 +342,57 @@ def test_the_log_is_the_history(tmp_path, whole, capsys):
         f"epoch {row['epoch']} loss {row['loss']:.4f}" for row in rows
     ]
     assert not list(tmp_path.glob(".tmp-*"))
+
+
+@pytest.mark.parametrize("content", [b'{"epoch": 1, "lo', b"\xff\0\n"])
+def test_a_damaged_log_is_made_again_from_the_checkpoint(tmp_path, content, capsys):
+    config = tiny_config(epochs=1)
+    open_run(tmp_path, config).train(silent)
+    whole = (tmp_path / "log.jsonl").read_bytes()
+    (tmp_path / "log.jsonl").write_bytes(content)
+    (tmp_path / "seconds.json").write_bytes(content)
+    capsys.readouterr()
+    open_run(tmp_path, config).train(silent)
+    assert (tmp_path / "log.jsonl").read_bytes() == whole
+    assert json.loads((tmp_path / "seconds.json").read_text())["training"] >= 0
+    printed = capsys.readouterr().out
+    assert printed.count("log.jsonl is damaged; it is written again from the checkpoint.") == 1
+    assert printed.count("seconds.json is damaged; the times of the stages are counted from 0 again.") == 1
+    (tmp_path / "log.jsonl").unlink()
+    open_run(tmp_path, config).train(silent)
+    assert (tmp_path / "log.jsonl").read_bytes() == whole
+    assert not capsys.readouterr().out
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_checkpoint_of_weights_that_are_no_numbers(tmp_path, value):
+    train_run(open_run(tmp_path, tiny_config(epochs=1)))
+    state = read_checkpoint(tmp_path / "checkpoint.pt")
+    state["method"]["networks"]["network"]["head.weight"][1, 2] = value
+    write_checkpoint(tmp_path / "checkpoint.pt", state)
+    run = open_run(tmp_path, tiny_config(epochs=1))
+    with pytest.raises(
+        InputError, match=r"checkpoint\.pt has NaN or infinite values in head\.weight; remove it to train"
+    ):
+        run.infer("val")
+    assert not (tmp_path / "cams").exists()
+
+
+def test_a_checkpoint_with_flipped_bits(tmp_path):
+    """They lie in the weights, which PyTorch reads all the same."""
+    config = tiny_config(epochs=1)
+    train_run(open_run(tmp_path, config))
+    path = tmp_path / "checkpoint.pt"
+    content = bytearray(path.read_bytes())
+    with zipfile.ZipFile(path) as archive:
+        largest = max(archive.infolist(), key=lambda member: member.file_size)
+    rng = random.Random(0)
+    for _ in range(20):
+        content[rng.randrange(largest.header_offset + 200, largest.header_offset + largest.file_size)] ^= 0x40
+    path.write_bytes(content)
+    assert torch.load(path, weights_only=True)
+    with pytest.raises(InputError, match=r"checkpoint\.pt cannot be read \(the checksum of .* is wrong\); remove it"):
+        open_run(tmp_path, config).infer("val")
 
 
 def test_the_learning_rate_falls(whole):

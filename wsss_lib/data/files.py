@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
+import os
 import pickle
 import pickletools
 import re
 import uuid
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -283,12 +284,13 @@ def voc_palette() -> np.ndarray:
     return palette
 
 
-def write_mask(path: str | Path, mask: np.ndarray) -> None:
+def write_mask(path: str | Path, mask: np.ndarray, durable: bool = True) -> None:
     """Write a mask as a PNG in the colours of :func:`voc_palette`, see :func:`write_atomically`.
 
     Args:
         path: The PNG file.
         mask: ``(H, W)`` uint8.
+        durable: Whether the file also survives a power cut.
 
     Raises:
         InputError: The file cannot be written.
@@ -297,10 +299,10 @@ def write_mask(path: str | Path, mask: np.ndarray) -> None:
         raise ValueError(f"mask must be (H, W) uint8, not {mask.shape} {mask.dtype}")
     picture = Image.fromarray(np.ascontiguousarray(mask))
     picture.putpalette(voc_palette().tobytes())
-    write_atomically(path, lambda stream: picture.save(stream, format="PNG"))
+    write_atomically(path, lambda stream: picture.save(stream, format="PNG"), durable)
 
 
-def write_atomically(path: str | Path, write: Callable[[BinaryIO], object]) -> None:
+def write_atomically(path: str | Path, write: Callable[[BinaryIO], object], durable: bool = True) -> None:
     """Write a file so that it is there whole or not at all.
 
     The bytes go to a new file ``.tmp-*`` in the same folder, which then takes the name, so a reader never sees half a
@@ -310,6 +312,7 @@ def write_atomically(path: str | Path, write: Callable[[BinaryIO], object]) -> N
     Args:
         path: The file.
         write: Writes the content to the binary stream that it is called with.
+        durable: Whether the file also survives a power cut, which takes milliseconds, on a busy disk much longer.
 
     Raises:
         InputError: The disk is full, or the folder cannot be made or written to.
@@ -317,11 +320,18 @@ def write_atomically(path: str | Path, write: Callable[[BinaryIO], object]) -> N
     path = Path(path)
     temporary = path.with_name(f".tmp-{uuid.uuid4().hex}")
     try:
+        # A name survives if the folder in which it is new is flushed; so may those of the folders above the file be.
+        changed = [path.parent, *(folder.parent for folder in path.parents if not folder.exists())]
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with temporary.open("xb") as stream:
                 write(stream)
+                if durable:
+                    stream.flush()
+                    os.fsync(stream.fileno())
             temporary.replace(path)
+            for folder in changed if durable else ():
+                _flush_names(folder)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
@@ -330,6 +340,16 @@ def write_atomically(path: str | Path, write: Callable[[BinaryIO], object]) -> N
             f"{path} cannot be written ({error.strerror or error}); make room on the disk or choose a folder that you "
             "may write to."
         ) from error
+
+
+def _flush_names(folder: Path) -> None:
+    """Have the disk keep the names of a folder's files, where the system can do that."""
+    with suppress(OSError):  # Windows opens no folders, and some network drives do not flush them
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def is_unfinished(path: Path) -> bool:

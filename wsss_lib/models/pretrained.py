@@ -47,8 +47,8 @@ def find_weights(backbone: str, folder: Path) -> Path:
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(url, str(path), progress=False)
-    except OSError as error:
+        torch.hub.download_url_to_file(url, str(path), hash_prefix=path.stem.rpartition("-")[2], progress=False)
+    except (OSError, RuntimeError) as error:  # the latter if the file does not have the checksum in its name
         raise InputError(
             f"{url} cannot be downloaded ({error}); put {name} into {folder} by hand or give another file as weights."
         ) from None
@@ -62,7 +62,7 @@ def load_backbone(backbone: Backbone, path: Path) -> LoadReport:
 
     Args:
         backbone: What to fill.
-        path: A PyTorch, MXNet or Caffe file.
+        path: A PyTorch, safetensors, MXNet or Caffe file.
 
     Returns:
         Every key that was loaded, missing or left over.

@@ -1,7 +1,8 @@
-"""Readers for the two formats that the first papers' weights come in: MXNet array lists and Caffe models.
+"""Readers for the formats of the first papers' weights, MXNet array lists and Caffe models, and for safetensors.
 
-Both readers need NumPy only. They map the file into memory, check every length against what is left of the file
-before anything is allocated, and copy each array once. Whatever is wrong with a file becomes an `InputError`.
+The first two need NumPy only. They map the file into memory, check every length against what is left of the file
+before anything is allocated, and copy each array once. The third leaves that to the library of the format. Whatever is
+wrong with a file becomes an `InputError`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
 from wsss_lib.errors import InputError
@@ -51,6 +53,44 @@ def map_file(path: str | Path) -> memoryview:
         raise InputError(f"{path} does not exist; put the weight file there or correct the path.") from None
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read ({error}); give a weight file that is not empty.") from None
+
+
+# --------------------------------------------------------------------------------------------------------- safetensors
+
+_LONGEST_HEADER = 100_000_000
+"""In bytes; what the format admits."""
+
+
+def is_safetensors(data: bytes | memoryview) -> bool:
+    """Return whether a file begins as safetensors do: the length of a header in eight bytes, and the header's brace.
+
+    No file of another format begins so: in an MXNet list a zero stands where the brace is, a Caffe model cannot go on
+    with the zeros of a length, and all others begin with numbers that are no such length.
+    """
+    length = int.from_bytes(data[:8], "little")
+    return bytes(data[8:9]) == b"{" and 2 <= length <= _LONGEST_HEADER
+
+
+def read_safetensors(path: str | Path) -> dict[str, Tensor]:
+    """Read the tensors of a safetensors file; its metadata is ignored, and the format holds no code.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Copies of the tensors on the CPU by key.
+
+    Raises:
+        InputError: The file is absent, cut off, damaged or of another format.
+    """
+    if not is_safetensors(map_file(path)[:9]):
+        raise InputError(f"{path} is not a safetensors file; download it again or give the file that is meant.")
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            return {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+    except Exception as error:  # the library has an error of its own, and more for types that PyTorch does not know
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise InputError(f"{path} is damaged or incomplete ({reason}); download it again.") from None
 
 
 # --------------------------------------------------------------------------------------------------------------- MXNet
@@ -113,7 +153,7 @@ def read_mxnet(path: str | Path) -> MXNetList:
         InputError: The file is absent, damaged, of another format, or holds sparse arrays.
     """
     cursor = _Cursor(map_file(path))
-    if bytes(cursor.data[:8]) != MXNET_MAGIC:
+    if bytes(cursor.data[:8]) != MXNET_MAGIC or is_safetensors(cursor.data[:9]):
         raise InputError(f"{path} is not an MXNet weight file; download it again or give the file that is meant.")
     what = "the header"
     try:

@@ -6,6 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from wsss_lib.errors import InputError
+from wsss_lib.ops.values import all_finite, all_within
+
 
 def upsample(maps: Tensor, size: tuple[int, int]) -> Tensor:
     """Resize ``(B, K, h, w)`` maps to ``(B, K, *size)``, bilinearly, pixel centres aligned."""
@@ -63,7 +66,14 @@ def seed(scores: Tensor, classes: Tensor, threshold: float) -> Tensor:
 
     Returns:
         ``(H, W)`` uint8: 0 background, k + 1 class k.
+
+    Raises:
+        InputError: A score is not finite, or there are not as many classes as scores.
     """
+    if len(classes) != len(scores):
+        raise InputError(f"there are maps of {len(scores)} classes but {len(classes)} classes; give one map for each.")
+    if not all_finite(scores):
+        raise InputError("scores hold NaN or infinite values; give normalised maps.")
     if scores.shape[0] == 0:
         return torch.zeros(scores.shape[1:], dtype=torch.uint8, device=scores.device)
     best, which = scores.max(dim=0)
@@ -80,10 +90,15 @@ def background_power(cams: Tensor, alpha: float) -> Tensor:
 
     Returns:
         ``(1 + n, H, W)``.
+
+    Raises:
+        InputError: A value is not a number in [0, 1].
     """
+    if not all_within(cams):
+        raise InputError("maps hold negative or non-finite values or values above 1; give maps in [0, 1].")
     if cams.shape[0] == 0:
         return cams.new_ones(1, *cams.shape[1:])
-    return torch.cat([(1 - cams.amax(0, keepdim=True)) ** alpha, cams])
+    return torch.cat([(1 - cams.amax(0, keepdim=True)).clamp(min=0) ** alpha, cams])
 
 
 def activation_share(maps: Tensor, region: Tensor) -> Tensor:

@@ -24,14 +24,18 @@ import torch
 from torch import Tensor
 
 from wsss_lib.errors import InputError
-from wsss_lib.ops.permutohedral import Lattice
+from wsss_lib.ops.permutohedral import Lattice, check_features
 from wsss_lib.ops.sparse import SparseRows
+from wsss_lib.ops.values import all_within
 
 Normalisation = Literal["symmetric", "before", "after", "none"]
 Backend = Literal["auto", "torch", "pydensecrf"]
 
 PIXELS_PER_BATCH = {"cpu": 1, "cuda": 2**22}
 """How many pixels the torch backend solves at once, at least one image. On a CPU one image fills the cache."""
+
+_OVERSHOOT = 1.25
+"""Up to which value a score counts as 1, as in the C++ code's helper: a bicubic enlargement overshoots by so much."""
 
 
 @dataclass(frozen=True)
@@ -88,25 +92,31 @@ def unary_from_scores(scores: Tensor, clip: float | None = 1e-5, scale: float | 
     """Return the unary energies ``-log p`` of scores.
 
     Args:
-        scores: ``(..., L, H, W)`` in [0, 1]; they need not add up to 1 over the labels.
-        clip: Scores below count as this; None for no bound.
+        scores: ``(..., L, H, W)`` in [0, 1]; they need not add up to 1 over the labels. Up to 1.25 they count as 1.
+        clip: Scores below count as this, in [0, 1]; None for no bound.
         scale: If given, ``p <- scale · p + (1 - scale) / L`` first, in (0, 1].
 
     Returns:
         The same shape, float32.
 
     Raises:
-        InputError: There is no label, or a score is negative or not finite.
+        InputError: There is no label, a score is negative, above 1.25 or not finite, or ``clip`` or ``scale`` is out of
+            range.
     """
     if scores.ndim < 3 or scores.shape[-3] == 0:
         raise InputError(f"scores of shape {tuple(scores.shape)} have no labels; give (L, H, W) with L of at least 1.")
+    if clip is not None and not 0 <= clip <= 1:
+        raise InputError(f"clip is {clip}; it must lie between 0 and 1.")
+    if scale is not None and not 0 < scale <= 1:
+        raise InputError(f"scale is {scale}; it must be above 0 and at most 1.")
     scores = scores.float()
-    if scores.numel() and not (torch.isfinite(scores).all() and scores.min() >= 0):
-        raise InputError("scores hold negative or non-finite values; a dense CRF needs probabilities in [0, 1].")
+    if not all_within(scores, _OVERSHOOT):
+        raise InputError(
+            "scores hold negative or non-finite values or values above 1; a dense CRF needs probabilities in [0, 1]."
+        )
     if scale is not None:
         scores = scale * scores + (1 - scale) / scores.shape[-3]
-    if clip is not None:
-        scores = scores.clamp(clip, 1.0)
+    scores = scores.clamp(clip or 0.0, 1.0)
     return -scores.double().log().float()
 
 
@@ -123,11 +133,13 @@ def unary_from_labels(labels: Tensor, num_labels: int, confidence: float, unknow
         ``(..., L, H, W)`` float32.
 
     Raises:
-        InputError: A label is out of range, or the confidence is.
+        InputError: A label is not a whole number or out of range, or the confidence is out of range.
     """
     if not 0 < confidence < 1:
         raise InputError(f"confidence is {confidence}; it must lie between 0 and 1.")
     rows = labels.long() - int(unknown)
+    if labels.is_floating_point() and not (labels == labels.long()).all():
+        raise InputError("labels hold values that are not whole numbers; give the numbers of labels.")
     if num_labels < 1 or (labels.numel() and not (int(rows.min()) >= -int(unknown) and int(rows.max()) < num_labels)):
         raise InputError(
             f"labels of {int(labels.min())} to {int(labels.max())} do not fit {num_labels} labels; correct the number."
@@ -241,27 +253,40 @@ def position_features(sizes: Sequence[tuple[int, int]], sxy: tuple[float, float]
 
 
 def make_kernel(images: Sequence[Tensor], pairwise: Pairwise) -> Kernel:
-    """Build a kernel for one or more ``(3, H, W)`` RGB images with values of 0-255.
+    """Build a kernel for one or more ``(3, H, W)`` RGB images with values of 0-255, see :func:`dense_crf`.
 
     A kernel without colour depends on the sizes alone and is kept for the next images of the same sizes.
+
+    Raises:
+        InputError: An image does not hold whole numbers of 0-255, or a standard deviation is too small.
     """
+    images = [_eight_bit(image, i) for i, image in enumerate(images)]
     sizes = tuple((int(x.shape[1]), int(x.shape[2])) for x in images)
     device = images[0].device
     if pairwise.srgb is None:
         return _position_kernel(sizes, pairwise, device)
-    places = position_features(sizes, pairwise.sxy, device)
-    deviations = torch.tensor(pairwise.srgb, device=device)[:, None]
-    colours = torch.cat([x.float().flatten(1) for x in images], 1) / deviations
-    names = [f"sxy {s:g}" for s in pairwise.sxy] + [f"srgb {s:g}" for s in pairwise.srgb]
-    lattice = Lattice(torch.cat([places, colours]), _batch(sizes, device), names)
+    lattice = Lattice(_features(images, pairwise), _batch(sizes, device), _names(pairwise))
     return Kernel(lattice, pairwise.weight, pairwise.normalisation)
+
+
+def _features(images: Sequence[Tensor], pairwise: Pairwise) -> Tensor:
+    """Return what a kernel compares, ``(d, N)``: places, and colours if they count, in standard deviations."""
+    sizes = [(int(x.shape[1]), int(x.shape[2])) for x in images]
+    features = position_features(sizes, pairwise.sxy, images[0].device)
+    if pairwise.srgb is None:
+        return features
+    deviations = torch.tensor(pairwise.srgb, device=features.device)[:, None]
+    return torch.cat([features, torch.cat([x.float().flatten(1) for x in images], 1) / deviations])
+
+
+def _names(pairwise: Pairwise) -> list[str]:
+    return [*(f"sxy {s:g}" for s in pairwise.sxy), *(f"srgb {s:g}" for s in pairwise.srgb or ())]
 
 
 @lru_cache(maxsize=8)
 def _position_kernel(sizes: tuple[tuple[int, int], ...], pairwise: Pairwise, device: torch.device) -> Kernel:
-    names = [f"sxy {s:g}" for s in pairwise.sxy]
     with torch.inference_mode(False), torch.no_grad():  # what is kept must be usable everywhere
-        lattice = Lattice(position_features(sizes, pairwise.sxy, device), _batch(sizes, device), names)
+        lattice = Lattice(position_features(sizes, pairwise.sxy, device), _batch(sizes, device), _names(pairwise))
         return Kernel(lattice, pairwise.weight, pairwise.normalisation)
 
 
@@ -281,24 +306,31 @@ def dense_crf(
     """Infer the label probabilities of images.
 
     Args:
-        images: ``(3, H, W)`` uint8 RGB, of any sizes, all on one device.
+        images: ``(3, H, W)`` uint8 RGB, of any sizes, all on one device. Other types are taken if the values are whole
+            numbers of 0-255; floats must then reach beyond 1, else they may be meant as 0-1.
         unaries: For each image ``(L, H, W)`` float32 energies, or ``(G, L, H, W)`` for G fields over the same image,
-            which cost little more than one. L may differ between the images.
+            which cost little more than one, on the device of the image. L may differ between the images. An energy
+            may be infinite, but not those of all labels of a pixel.
         preset: A name of `PRESETS`, or settings of one's own.
-        backend: ``torch``, ``pydensecrf``, or ``auto`` for the faster one, which is ``torch`` on every device.
+        backend: ``torch``, ``pydensecrf``, or ``auto`` for the faster one, which is ``torch`` on every device. All
+            accept and refuse the same.
 
     Returns:
         For each image the probabilities, of the shape of its unary, float32, on the device of the image.
 
     Raises:
-        InputError: Sizes do not fit, an energy is NaN, a setting is unusable, or ``pydensecrf`` is not installed.
+        InputError: Sizes or devices do not fit, an image does not hold values of 0-255, an energy is NaN, a setting is
+            unusable, or ``pydensecrf`` is not installed.
     """
     field = check(preset, backend)
     if len(images) != len(unaries):
         raise InputError(f"there are {len(images)} images but {len(unaries)} unaries; give one for each image.")
+    images = [_eight_bit(image, i) for i, image in enumerate(images)]
+    grouped = []
     for i, (image, unary) in enumerate(zip(images, unaries, strict=True)):
-        _check_pair(image, unary, i)
-    grouped = [u.float() if u.ndim == 4 else u.float()[None] for u in unaries]
+        if image.device != images[0].device:
+            raise InputError(f"image {i} is on {image.device} but image 0 on {images[0].device}; use one device.")
+        grouped.append(_energies(unary, image, field, i))
     if backend == "pydensecrf":
         results = [_solve_pydensecrf(image, unary, field) for image, unary in zip(images, grouped, strict=True)]
     else:
@@ -324,23 +356,60 @@ def check(preset: str | Settings, backend: Backend = "auto") -> Settings:
             raise InputError(f"normalisation {kernel.normalisation!r} is unknown; choose one of {names}.")
         if not all(s > 0 for s in (*kernel.sxy, *(kernel.srgb or ()))):
             raise InputError(f"sxy {kernel.sxy} and srgb {kernel.srgb} must be above 0.")
+        _check_weight(kernel.weight)
     if preset.steps < 0:
         raise InputError(f"steps is {preset.steps}; it must be at least 0.")
     return preset
 
 
-def _check_pair(image: Tensor, unary: Tensor, index: int) -> None:
+def _check_weight(weight: object) -> None:
+    try:
+        values = np.asarray(weight, np.float32)
+    except (TypeError, ValueError):  # rows of different lengths, or no numbers
+        values = np.full(1, np.nan)
+    if not np.isfinite(values).all() or (values.ndim == 2 and values.shape[0] != values.shape[1]) or values.ndim > 2:
+        raise InputError(f"weight {weight} of a kernel must be a number, one for each label, or a square matrix.")
+
+
+def _eight_bit(image: Tensor, index: int) -> Tensor:
+    """Return an image as uint8; raise InputError if its values have another meaning."""
     if image.ndim != 3 or image.shape[0] != 3 or image.numel() == 0:
         raise InputError(f"image {index} has the shape {tuple(image.shape)}; a dense CRF needs (3, H, W) RGB.")
+    if image.dtype == torch.uint8:
+        return image
+    whole = not image.is_complex() and bool((image == image.to(torch.uint8)).all())
+    if not whole or image.dtype == torch.bool or (image.is_floating_point() and not image.max() > 1):
+        raise InputError(
+            f"image {index} has {image.dtype} values that are not whole numbers of 0-255; a dense CRF needs the grey "
+            "levels of the picture itself, give them as uint8, neither scaled to 0-1 nor normalised."
+        )
+    return image.to(torch.uint8)
+
+
+def _energies(unary: Tensor, image: Tensor, field: Settings, index: int) -> Tensor:
+    """Return a unary as ``(G, L, H, W)`` float32; raise InputError if it does not fit the image and the field."""
     if unary.ndim not in (3, 4) or unary.shape[-2:] != image.shape[-2:] or unary.shape[-3] == 0:
         raise InputError(
             f"the unary of image {index} has the shape {tuple(unary.shape)}, which does not fit {tuple(image.shape)}; "
             "give (L, H, W) or (G, L, H, W) with at least one label."
         )
-    if not torch.isfinite(unary.amin(-3)).all():  # a label may have an infinite energy, but not all of them
+    if not unary.is_floating_point():
+        raise InputError(f"the unary of image {index} has {unary.dtype} values; give energies as float32.")
+    if unary.device != image.device:
+        raise InputError(f"the unary of image {index} is on {unary.device} but the image on {image.device}; use one.")
+    energies = unary.detach().float()
+    if not torch.isfinite(energies.amin(-3)).all():  # a label may have an infinite energy, but not all of them
         raise InputError(
             f"the unary of image {index} holds NaN or rules out all labels of a pixel; give finite energies."
         )
+    for kernel in field.kernels:
+        size = np.shape(kernel.weight)
+        if size and size[0] != unary.shape[-3]:
+            raise InputError(
+                f"the weight of a kernel is for {size[0]} labels, but the unary of image {index} has "
+                f"{unary.shape[-3]}; give a weight for as many."
+            )
+    return energies if unary.ndim == 4 else energies[None]
 
 
 @torch.no_grad()
@@ -392,7 +461,9 @@ def _solve_pydensecrf(image: Tensor, unary: Tensor, field: Settings) -> Tensor:
         "none": densecrf.NO_NORMALIZATION,
     }
     labels, height, width = unary.shape[1:]
-    pixels = np.ascontiguousarray(image.permute(1, 2, 0).to(torch.uint8).cpu().numpy())
+    for kernel in field.kernels:
+        check_features(_features([image], kernel), _names(kernel))  # the C++ code says nothing of too many cells
+    pixels = np.ascontiguousarray(image.permute(1, 2, 0).cpu().numpy())
     results = []
     for energies in unary.cpu().numpy():
         crf = densecrf.DenseCRF2D(width, height, labels)

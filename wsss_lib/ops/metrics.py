@@ -6,13 +6,20 @@ predicted one in its columns. Pixels whose truth is 255 are left out.
 
 from __future__ import annotations
 
+from itertools import pairwise
+from math import inf
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from wsss_lib.ops.values import all_finite, all_within
 
-def confusion_matrix(truth: Tensor, prediction: Tensor, num_classes: int, ignore: int = 255) -> Tensor:
+IGNORE = 255
+"""The value of ``truth`` for pixels that are left out."""
+
+
+def confusion_matrix(truth: Tensor, prediction: Tensor, num_classes: int, ignore: int = IGNORE) -> Tensor:
     """Count how often each true class was given each label.
 
     Args:
@@ -25,10 +32,13 @@ def confusion_matrix(truth: Tensor, prediction: Tensor, num_classes: int, ignore
         ``(C, C)`` int64.
 
     Raises:
-        ValueError: The shapes differ, or a label where ``truth`` counts is outside 0..C-1.
+        ValueError: The shapes differ, values are not integers, or a label where ``truth`` counts is outside 0..C-1.
     """
     if truth.shape != prediction.shape:
         raise ValueError(f"truth is {tuple(truth.shape)} but prediction is {tuple(prediction.shape)}")
+    for name, labels in {"truth": truth, "prediction": prediction}.items():
+        if labels.is_floating_point():
+            raise ValueError(f"{name} holds {labels.dtype}, not integers; give label maps, not scores")
     counted = (truth != ignore) & (truth >= 0) & (truth < num_classes)
     labels = prediction[counted].long()
     if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < num_classes:
@@ -45,8 +55,8 @@ def sweep_histogram(scores: Tensor, classes: Tensor, truth: Tensor, thresholds: 
     holds the confusion matrices of all thresholds.
 
     Args:
-        scores: ``(n, H, W)`` float, the normalised maps of the n classes that the image shows; n may be 0.
-        classes: ``(n,)`` int64, which classes these are, from 0.
+        scores: ``(n, H, W)`` float in [0, 1], the normalised maps of the n classes that the image shows; n may be 0.
+        classes: ``(n,)`` int64, which classes these are, from 0, each once.
         truth: ``(H, W)`` uint8, 0..C-1 or 255.
         thresholds: ``(T,)`` ascending; compared in float32.
         num_classes: C.
@@ -55,19 +65,34 @@ def sweep_histogram(scores: Tensor, classes: Tensor, truth: Tensor, thresholds: 
         ``(C, C, T + 1)`` int64. Histograms of several images may be added.
 
     Raises:
-        ValueError: ``scores`` and ``truth`` differ in size.
+        ValueError: Sizes do not fit, a score is not a number in [0, 1], a value of ``truth`` or ``classes`` is not a
+            class, or the thresholds do not ascend.
     """
     if scores.shape[1:] != truth.shape:
         raise ValueError(f"scores are {tuple(scores.shape[1:])} but truth is {tuple(truth.shape)}")
+    _check_sweep(scores, classes.tolist(), truth, thresholds.tolist(), num_classes)
     bins, columns = len(thresholds) + 1, max(1, len(classes))
     cells = truth.flatten().int() * (columns * bins)  # ignored pixels get a row of their own, dropped below
     if len(classes):
         best, which = _highest(scores.flatten(1).float())
         cells += which * bins + torch.bucketize(best, thresholds.float(), out_int32=True)  # thresholds below the score
     counts = torch.bincount(cells, minlength=256 * columns * bins).view(256, columns, bins)
+    if counts[num_classes:IGNORE].any():
+        raise ValueError(f"truth holds values of {num_classes} to {IGNORE - 1}, which are no classes")
     histogram = counts.new_zeros(num_classes, num_classes, bins)
     histogram[:, classes + 1 if len(classes) else [0]] = counts[:num_classes]
     return histogram
+
+
+def _check_sweep(scores: Tensor, classes: list[int], truth: Tensor, thresholds: list[float], num_classes: int) -> None:
+    if truth.dtype != torch.uint8:
+        raise ValueError(f"truth holds {truth.dtype}, not uint8")
+    if len(classes) != len(scores) or len({*classes}) != len(classes) or not {*classes} <= {*range(num_classes - 1)}:
+        raise ValueError(f"classes {classes} do not name {len(scores)} of {num_classes - 1} classes")
+    if not all(low <= high for low, high in pairwise([-inf, *thresholds, inf])):  # NaN is not below anything
+        raise ValueError("thresholds do not ascend")
+    if not all_within(scores):
+        raise ValueError("scores hold negative or non-finite values or values above 1; give maps in [0, 1]")
 
 
 def _highest(scores: Tensor) -> tuple[Tensor, Tensor]:
@@ -157,7 +182,11 @@ def average_precision(scores: Tensor, labels: Tensor) -> Tensor:
 
     Returns:
         ``(K,)`` float64 in [0, 1]; NaN for a class that no image shows.
+
+    Raises:
+        ValueError: A score is not finite, or the shapes differ.
     """
+    _check_ranking(scores, labels)
     results = []
     for score, label in zip(scores.T, labels.T, strict=True):
         positive = score[label > 0]
@@ -175,8 +204,19 @@ def top_recall(scores: Tensor, labels: Tensor) -> Tensor:
 
     Returns:
         Scalar float64 in [0, 1]; NaN if no image has a label. Images without any count for nothing.
+
+    Raises:
+        ValueError: A score is not finite, or the shapes differ.
     """
+    _check_ranking(scores, labels)
     counts = labels.sum(dim=1, keepdim=True)
     ranks = scores.argsort(dim=1, descending=True).argsort(dim=1)
     hits = (labels > 0) & (ranks < counts)
     return hits.sum().double() / counts.sum()
+
+
+def _check_ranking(scores: Tensor, labels: Tensor) -> None:
+    if scores.shape != labels.shape:
+        raise ValueError(f"scores are {tuple(scores.shape)} but labels are {tuple(labels.shape)}")
+    if not all_finite(scores):
+        raise ValueError("scores hold NaN or infinite values, which cannot be ranked")

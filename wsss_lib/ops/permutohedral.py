@@ -129,6 +129,21 @@ class Lattice:
         return self.slicing @ self.blur(self.splatting @ values.float(), reverse) * self.scale
 
 
+def check_features(features: Tensor, names: Sequence[str]) -> None:
+    """Raise InputError for features of which no `Lattice` can be made, which is mostly known without making it.
+
+    Args:
+        features: ``(d, N)`` float32, as for a `Lattice`.
+        names: As for a `Lattice`.
+    """
+    _check(features, names)
+    d = len(features)
+    extents = (features.amax(1) - features.amin(1)) * _scales(d, features.device)
+    widest = d * float(extents.sum()) + 8 * (d + 1)  # more values than any coordinate of a corner can have
+    if widest**d >= 2**_BITS:
+        Lattice(features, names=names)
+
+
 def _check(features: Tensor, names: Sequence[str]) -> None:
     greatest = features.abs().amax(1) if features.numel() else features.new_zeros(len(features))
     for value, name in zip(greatest.tolist(), names, strict=True):

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import pairwise
+from math import inf
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from torch import Tensor
 from wsss_lib.errors import InputError
 from wsss_lib.ops.affinity import Border, pair_count, pair_offsets, pair_windows
 from wsss_lib.ops.sparse import SparseRows
+from wsss_lib.ops.values import all_finite, all_within
 
 
 @lru_cache(maxsize=32)
@@ -77,8 +79,11 @@ def transition_matrix(
         border: As for the affinities.
 
     Raises:
-        InputError: Affinities and sizes do not fit, or an affinity is negative or not finite.
+        InputError: Affinities and sizes do not fit, an affinity is not a number in [0, 1], or ``beta`` is negative or
+            not finite.
     """
+    if not 0 <= beta < inf:
+        raise InputError(f"beta is {beta}; it must be a finite number of at least 0.")
     columns, weights, lengths, sums = [], [], [], []
     first = 0
     for values, (height, width) in zip(affinities, sizes, strict=True):
@@ -86,8 +91,10 @@ def transition_matrix(
         wanted = (len(pair_offsets(radius)), grid[0] * grid[1])
         if values.shape != wanted:
             raise InputError(f"affinities of a {height} × {width} grid must be {wanted}, not {tuple(values.shape)}.")
-        if not (torch.isfinite(values).all() and (values >= 0).all()):
-            raise InputError("affinities hold negative or non-finite values; they must lie in [0, 1].")
+        if not all_within(values):
+            raise InputError(
+                "affinities hold negative or non-finite values or values above 1; they must lie in [0, 1]."
+            )
         rows, others, pairs = _structure(height, width, radius, border, values.device)
         weights.append(torch.cat([values.float().flatten(), values.new_ones(1, dtype=torch.float32)])[pairs] ** beta)
         columns.append(others + first)
@@ -112,7 +119,7 @@ def random_walk(
     """Let the scores of images walk.
 
     Args:
-        scores: For each image ``(C, h, w)`` float; C and the sizes may differ. Absent classes need no row.
+        scores: For each image ``(C, h, w)`` finite float; C and the sizes may differ. Absent classes need no row.
         affinities: For each image ``(P, n)``.
         beta: See :func:`transition_matrix`.
         steps: t, any number; 0 returns the scores.
@@ -123,7 +130,8 @@ def random_walk(
         For each image ``(C, h, w)`` float32: every pixel a weighted mean of the scores around it.
 
     Raises:
-        InputError: Shapes do not fit, or an affinity is negative or not finite.
+        InputError: Shapes do not fit, a score is not finite, an affinity is not a number in [0, 1], or ``beta`` or
+            ``steps`` is out of range.
     """
     if steps < 0:
         raise InputError(f"steps is {steps}; a walk needs at least 0.")
@@ -134,6 +142,8 @@ def random_walk(
     for maps in scores:
         if maps.ndim != 3:
             raise InputError(f"scores of shape {tuple(maps.shape)} cannot walk; give (C, h, w).")
+        if not all_finite(maps):
+            raise InputError("scores hold NaN or infinite values; give finite scores.")
     sizes = [(int(x.shape[1]), int(x.shape[2])) for x in scores]
     transition = transition_matrix(affinities, sizes, beta, radius, border)
     counts = [h * w for h, w in sizes]

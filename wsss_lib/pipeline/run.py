@@ -44,7 +44,16 @@ from wsss_lib.pipeline.provenance import (
 )
 from wsss_lib.pipeline.refine import Read, refine
 from wsss_lib.pipeline.settings import Settings
-from wsss_lib.pipeline.store import CamStore, MaskStore, Store, read_checkpoint, read_json, write_checkpoint, write_json
+from wsss_lib.pipeline.store import (
+    CamStore,
+    MaskStore,
+    Store,
+    read_checkpoint,
+    read_json,
+    read_seconds,
+    write_checkpoint,
+    write_json,
+)
 from wsss_lib.pipeline.train import Example, History, TrainingBatches, TrainingImages, resume, train
 from wsss_lib.show.progress import epoch_line
 
@@ -488,16 +497,8 @@ class Run(ABC, Generic[M]):
 
     @property
     def seconds(self) -> dict[str, float]:
-        """Seconds that every stage has taken so far, over all starts.
-
-        Raises:
-            InputError: ``seconds.json`` is damaged.
-        """
-        path = self.folder / "seconds.json"
-        seconds = read_json(path) if path.is_file() else {}
-        if not isinstance(seconds, dict) or not all(isinstance(value, int | float) for value in seconds.values()):
-            raise InputError(f"{path} does not hold the seconds of a run; remove it.")
-        return seconds
+        """Seconds that every stage has taken so far, over all starts."""
+        return read_seconds(self.folder / "seconds.json")
 
 
 def _label_digest(data: Dataset) -> str:

@@ -3,10 +3,10 @@
 In a run's folder::
 
     config.json                    every setting of the run
-    log.jsonl                      one line per epoch
+    log.jsonl                      one line per epoch, made again from the checkpoint where it is damaged
     checkpoint.pt                  tensors and plain values
-    cams/<split>/<id>.npz          `classes` int64 (n,) from 0, `cams` float16 (n, H, W) in [0, 1]
-    scores/<what>/<split>/<id>.npz `classes` int64 (n,), `scores` (1 + n, h, w), background first
+    cams/<split>/<id>.npz          `classes` int64 (n,) from 0, `cams` uint16 (n, H, W), 65,535 times the value
+    scores/<what>/<split>/<id>.npz `classes` int64 (n,), `scores` float16 or float32 (1 + n, h, w), background first
     masks/<what>/<split>/<id>.png  VOC palette, 255 ignored
     growth/<epoch>/<id>.npz        the maps of a few images after every epoch
     seeds/, classifier/, superpixels/   runs that this one needed and did not find
@@ -14,22 +14,38 @@ In a run's folder::
     variants/<name>/               a run like this one with some settings changed
     seconds.json                   what every stage has taken, over all starts
     metrics.json                   settings, versions, times, scores
+
+What a run cannot do without (settings, checkpoint, log, times, metrics) is also flushed to the disk before it is
+renamed, so that it survives a power cut. Maps, scores and masks are not: that would take 5 to 9 ms for each of many
+thousands, where writing takes 1 to 3 ms and a GPU needs some 25 ms for an image. What a power cut leaves of them is
+found by its checksum when it is read.
 """
 
 from __future__ import annotations
 
 import json
+import math
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from wsss_lib.data.dataset import Dataset
 from wsss_lib.data.files import read_mask, read_pickled_array_dict, write_atomically, write_mask
 from wsss_lib.errors import InputError
+from wsss_lib.models.weights import check_archive
+from wsss_lib.ops.values import all_finite, all_within
+
+_LEVELS = 65_535
+"""The stored value of 1. All steps are equal: above 0.25, where a CRF with a high alpha amplifies rounding, they are 16
+to 32 times finer than those of float16, which takes as many bytes."""
+
+_GREATEST = torch.finfo(torch.float32).max
 
 
 def write_json(path: Path, value: Any, indent: int | None = 1) -> None:
@@ -56,8 +72,41 @@ def read_json(path: Path) -> Any:
 
 def write_json_lines(path: Path, rows: list[dict[str, Any]]) -> None:
     """Write one line of JSON per row."""
-    text = "".join(json.dumps(_without_nan(row)) + "\n" for row in rows)
-    write_atomically(path, lambda file: file.write(text.encode()))
+    text = _json_lines(rows)
+    write_atomically(path, lambda file: file.write(text))
+
+
+def restore_json_lines(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write a file of :func:`write_json_lines` again if it is missing or damaged, and say so if it is damaged.
+
+    A line more is no damage: a process that was killed within an epoch may have left it.
+    """
+    try:
+        if path.read_bytes().startswith(_json_lines(rows)):
+            return
+        print(f"{path} is damaged; it is written again from the checkpoint.")
+    except OSError:  # it is missing; of one that cannot be read the next line says why
+        pass
+    write_json_lines(path, rows)
+
+
+def _json_lines(rows: list[dict[str, Any]]) -> bytes:
+    return "".join(json.dumps(_without_nan(row)) + "\n" for row in rows).encode()
+
+
+def read_seconds(path: Path) -> dict[str, float]:
+    """Read the seconds that the stages of a run have taken; if the file is damaged, say so and count from 0 again."""
+    if not path.is_file():
+        return {}
+    try:
+        seconds = read_json(path)
+    except InputError:
+        seconds = None
+    if isinstance(seconds, dict) and all(type(x) in (int, float) and 0 <= x < math.inf for x in seconds.values()):
+        return seconds
+    print(f"{path} is damaged; the times of the stages are counted from 0 again.")
+    write_json(path, {})
+    return {}
 
 
 def _without_nan(value: Any) -> Any:
@@ -76,22 +125,23 @@ def write_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Load what :func:`write_checkpoint` saved, executing no code.
+    """Load what :func:`write_checkpoint` saved, after its checksums have been compared, executing no code.
 
     Raises:
         InputError: The file is damaged or holds something else.
     """
     try:
+        check_archive(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch reports damage in many ways
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise InputError(f"checkpoint {path} cannot be read ({reason}); remove it to train again.") from None
 
 
-def copy_file(source: Path, target: Path) -> None:
+def copy_file(source: Path, target: Path, durable: bool = True) -> None:
     """Copy a file, see :func:`wsss_lib.data.files.write_atomically`."""
     content = source.read_bytes()
-    write_atomically(target, lambda file: file.write(content))
+    write_atomically(target, lambda file: file.write(content), durable)
 
 
 class Store:
@@ -116,7 +166,7 @@ class Store:
     def take_over(self, image_id: str, other: Store) -> None:
         """Have the same file as another store, if that has one and this one has none yet."""
         if image_id in other and image_id not in self:
-            copy_file(other.path(image_id), self.path(image_id))
+            copy_file(other.path(image_id), self.path(image_id), durable=False)
 
 
 class CamStore(Store):
@@ -128,16 +178,23 @@ class CamStore(Store):
         Args:
             image_id: Its id.
             classes: ``(n,)`` int64, the classes it shows, from 0.
-            cams: ``(n, H, W)`` float in [0, 1]; stored as float16.
-        """
-        which, maps = classes.cpu().numpy().astype(np.int64), cams.cpu().numpy().astype(np.float16)
-        write_atomically(self.path(image_id), lambda file: np.savez(file, classes=which, cams=maps))
-
-    def read(self, image_id: str) -> tuple[Tensor, Tensor]:
-        """Return ``classes`` ``(n,)`` int64 and ``cams`` ``(n, H, W)`` float32 of one image.
+            cams: ``(n, H, W)`` float in [0, 1], up to 1e-6; stored as 16-bit integers.
 
         Raises:
-            InputError: The file is missing or damaged.
+            InputError: A value is not a number in [0, 1], or the file cannot be written.
+        """
+        path, values = self.path(image_id), _checked(cams, 1.0, image_id)
+        which = classes.cpu().numpy().astype(np.int64)
+        maps = (values.clamp(0, 1) * _LEVELS).round().numpy().astype(np.uint16)
+        write_atomically(path, lambda file: np.savez(file, classes=which, cams=maps), durable=False)
+
+    def read(self, image_id: str) -> tuple[Tensor, Tensor]:
+        """Return ``classes`` ``(n,)`` int64 and ``cams`` ``(n, H, W)`` float32 in [0, 1] of one image.
+
+        Maps that earlier versions stored as float16 are read, too.
+
+        Raises:
+            InputError: The file is missing or damaged, or a value is not a number in [0, 1].
         """
         return _read_maps(self.path(image_id), "cams", background=0)
 
@@ -169,7 +226,8 @@ class ScoreStore(Store):
 
     Args:
         folder: Where the files lie; need not exist yet.
-        half: Whether scores are stored as float16, which suits probabilities.
+        half: Whether the scores are probabilities, in [0, 1]. They are stored as float16, which is finer than 16-bit
+            integers below 1/64: a CRF takes their logarithm. Other scores are at least 0 and stored as float32.
     """
 
     def __init__(self, folder: Path, half: bool = True) -> None:
@@ -183,33 +241,74 @@ class ScoreStore(Store):
             image_id: Its id.
             classes: ``(n,)`` int64, the classes it shows, from 0.
             scores: ``(1 + n, h, w)`` float, background first.
+
+        Raises:
+            InputError: A value is not finite or out of range, or the file cannot be written.
         """
         which = classes.cpu().numpy().astype(np.int64)
-        values = scores.cpu().numpy().astype(np.float16 if self.half else np.float32)
+        values = _checked(scores, self._highest, image_id).clamp(0, self._highest).numpy()
+        values = values.astype(np.float16 if self.half else np.float32)
+        path = self.path(image_id)
         # after a CRF most probabilities are 0 or 1, and a tenth of the bytes is left
-        write_atomically(self.path(image_id), lambda file: np.savez_compressed(file, classes=which, scores=values))
+        write_atomically(path, lambda file: np.savez_compressed(file, classes=which, scores=values), durable=False)
 
     def read(self, image_id: str) -> tuple[Tensor, Tensor]:
         """Return ``classes`` ``(n,)`` int64 and ``scores`` ``(1 + n, h, w)`` float32 of one image.
 
         Raises:
-            InputError: The file is missing or damaged.
+            InputError: The file is missing or damaged, or a value is not finite or out of range.
         """
-        return _read_maps(self.path(image_id), "scores", background=1)
+        return _read_maps(self.path(image_id), "scores", background=1, highest=self._highest)
+
+    @property
+    def _highest(self) -> float:
+        return 1.0 if self.half else _GREATEST
 
 
-def _read_maps(path: Path, name: str, background: int) -> tuple[Tensor, Tensor]:
+def _range(highest: float) -> str:
+    return "in [0, 1]" if highest == 1 else "of at least 0"
+
+
+def _checked(values: Tensor, highest: float, image_id: str) -> Tensor:
+    """Return values on the CPU as float32; raise InputError if they must not be written."""
+    values = values.detach().float().cpu()
+    if not all_within(values, highest):
+        raise InputError(
+            f"what the network makes of image {image_id} is not finite numbers {_range(highest)} and is not kept; "
+            "choose precision 32-true, or train again with a lower learning_rate."
+        )
+    return values
+
+
+def _read_array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
+    with archive.open(f"{name}.npy") as member:
+        array = np.lib.format.read_array(member, allow_pickle=False)
+        if member.read(1):  # the checksum is compared at the end of the member, which must have been read
+            raise ValueError("it is longer than its array")
+        return array
+
+
+def _read_maps(path: Path, name: str, background: int, highest: float = 1.0) -> tuple[Tensor, Tensor]:
     try:
-        with path.open("rb") as stream:
-            file = np.load(stream, allow_pickle=False)
-            classes, maps = file["classes"], file[name].astype(np.float32)
+        with zipfile.ZipFile(path) as archive:
+            classes, maps = _read_array(archive, "classes"), _read_array(archive, name)
     except FileNotFoundError:
         raise InputError(f"{path} is missing; run the inference first.") from None
     except Exception as error:  # NumPy and zipfile report damage in many ways
         raise InputError(f"{path} is damaged; remove it and run the stage that makes it again.") from error
-    if classes.dtype != np.int64 or maps.ndim != 3 or classes.shape != (maps.shape[0] - background,):
+    kind = maps.dtype.kind == "f" or maps.dtype == np.uint16
+    if classes.dtype != np.int64 or not kind or maps.ndim != 3 or classes.shape != (maps.shape[0] - background,):
         raise InputError(f"{path} does not hold one map per class; remove it and run the stage that makes it again.")
-    return torch.from_numpy(classes), torch.from_numpy(maps)
+    if maps.dtype == np.uint16:
+        return torch.from_numpy(classes), torch.from_numpy(maps.astype(np.float32) / np.float32(_LEVELS))
+    with np.errstate(over="ignore", invalid="ignore"):
+        values = torch.from_numpy(maps.astype(np.float32))
+    if not all_within(values, highest):
+        raise InputError(
+            f"{path} holds values that are not finite numbers {_range(highest)}; remove it and run the stage that "
+            "makes it again."
+        )
+    return torch.from_numpy(classes), values.clamp_(0, highest)
 
 
 class MaskStore(Store):
@@ -219,7 +318,7 @@ class MaskStore(Store):
 
     def write(self, image_id: str, mask: Tensor) -> None:
         """Save an ``(H, W)`` uint8 label map: 0 background, k + 1 class k, 255 ignored."""
-        write_mask(self.path(image_id), mask.cpu().numpy())
+        write_mask(self.path(image_id), mask.cpu().numpy(), durable=False)
 
     def read(self, image_id: str, num_classes: int, size: tuple[int, int] | None = None) -> Tensor:
         """Return the ``(H, W)`` uint8 label map of an image.
@@ -232,7 +331,14 @@ class MaskStore(Store):
         Raises:
             InputError: The file is missing, damaged, of another size, or holds a value that is no class.
         """
-        return torch.from_numpy(read_mask(self.path(image_id), num_classes, size))
+        path = self.path(image_id)
+        mask = read_mask(path, num_classes, size)
+        try:
+            with Image.open(path) as picture:
+                picture.verify()  # what Pillow reads it does not compare with the checksums of the file
+        except Exception as error:  # as various as in read_mask
+            raise InputError(f"{path} is damaged; remove it and run the stage that makes it again.") from error
+        return torch.from_numpy(mask)
 
 
 def read_authors_cams(path: Path) -> tuple[Tensor, Tensor]:
@@ -242,7 +348,7 @@ def read_authors_cams(path: Path) -> tuple[Tensor, Tensor]:
         ``classes`` ``(n,)`` int64 ascending and ``cams`` ``(n, H, W)`` float32.
 
     Raises:
-        InputError: The file is damaged, or holds anything but arrays.
+        InputError: The file is damaged, or holds anything but arrays of finite numbers.
     """
     maps = read_pickled_array_dict(path)
     try:
@@ -252,10 +358,12 @@ def read_authors_cams(path: Path) -> tuple[Tensor, Tensor]:
         classes = np.array([name for name, _ in by_class], dtype=np.int64)
     except (TypeError, ValueError, OverflowError):
         raise InputError(f"{path} does not hold one map per class; give a dictionary of equally large maps.") from None
+    if not all_finite(torch.from_numpy(cams)):
+        raise InputError(f"{path} holds NaN or infinite values; give maps of finite numbers.")
     return torch.from_numpy(classes), torch.from_numpy(cams)
 
 
 def write_authors_cams(path: Path, classes: Tensor, cams: Tensor) -> None:
     """Write the dictionary that :func:`read_authors_cams` reads, for the official repositories' tools."""
     maps = {int(k): v.numpy().astype(np.float32) for k, v in zip(classes, cams.cpu(), strict=True)}
-    write_atomically(path, lambda file: np.save(file, np.array(maps, dtype=object), allow_pickle=True))
+    write_atomically(path, lambda file: np.save(file, np.array(maps, dtype=object), allow_pickle=True), durable=False)

@@ -21,9 +21,10 @@ from wsss_lib.data.dataset import Dataset
 from wsss_lib.data.transforms import Augment, Normalise
 from wsss_lib.errors import InputError
 from wsss_lib.methods.method import Batch, Method
+from wsss_lib.ops.values import all_finite
 from wsss_lib.pipeline.engine import loaded
 from wsss_lib.pipeline.provenance import network_digest
-from wsss_lib.pipeline.store import read_checkpoint, write_checkpoint, write_json_lines
+from wsss_lib.pipeline.store import read_checkpoint, restore_json_lines, write_checkpoint, write_json_lines
 from wsss_lib.show.progress import bar
 
 History = list[dict[str, Any]]
@@ -183,6 +184,8 @@ def train(
     history = resume(method, folder, run)
     if fabric.is_global_zero and not path.is_file():  # for a stop within the first epoch
         write_training(path, method, [], run)
+    if fabric.is_global_zero and history:
+        restore_json_lines(folder / "log.jsonl", history)
     for epoch in range(len(history), epochs):
         start = time.perf_counter()
         batches.begin(epoch)
@@ -223,7 +226,8 @@ def resume(method: Method, folder: Path, run: str = "") -> History:
         run: Short name of the run; a checkpoint that carries another name is refused, unless one of both is empty.
 
     Raises:
-        InputError: The checkpoint is damaged, of another network or of another run.
+        InputError: The checkpoint is damaged, of another network or of another run, or holds weights that are not
+            finite.
     """
     path = folder / "checkpoint.pt"
     if not path.is_file():
@@ -231,16 +235,19 @@ def resume(method: Method, folder: Path, run: str = "") -> History:
     state = read_checkpoint(path)
     try:
         theirs, digest, networks = state.get("run", ""), state.get("networks"), state["method"]["networks"]
+        broken = [name for network in networks.values() for name, x in network.items() if not all_finite(x)]
         if theirs and run and theirs != run:
-            raise InputError(f"checkpoint {path} is of another run; put the checkpoint of this run back, or remove it.")
-        if digest is not None and digest != network_digest(networks):
-            raise InputError(f"checkpoint {path} has changed since it was written; remove it to train again.")
-        method.load_state_dict(state["method"])
-        return list(state["history"])
-    except InputError:
-        raise
+            problem = "is of another run; put the checkpoint of this run back, or remove it"
+        elif broken:
+            problem = f"has NaN or infinite values in {broken[0]}; remove it to train again"
+        elif digest is not None and digest != network_digest(networks):
+            problem = "has changed since it was written; remove it to train again"
+        else:
+            method.load_state_dict(state["method"])
+            return list(state["history"])
     except (AttributeError, LookupError, TypeError, RuntimeError, ValueError):
         raise InputError(f"checkpoint {path} is not one of this run; remove it to train again.") from None
+    raise InputError(f"checkpoint {path} {problem}.")
 
 
 def run_epoch(method: Method, batches: TrainingBatches, epoch: int) -> dict[str, float]:

@@ -157,7 +157,7 @@ class CocoDataset(FileDataset):
         ids = [instances.ids[row] for row in rows]
         masks = None if mask_folder is None else _mask_files(mask_folder, ids)
         super().__init__(name, COCO_CLASSES, ids, instances.labels[list(rows)], images, masks)
-        self.has_masks = True
+        self.has_masks = masks is None or any(masks)
         self.instances = instances
         self.rows = tuple(rows)
         self.lookup = category_lookup() if mask_values == "raw" else None
@@ -170,12 +170,13 @@ class CocoDataset(FileDataset):
         """Return the ``(H, W)`` uint8 mask of image ``index``.
 
         Raises:
-            InputError: The mask is missing or damaged, is not as large as the image, or the annotations cannot be
-                rendered.
+            InputError: The mask is damaged or not as large as the image, or the annotations cannot be rendered.
         """
         size = image_size(self.image_files[index])
         if self.mask_files is not None:
-            return read_mask(self.mask_files[index], len(self.classes), size, self.lookup)
+            file = self.mask_files[index]
+            classes = len(self.classes)
+            return np.full(size, IGNORE, np.uint8) if file is None else read_mask(file, classes, size, self.lookup)
         try:
             return render_mask(self.instances.annotations(self.rows[index]), size)
         # The C code behind pycocotools answers odd polygons and run lengths with errors of many kinds.
@@ -282,9 +283,9 @@ def _find_mask_folder(root: Path, split: str, masks: Path | None) -> Path | None
     return masks / split if (masks / split).is_dir() else masks
 
 
-def _mask_files(folder: Path, ids: Sequence[str]) -> list[Path]:
+def _mask_files(folder: Path, ids: Sequence[str]) -> list[Path | None]:
     found = _by_id(folder, (".png",))
-    return [found.get(image_id, folder / f"{image_id}.png") for image_id in ids]
+    return [found.get(image_id) for image_id in ids]
 
 
 def _chosen_rows(instances: Instances, ids_file: Path | None) -> list[int]:

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from wsss_lib.data.files import image_size, read_image, read_mask
+from wsss_lib.data.files import IGNORE, image_size, read_image, read_mask
 from wsss_lib.errors import InputError
 
 
@@ -24,7 +24,7 @@ class Dataset(ABC):
         classes: The K foreground class names; class k has the mask value k + 1, background is 0.
         ids: One unique file-name-safe string per image.
         labels: ``(n, K)`` float32, 1 where the image shows the class, else 0.
-        has_masks: Whether :meth:`mask` can be called.
+        has_masks: Whether :meth:`mask` can be called; some images may have no mask even so, see :meth:`has_mask`.
     """
 
     def __init__(self, name: str, classes: Sequence[str], ids: Sequence[str], labels: Tensor, has_masks: bool) -> None:
@@ -50,7 +50,19 @@ class Dataset(ABC):
 
     @abstractmethod
     def mask(self, index: int) -> np.ndarray:
-        """Return the ``(H, W)`` uint8 mask of image ``index``: 0 background, k + 1 class k, 255 ignored."""
+        """Return the ``(H, W)`` uint8 mask of image ``index``: 0 background, k + 1 class k, 255 ignored.
+
+        Where other images have a mask and this one has none, nothing is known about it: 255 everywhere.
+        """
+
+    def has_mask(self, index: int) -> bool:  # noqa: ARG002
+        """Whether image ``index`` has a mask; by default all have one or none has."""
+        return self.has_masks
+
+    @property
+    def masked(self) -> list[int]:
+        """Positions of the images that have a mask."""
+        return [index for index in range(len(self)) if self.has_mask(index)]
 
     @abstractmethod
     def size(self, index: int) -> tuple[int, int]:
@@ -73,7 +85,8 @@ class Derived(Dataset):
 
     def __init__(self, whole: Dataset, name: str, indices: Sequence[int]) -> None:
         ids = [whole.ids[i] for i in indices]
-        super().__init__(name, whole.classes, ids, whole.labels[list(indices)], whole.has_masks)
+        masks = any(whole.has_mask(i) for i in indices)
+        super().__init__(name, whole.classes, ids, whole.labels[list(indices)], masks)
         self.whole = whole
         self.indices = indices
 
@@ -84,6 +97,10 @@ class Derived(Dataset):
     def mask(self, index: int) -> np.ndarray:
         """Return the ``(H, W)`` uint8 mask of image ``index``."""
         return self.whole.mask(self.indices[index])
+
+    def has_mask(self, index: int) -> bool:
+        """Whether image ``index`` has a mask."""
+        return self.whole.has_mask(self.indices[index])
 
     def size(self, index: int) -> tuple[int, int]:
         """Return ``(height, width)`` of image ``index``."""
@@ -99,7 +116,7 @@ class FileDataset(Dataset):
         ids: The n image ids.
         labels: ``(n, K)`` image-level labels.
         images: The n image files.
-        masks: The n mask files, or None if there are none.
+        masks: The n mask files, each None for an image without one; or None if there are none at all.
 
     Raises:
         InputError: An image file is missing, the list is empty or names an image twice.
@@ -112,7 +129,7 @@ class FileDataset(Dataset):
         ids: Sequence[str],
         labels: Tensor,
         images: Sequence[Path],
-        masks: Sequence[Path] | None = None,
+        masks: Sequence[Path | None] | None = None,
     ) -> None:
         super().__init__(name, classes, ids, labels, has_masks=masks is not None)
         missing = [path for path in images if not path.is_file()]
@@ -132,12 +149,17 @@ class FileDataset(Dataset):
         """Return the ``(H, W)`` uint8 mask of image ``index``.
 
         Raises:
-            InputError: There is no mask, it cannot be read, it is not as large as the image, or it holds a value
-                that is no class.
+            InputError: No image has a mask, the mask cannot be read, it is not as large as the image, or it holds a
+                value that is no class.
         """
         if self.mask_files is None:
             raise InputError(f"{self.name} has no masks, so it cannot be evaluated; give a folder of masks.")
-        return read_mask(self.mask_files[index], len(self.classes), self.size(index))
+        file, size = self.mask_files[index], self.size(index)
+        return np.full(size, IGNORE, np.uint8) if file is None else read_mask(file, len(self.classes), size)
+
+    def has_mask(self, index: int) -> bool:
+        """Whether image ``index`` has a mask."""
+        return self.has_masks and (self.mask_files is None or self.mask_files[index] is not None)
 
     def size(self, index: int) -> tuple[int, int]:
         """Return ``(height, width)`` of image ``index`` from the header of its file."""

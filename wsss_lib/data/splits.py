@@ -10,7 +10,7 @@ from wsss_lib.data.coco import load_coco
 from wsss_lib.data.dataset import Dataset
 from wsss_lib.data.folder import load_folder
 from wsss_lib.data.toy import COUNTS, ToyOptions, ToyWorld
-from wsss_lib.data.voc import load_voc
+from wsss_lib.data.voc import has_list, load_voc
 from wsss_lib.errors import InputError
 
 
@@ -42,7 +42,7 @@ def open_splits(
     """Open the data of a preset.
 
     ``photos`` takes a folder in VOC's layout, trained on ``train_aug`` where it has such a list, or a folder of
-    one's own pictures with a ``labels.csv``.
+    one's own pictures with a ``labels.csv``; without a list or rows of ``val`` that is the same as ``train``.
 
     Args:
         preset: ``toy``, ``photos``, ``voc12`` or ``coco14``.
@@ -75,7 +75,8 @@ def _open_files(preset: str, root: Path | None, labels: Path | None) -> Splits:
     if preset == "photos" and (root / "labels.csv").is_file():
         own = {name: load_folder(root, name) for name in ("train", "val")}
         return Splits(own["train"], own)
-    voc = {name: load_voc(root, name, labels) for name in ("train", "val")}
+    val = "val" if preset == "voc12" or has_list(root, "val") else "train"
+    voc = {"train": load_voc(root, "train", labels), "val": load_voc(root, val, labels)}
     lists = root / "ImageSets" / "Segmentation"
     augmented = preset == "voc12" or any((lists / f"{name}.txt").is_file() for name in ("train_aug", "trainaug"))
     return Splits(load_voc(root, "train_aug", labels) if augmented else voc["train"], voc)

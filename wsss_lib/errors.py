@@ -1,6 +1,11 @@
-"""The one exception for what a user can put right."""
+"""The one exception for what a user can put right, and texts that can be printed whatever a folder is called."""
 
 from __future__ import annotations
+
+
+def printable(text: object) -> str:
+    """Return a text that can be printed: bytes of a file's name that are not UTF-8 become an escape."""
+    return str(text).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 class InputError(ValueError):
@@ -11,7 +16,9 @@ class InputError(ValueError):
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__(" ".join(message.splitlines()))  # what it quotes of a library may have several lines
+        super().__init__(
+            " ".join(printable(message).splitlines())
+        )  # what it quotes of a library may have several lines
 
     def _render_traceback_(self) -> list[str]:
         """Return what IPython prints in place of a traceback."""

@@ -120,7 +120,9 @@ def changed_from_outside(source):
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Attribute) and not isinstance(node.ctx, ast.Load):
             yield ast.unparse(node)
-        elif isinstance(node, ast.Call) and re.search(r"(^|\.)(setattr|delattr|patch)\b|__dict__", ast.unparse(node.func)):
+        elif isinstance(node, ast.Call) and re.search(
+            r"(^|\.)(setattr|delattr|patch)\b|__dict__", ast.unparse(node.func)
+        ):
             yield ast.unparse(node)
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from wsss_lib.data.files import IGNORE, image_size, read_image, read_mask
-from wsss_lib.errors import InputError
+from wsss_lib.errors import InputError, printable
 
 
 class Dataset(ABC):
@@ -35,7 +35,7 @@ class Dataset(ABC):
             raise InputError(f"{name}: the image id {twice[0]!r} is listed more than once; list every image once.")
         if labels.shape != (len(ids), len(classes)):
             raise ValueError(f"labels must be {(len(ids), len(classes))}, not {tuple(labels.shape)}")
-        self.name = name
+        self.name = printable(name)  # which often begins with that of a folder
         self.classes = tuple(classes)
         self.ids = tuple(ids)
         self.labels = labels.to(torch.float32)

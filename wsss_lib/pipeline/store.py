@@ -35,7 +35,10 @@ from wsss_lib.errors import InputError
 def write_json(path: Path, value: Any) -> None:
     """Write plain values as indented JSON; NaN becomes null."""
     text = json.dumps(_without_nan(value), indent=1, ensure_ascii=False, allow_nan=False)
-    write_atomically(path, lambda file: file.write((text + "\n").encode()))
+    content = (text + "\n").encode(
+        "utf-8", "backslashreplace"
+    )  # of a file's name that is not UTF-8, JSON's own escapes
+    write_atomically(path, lambda file: file.write(content))
 
 
 def read_json(path: Path) -> Any:

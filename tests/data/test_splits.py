@@ -58,3 +58,12 @@ def test_voc12_insists_on_train_aug(tmp_path):
     trees.voc_tree(tmp_path)
     with pytest.raises(InputError, match="train_aug"):
         open_splits("voc12", tmp_path)
+
+
+def test_photos_in_voc_layout_without_a_list_of_val(tmp_path):
+    trees.voc_tree(tmp_path)
+    (tmp_path / "ImageSets" / "Segmentation" / "val.txt").unlink()
+    splits = open_splits("photos", tmp_path)
+    assert splits.scored["val"].ids == splits.scored["train"].ids == splits.training.ids
+    with pytest.raises(InputError, match=r"val\.txt"):
+        open_splits("voc12", tmp_path)

@@ -115,14 +115,14 @@ def test_no_cell_changes_a_parameter(path):
     assert [name for source in code for name in names_set(ast.parse(source).body) if name in parameters] == []
 
 
+PATCHES = r"(^|\.)(setattr|delattr|patch)\b|__dict__"
+
+
 def changed_from_outside(source):
     """Yield what a cell assigns to an attribute, or patches or deletes: settings that no run's identity knows."""
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Attribute) and not isinstance(node.ctx, ast.Load):
-            yield ast.unparse(node)
-        elif isinstance(node, ast.Call) and re.search(
-            r"(^|\.)(setattr|delattr|patch)\b|__dict__", ast.unparse(node.func)
-        ):
+        assigned = isinstance(node, ast.Attribute) and not isinstance(node.ctx, ast.Load)
+        if assigned or (isinstance(node, ast.Call) and re.search(PATCHES, ast.unparse(node.func))):
             yield ast.unparse(node)
 
 

@@ -23,7 +23,7 @@ from wsss_lib.models.deit import DeiT
 from wsss_lib.models.superpixel_net import SuperpixelNet
 from wsss_lib.pipeline import adversarial
 from wsss_lib.pipeline.kinds import reopen
-from wsss_lib.show import widgets
+from wsss_lib.show import figures, widgets
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 METHODS = {
@@ -40,20 +40,24 @@ FORMULA = r"a$\b$c"
 
 
 def execute(name, show, **parameters):
-    """Execute the cells of a notebook; `show` is called with whatever a kernel would display."""
+    """Execute the cells of a notebook with those of the parameters that it has.
+
+    Args:
+        name: Of the notebook.
+        show: Called with whatever a kernel would display.
+        parameters: Values of parameters.
+    """
     names = {"display": show}
     for cell in nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4).cells:
         if cell.cell_type != "code":
             continue
-        body = ast.parse(cell.source)
-        last = body.body.pop() if body.body and isinstance(body.body[-1], ast.Expr) else None
-        exec(compile(body, f"{name} {cell.id}", "exec"), names)  # noqa: S102, RUF100  # what a kernel does
+        body, where = ast.parse(cell.source), f"{name} {cell.id}"
+        last = body.body.pop() if isinstance(body.body[-1], ast.Expr) else None
+        exec(compile(body, where, "exec"), names)  # noqa: S102, RUF100  # what a kernel does
         if last is not None:
-            show(eval(compile(ast.Expression(last.value), f"{name} {cell.id}", "eval"), names))  # noqa: S307, RUF100
+            show(eval(compile(ast.Expression(last.value), where, "eval"), names))  # noqa: S307, RUF100
         if "parameters" in cell.metadata.get("tags", []):
-            assert parameters.keys() <= names.keys()
-            names.update(parameters)
-    return names
+            names.update({key: value for key, value in parameters.items() if key in names})
 
 
 @pytest.fixture
@@ -62,6 +66,8 @@ def shown(monkeypatch):
     kept = []
 
     def show(thing):
+        if isinstance(thing, figures.Plot):
+            thing.set_dpi(16)  # drawing takes most of the time
         for kind in ("_repr_png_", "_repr_jpeg_", "_repr_markdown_"):
             made = getattr(thing, kind, lambda: None)()
             if made is not None:
@@ -74,10 +80,7 @@ def shown(monkeypatch):
 def save(root, name, labels, classes, mask=None):
     """A picture with a block of one colour for each class; `mask` is None, "true", or a value for all pixels."""
     size = (40, 56)
-    pixels, truth = (
-        np.random.default_rng(len(name) + ord(name[-1])).integers(0, 120, (*size, 3)),
-        np.zeros(size, np.uint8),
-    )
+    pixels, truth = np.random.default_rng(ord(name[-1])).integers(0, 120, (*size, 3)), np.zeros(size, np.uint8)
     for n, label in enumerate(labels):
         block = slice(6, 30), slice(4 + 26 * n, 24 + 26 * n)
         pixels[block] += [[130, 0, 0], [0, 130, 0], [0, 0, 130]][classes.index(label)]
@@ -102,30 +105,47 @@ def tree(root, classes, rows):
 
 def odd_names(folder):
     """Odd names; the first pictures show no class, none of val just one, and some have masks."""
-    a, b, c = classes = [FORMULA, LONG, "_c"]
+    a, b, c = FORMULA, LONG, "_c"
     rows = [([], "train", None), ([a], "train", "true"), ([b], "train", None), ([c, a], "train", "true")]
     rows += [([], "val", None), ([a, b], "val", "true"), ([c, b], "val", None)]
-    return tree(Path(os.fsdecode(os.fsencode(folder) + b"/\xff\xfe")), classes, rows), classes
+    return tree(Path(os.fsdecode(os.fsencode(folder) + b"/\xff\xfe")), [a, b, c], rows)
 
 
 def three_pictures(folder):
     """Three pictures of one class, one of which shows nothing; neither val nor masks."""
-    return tree(folder / "three", ["thing"], [([], "train", None), *2 * [(["thing"], "train", None)]]), ["thing"]
+    return tree(folder / "three", ["thing"], [([], "train", None), *2 * [(["thing"], "train", None)]])
 
 
 def nothing_in_val(folder):
     """No picture of val shows a class, only those have masks, and of one of these all pixels are ignored."""
     rows = [(["a"], "train", None), (["b", "a"], "train", None), ([], "train", None)]
-    return tree(folder / "nothing", ["a", "b"], [*rows, ([], "val", 255), ([], "val", "true")]), ["a", "b"]
+    return tree(folder / "nothing", ["a", "b"], [*rows, ([], "val", 255), ([], "val", "true")])
 
 
 def masks_of_train(folder):
     """Only pictures of train have masks, one of them."""
     rows = [(["b"], "train", None), (["a"], "train", "true"), (["a"], "val", None)]
-    return tree(folder / "masks", ["a", "b"], rows), ["a", "b"]
+    return tree(folder / "masks", ["a", "b"], rows)
 
 
-DATA = [odd_names, three_pictures, nothing_in_val, masks_of_train]
+EXPECTED = {
+    odd_names: (
+        ("train", "val"),
+        1,
+        [
+            "2 of the 4 images of train have masks; the others count in no score.",
+            "1 of the 3 images of val have masks; the others count in no score.",
+        ],
+    ),
+    three_pictures: ((), -1, ["val is the same as train; its scores are those of images that were trained on."]),
+    nothing_in_val: (
+        ("val",),
+        -1,
+        ["train has no masks; the background threshold is 0.2, not the best on train."],
+    ),
+    masks_of_train: (("train",), 1, ["1 of the 2 images of train have masks; the others count in no score."]),
+}
+"""For each data set: the splits that are scored, whether more is trained to compare with, and what is said of it."""
 
 
 def network_files(folder):
@@ -156,40 +176,31 @@ def narrow(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("make", DATA, ids=lambda make: make.__name__)
-def test_every_notebook(make, narrow, shown, tmp_path, monkeypatch, capsys):
+@pytest.mark.usefixtures("narrow")
+@pytest.mark.parametrize("make", EXPECTED, ids=lambda make: make.__name__)
+def test_every_notebook(make, shown, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    show, kept = shown
-    root, classes = make(tmp_path)
-    files = network_files(tmp_path)
-    runs = root.parent / "runs"
+    (show, kept), root, files = shown, make(tmp_path), network_files(tmp_path)
+    splits, ablations, said = EXPECTED[make]
     for name in METHODS:
-        out = runs / name / "photos"
-        own = {"crop_size": 64, "ablations": 1, **files[name]}
-        execute_known(
+        out = root.parent / "runs" / name / "photos"
+        execute(
             name, show, preset="photos", data_root=str(root), epochs=1, batch_size=2, scales="1.0", workers=0,
-            accelerator="cpu", out=str(out), **own,
+            accelerator="cpu", crop_size=64, out=str(out), ablations=ablations, **files[name],
         )  # fmt: skip
-        metrics = json.loads((out / "metrics.json").read_text())
+        metrics = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
         assert metrics["notebook"] == name
-        assert list(metrics["data"]) == ["train", "val"]
+        assert metrics["doubts"] == said
+        assert tuple(metrics["seeds"]) == splits
+        how = "best on train" if "train" in splits else "fixed"
+        assert all(row["swept"]["threshold_chosen"] == how for row in metrics["seeds"].values())
         assert reopen(out).folder == out
-    execute_known("06_compare", show, preset="photos", runs=str(runs))
+    execute("06_compare", show, preset="photos", runs=str(root.parent / "runs"))
     printed = capsys.readouterr().out
-    printed.encode()  # no part of it is anything but text
-    for sentence in metrics["doubts"]:
+    printed.encode()  # all of it can be written to a notebook
+    for sentence in said:
         assert printed.count(sentence) == len(METHODS)
     assert "There is a run of every notebook." in printed
-    table = [text for text in kept if isinstance(text, str)][-1]
-    print(make.__name__, metrics["doubts"], table)
-
-
-def execute_known(name, show, **parameters):
-    """Execute a notebook with those of the parameters that it has."""
-    [cell] = [
-        c
-        for c in nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4).cells
-        if "parameters" in c.metadata.get("tags", [])
-    ]
-    known = {statement.target.id for statement in ast.parse(cell.source).body}
-    return execute(name, show, **{k: v for k, v in parameters.items() if k in known})
+    tables = [text for text in kept if isinstance(text, str)]
+    assert sum("| `05_msal` | 1 |" in text for text in tables) == len(splits)
+    assert sum(isinstance(thing, bytes) for thing in kept) > 40

@@ -115,3 +115,8 @@ def test_shares():
     assert activation_share(cam, region).item() == pytest.approx(0.8)
     assert covered_share(cam, region, 0.3).item() == pytest.approx(0.5)
     assert activation_share(torch.zeros(2, 2), region).isnan()
+
+
+def test_no_maps_are_enlarged_to_no_maps():
+    assert upsample(torch.zeros(2, 0, 3, 4), (6, 8)).shape == (2, 0, 6, 8)
+    assert upsample(torch.zeros(0, 5, 3, 4), (6, 8)).shape == (0, 5, 6, 8)

@@ -3,6 +3,7 @@
 import errno
 import json
 import math
+import os
 import pickle
 
 import numpy as np
@@ -384,3 +385,17 @@ def test_json_that_is_none(tmp_path):
     for name in ("a.json", "b.json", "c.json", "d.json"):
         with pytest.raises(InputError, match=name):
             read_json(tmp_path / name)
+
+
+def test_a_name_that_is_not_utf8_comes_back_from_json(tmp_path):
+    name = os.fsdecode(b"/pictures/\xff\xfe \xc3\xa9")
+    write_json(tmp_path / "config.json", {"folder": name, name: [1]})
+    assert read_json(tmp_path / "config.json") == {"folder": name, name: [1]}
+    (tmp_path / "config.json").read_text(encoding="utf-8")
+
+
+def test_an_error_about_a_file_whose_name_is_not_utf8_can_be_printed(tmp_path):
+    path = tmp_path / os.fsdecode(b"\xff.json")
+    with pytest.raises(InputError, match=r"/\\udcff\.json is missing") as caught:
+        read_json(path)
+    str(caught.value).encode()

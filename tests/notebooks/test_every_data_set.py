@@ -108,7 +108,7 @@ def odd_names(folder):
     a, b, c = FORMULA, LONG, "_c"
     rows = [([], "train", None), ([a], "train", "true"), ([b], "train", None), ([c, a], "train", "true")]
     rows += [([], "val", None), ([a, b], "val", "true"), ([c, b], "val", None)]
-    return tree(Path(os.fsdecode(os.fsencode(folder) + b"/\xff\xfe")), [a, b, c], rows)
+    return tree(Path(os.fsdecode(os.fsencode(folder) + b"/runs\xff/data\xfe")), [a, b, c], rows)
 
 
 def three_pictures(folder):

@@ -432,13 +432,13 @@ CASES = {
     ),
     "folder without a split": opening(
         "00_cam",
-        "no image of the split 'val'",
+        "no image of the split 'train'",
         **PHOTOS,
         make=own(
             lambda root: [
                 gone("images/b.png")(root),
                 gone("images/c.bmp")(root),
-                text("labels.csv", "image,labels,split\na cat.jpg,cat,train\n")(root),
+                text("labels.csv", "image,labels,split\na cat.jpg,cat,val\n")(root),
             ]
         ),
     ),

@@ -1,13 +1,19 @@
-"""The exceptions that say in one sentence what a user can do."""
+"""The exceptions that say in one sentence what a user can do, and texts that can always be printed."""
 
 from __future__ import annotations
+
+
+def printable(text: object) -> str:
+    """Return a text that can be printed: bytes of a file's name that are not UTF-8 become an escape."""
+    return str(text).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 class _OneSentence(Exception):  # noqa: N818
     """An exception whose message is one sentence; a notebook shows it without the stack of calls that led to it."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(" ".join(message.splitlines()))  # what it quotes of a library may have several lines
+        lines = printable(message).splitlines()  # a library's message may have several
+        super().__init__(" ".join(lines))
 
     def _render_traceback_(self) -> list[str]:
         """Return what IPython prints in place of a traceback."""

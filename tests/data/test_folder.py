@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from tests.data.trees import folder_tree, save_image, save_mask, write
+from wsss_lib.data.dataset import Derived
 from wsss_lib.data.folder import load_folder
 from wsss_lib.errors import InputError
 
@@ -32,8 +33,9 @@ def test_load(root):
     assert data.has_masks
     assert np.unique(data.mask(0)).tolist() == [0, 1, 255]
     assert all(data.image(index).mode == "RGB" for index in range(3))
-    with pytest.raises(InputError, match=sentence(root / "masks/b.png", "does not exist")):
-        data.mask(1)
+    assert data.masked == [0]
+    assert data.mask(1).shape == data.size(1)
+    assert (data.mask(1) == 255).all()  # nothing is known about it
 
 
 def test_splits(root):
@@ -44,10 +46,24 @@ def test_splits(root):
     assert not val.has_masks
     with pytest.raises(InputError, match="split 'test'"):
         load_folder(root, "test")
-    text = (root / "labels.csv").read_text().replace(",val", ",train")
-    path = write(root / "labels.csv", text)
-    with pytest.raises(InputError, match=sentence(path, "no image of the split 'val'")):
-        load_folder(root, "val")
+
+
+def test_without_a_row_of_val_it_is_the_same_as_train(root):
+    text = (root / "labels.csv").read_text()
+    write(root / "labels.csv", text.replace(",val", ",train"))
+    assert load_folder(root, "val").ids == load_folder(root, "train").ids == ("a cat", "b", "c")
+    path = write(root / "labels.csv", text.replace(",train", ",val"))
+    with pytest.raises(InputError, match=sentence(path, "no image of the split 'train'")):
+        load_folder(root, "train")
+
+
+def test_a_part_has_masks_if_one_of_its_images_has_one(root):
+    data = load_folder(root, "all")
+    assert data.head(1).has_masks
+    rest = Derived(data, "rest", [1, 2])
+    assert not rest.has_masks
+    assert rest.masked == []
+    assert Derived(data, "turned", [2, 0]).masked == [1]
 
 
 def test_without_a_split_column_every_split_is_everything(tmp_path):

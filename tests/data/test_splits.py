@@ -133,3 +133,12 @@ def test_mask_values_without_masks(tmp_path):
     trees.coco_splits_tree(tmp_path)
     with pytest.raises(InputError, match=f"mask_values 'raw' is given, but {tmp_path} has no files of masks"):
         open_splits("coco14", tmp_path, mask_values="raw")
+
+
+def test_photos_in_voc_layout_without_a_list_of_val(tmp_path):
+    trees.voc_tree(tmp_path)
+    (tmp_path / "ImageSets" / "Segmentation" / "val.txt").unlink()
+    splits = open_splits("photos", tmp_path)
+    assert splits.scored["val"].ids == splits.scored["train"].ids == splits.training.ids
+    with pytest.raises(InputError, match=r"val\.txt"):
+        open_splits("voc12", tmp_path)

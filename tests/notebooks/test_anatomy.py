@@ -115,6 +115,39 @@ def test_no_cell_changes_a_parameter(path):
     assert [name for source in code for name in names_set(ast.parse(source).body) if name in parameters] == []
 
 
+PATCHES = r"(^|\.)(setattr|delattr|patch)\b|__dict__"
+
+
+def changed_from_outside(source):
+    """Yield what a cell assigns to an attribute, or patches or deletes: settings that no run's identity knows."""
+    for node in ast.walk(ast.parse(source)):
+        assigned = isinstance(node, ast.Attribute) and not isinstance(node.ctx, ast.Load)
+        if assigned or (isinstance(node, ast.Call) and re.search(PATCHES, ast.unparse(node.func))):
+            yield ast.unparse(node)
+
+
+@every_notebook
+def test_no_cell_changes_the_library_or_a_run(path):
+    """What a run does follows from its settings alone, or its folder would hold something else than it says."""
+    assert [change for source in sources(path, "code") for change in changed_from_outside(source)] == []
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "run.method.update = lambda *_: {}",
+        "run.method.config.epochs += 1",
+        "for run.seed in (1, 2): pass",
+        "setattr(run.method, 'update', None)",
+        "vars(run)['x'] = run.__dict__.update(a=1)",
+        "del figures.grid",
+        "with mock.patch.object(run, 'train'): pass",
+    ],
+)
+def test_such_a_change_is_noticed(cell):
+    assert list(changed_from_outside(cell))
+
+
 @every_lesson
 def test_defaults_are_the_toy_preset(path):
     defaults = {s.target.id: ast.literal_eval(s.value) for s in ast.parse(parameters_cell(path)).body}

@@ -137,3 +137,8 @@ def test_what_is_no_map_has_no_background(value):
     maps[0, 1, 2] = value
     with pytest.raises(InputError, match="maps hold negative or non-finite values or values above 1"):
         background_power(maps, 4)
+
+
+def test_no_maps_are_enlarged_to_no_maps():
+    assert upsample(torch.zeros(2, 0, 3, 4), (6, 8)).shape == (2, 0, 6, 8)
+    assert upsample(torch.zeros(0, 5, 3, 4), (6, 8)).shape == (0, 5, 6, 8)

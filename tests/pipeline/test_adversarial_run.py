@@ -933,6 +933,37 @@ def test_without_weights_acr_has_no_adversary(tmp_path, data):
     assert_same_state(dict(alone.method.reconstructor.state_dict()), before)
 
 
+@pytest.mark.slow
+def test_a_reconstructor_that_does_not_learn_is_another_run(tmp_path, data):
+    """The classifier works against it all the same, and ends as another one than ACR's and than one without."""
+    run = open_adversarial(tmp_path / "run", "acr", data)
+    run.train(silent)
+    frozen = run.variant("frozen", train_reconstructor=False)
+    assert not frozen.is_trained
+    before = {name: value.clone() for name, value in frozen.method.reconstructor.state_dict().items()}
+    [_, last] = frozen.train(silent)
+    assert last["from_target"] > 0
+    assert [name for name in last if "reconstructor" in name] == []
+    assert_same_state(dict(frozen.method.reconstructor.state_dict()), before)
+    alone = run.variant("alone", adversarial_target_weight=0.0, adversarial_rest_weight=0.0)
+    alone.train(silent)
+    ends = [one.method.classifier.state_dict()["head.weight"] for one in (run, frozen, alone)]
+    assert not any(torch.equal(ends[i], ends[j]) for i, j in ((0, 1), (0, 2), (1, 2)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [({}, "none is named"), ({"grid_cell": 16, "scales": (1.0, 0.5)}, "grid_cell is 16 already, scales is")],
+)
+def test_a_variant_that_changes_nothing_is_refused(tmp_path, data, changes, reason):
+    """It would be a copy of the run itself under another name."""
+    run = open_adversarial(tmp_path / "run", "acr", data)
+    message = sentence_of(lambda: run.variant("same", **changes))
+    assert message.startswith(f"variant 'same' changes no setting ({reason}")
+    assert not (run.folder / "variants").exists()
+    assert run.variant("same", grid_cell=8, scales=(1.0, 0.5)).settings.config.grid_cell == 8
+
+
 # ---------------------------------------------------------------------------------------------------------- parameters
 
 

@@ -140,3 +140,27 @@ def test_runs_that_can_be_opened(tmp_path, capsys):
     results["b"] = [read_result(leave(tmp_path / "b" / "toy", 0, leave_metrics))]
     assert open_first(results)["a"].folder == settings.folder
     assert capsys.readouterr().out.startswith(f"b is left out: {tmp_path / 'b' / 'toy' / 'config.json'} is missing")
+
+
+def test_scores_that_are_null_are_left_out(tmp_path):
+    """As of masks in which every pixel is ignored."""
+    refinements = {"train": {"seed": None, "crf-4": None, "crf-32": None}, "val": {"crf-4": 0.3, "crf-32": 0.4}}
+    leave(tmp_path / "a", 0, {"train": None, "val": 0.2}, refinements, {"train": (None, 0.5), "val": (None, None)})
+    leave(tmp_path / "b", 0, {"train": None, "val": None})
+    results = {name: [read_result(tmp_path / name)] for name in ("a", "b")}
+    [first] = results["a"]
+    assert first.stages == {"train": {"network, CRF": 0.5}, "val": {"seed": 0.2, "CRF": 0.3}}
+    assert first.network == tmp_path / "a" / "segmentation" / "crf-8"
+    lines = results_table(results, "val").splitlines()
+    assert lines[0] == "|  | seeds | seed | CRF | threshold | minutes | peak MiB |"
+    assert lines[2] == "| `a` | 1 | 20.0 | 30.0 | 0.30 | 2.0 | 500 |"
+    assert lines[3] == "| `b` | 1 |  |  | 0.30 | 1.5 | 100 |"
+
+
+def test_a_run_of_which_only_val_has_masks(tmp_path):
+    """Of several powers the first is taken, for none may be chosen on val."""
+    refinements = {"val": {"seed": 0.4, "crf-4": 0.3, "crf-32": 0.45}}
+    leave(tmp_path, 0, {"val": 0.4}, refinements, {"val": (0.6, 0.7)})
+    result = read_result(tmp_path)
+    assert result.threshold == 0.3
+    assert result.stages == {"val": {"seed": 0.4, "CRF": 0.3, "network": 0.6, "network, CRF": 0.7}}

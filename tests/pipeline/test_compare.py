@@ -65,3 +65,21 @@ def test_without_masks_there_is_nothing(two, monkeypatch):
             monkeypatch.setattr(data, "has_masks", False)
     assert compare(two) == {}
     assert list(two["variant"].cams("val").folder.glob("*.npz"))
+
+
+def test_masks_of_one_split_alone(two, monkeypatch):
+    """Without those of train the threshold is the fixed one; without those of val no image of it can be compared."""
+    for run in two.values():
+        monkeypatch.setattr(run.splits.scored["train"], "has_masks", False)
+    comparison = compare(two)
+    for name, run in two.items():
+        scores = run.score("val")
+        assert comparison[name]["threshold"] == 0.2
+        assert comparison[name]["val"] == float(scores.mean_iou[scores.position(0.2)])
+        assert "train" not in comparison[name]
+    monkeypatch.undo()
+    for run in two.values():
+        monkeypatch.setattr(run.splits.scored["val"], "has_masks", False)
+    comparison = compare(two)
+    assert "val" not in comparison["trained"]
+    assert differences(two["trained"], two["variant"], comparison, ("trained", "variant")).isnan().all()

@@ -8,11 +8,22 @@ import torch
 
 from tests.data.trees import save_image, save_mask, write
 from tests.pipeline.runs import Pictures, open_run, sentence_of, tiny_config
+from wsss_lib.data.splits import Splits
 from wsss_lib.errors import InputError
 from wsss_lib.ops.cam import seed
 from wsss_lib.ops.metrics import confusion_matrix, intersection_over_union
-from wsss_lib.pipeline.evaluate import THRESHOLDS, SeedScores, ahead, score_seeds
-from wsss_lib.pipeline.report import FIXED_THRESHOLD, describe, ranking_summary, seed_summaries, write_metrics
+from wsss_lib.pipeline.evaluate import THRESHOLDS, SeedScores, ahead, lowest, score_seeds
+from wsss_lib.pipeline.report import (
+    FIXED_THRESHOLD,
+    choose_threshold,
+    describe,
+    doubts,
+    ranking_summary,
+    refinement_table,
+    seed_summaries,
+    table_row,
+    write_metrics,
+)
 from wsss_lib.pipeline.store import CamStore, read_json
 
 SIZES = [(20, 24), (18, 18), (20, 24)]
@@ -234,3 +245,55 @@ def test_an_error_of_the_pool_comes_out_in_turn():
         assert [next(results), next(results)] == [2, 3]
         with pytest.raises(ZeroDivisionError):
             next(results)
+
+
+def scores_of(*rows):
+    """Scores of one class at the thresholds 0.1, 0.2, 0.3, of 100 pixels, of which so many are right."""
+    confusions = torch.tensor([[[right, 100 - right], [0, 0]] for right in rows])
+    return SeedScores(("background", "a"), (0.1, 0.2, 0.3), confusions)
+
+
+def test_the_threshold_is_the_best_on_train_or_the_fixed_one():
+    val, nothing = scores_of(10, 20, 90), SeedScores(("background", "a"), (0.1, 0.2, 0.3), torch.zeros(3, 2, 2).long())
+    assert choose_threshold({"train": scores_of(50, 20, 30), "val": val}) == (0.1, "best on train")
+    for scores in ({"val": val}, {"train": nothing, "val": val}, {}):
+        assert choose_threshold(scores) == (FIXED_THRESHOLD, "fixed")
+    [summary] = seed_summaries({"val": val}).values()
+    assert (summary["swept"]["threshold"], summary["swept"]["threshold_chosen"]) == (FIXED_THRESHOLD, "fixed")
+    assert summary["oracle"]["threshold"] == 0.3
+    assert seed_summaries({}) == {}
+
+
+def test_the_lowest_leave_out_what_cannot_be_scored():
+    scores = torch.tensor([0.5, float("nan"), 0.1, 0.3, float("nan")])
+    assert lowest(scores, 2) == [2, 3]
+    assert lowest(scores, 9) == [2, 3, 0]
+    assert lowest(scores[1:2], 4) == []
+
+
+class HalfMasked(Pictures):
+    """Of which only the first image has a mask."""
+
+    def has_mask(self, index):
+        return self.has_masks and index == 0
+
+
+def test_what_must_be_known_about_the_data():
+    known = HalfMasked([(4, 6)] * 3, [[1]] * 3)
+    other = Pictures([(4, 6)] * 2, [[1]] * 2)
+    assert doubts(Splits(other, {"train": other, "val": other.head(1)})) == []
+    assert doubts(Splits(other, {"train": other, "val": known})) == [
+        "1 of the 3 images of val have masks; the others count in no score."
+    ]
+    other.has_masks = False
+    assert doubts(Splits(other, {"train": other, "val": other})) == [
+        "val is the same as train; its scores are those of images that were trained on."
+    ]
+    without = doubts(Splits(other, {"train": other, "val": known}))
+    assert without[1] == "train has no masks; the background threshold is 0.2, not the best on train."
+
+
+def test_a_bar_in_a_cell_does_not_end_it():
+    assert table_row(["a|b", "1.0"]) == r"| a\|b | 1.0 |"
+    row = {"mean_iou": 0.5, "mean_precision": 0.5, "mean_recall": 0.5}
+    assert r"| a\|b | 50.0 |" in refinement_table({"val": {"x": row}}, {"x": "a|b"}, {"x": "crf"}, {"crf val": 1.0})

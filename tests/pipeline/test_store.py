@@ -575,3 +575,17 @@ def test_damaged_seconds_begin_from_nothing(tmp_path, content, capsys):
     assert capsys.readouterr().out == f"{path} is damaged; the times of the stages are counted from 0 again.\n"
     write_json(path, {"training": 3, "inference val": 1.5})
     assert read_seconds(path) == {"training": 3, "inference val": 1.5}
+
+
+def test_a_name_that_is_not_utf8_comes_back_from_json(tmp_path):
+    name = os.fsdecode(b"/pictures/\xff\xfe \xc3\xa9")
+    write_json(tmp_path / "config.json", {"folder": name, name: [1]})
+    assert read_json(tmp_path / "config.json") == {"folder": name, name: [1]}
+    (tmp_path / "config.json").read_text(encoding="utf-8")
+
+
+def test_an_error_about_a_file_whose_name_is_not_utf8_can_be_printed(tmp_path):
+    path = tmp_path / os.fsdecode(b"\xff.json")
+    with pytest.raises(InputError, match=r"/\\udcff\.json is missing") as caught:
+        read_json(path)
+    str(caught.value).encode()

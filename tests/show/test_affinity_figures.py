@@ -231,3 +231,11 @@ def test_the_histogram_counts_both_kinds_of_pairs():
     }
     assert highest["same class"] > 0.9
     assert highest["different classes"] < 0.1
+
+
+def test_the_histogram_of_no_pairs():
+    none = torch.zeros(1, 2, dtype=torch.bool)
+    [axis] = affinity.affinity_histogram(torch.tensor([[0.1, 0.2]]), none, none).axes
+    assert not axis.patches
+    [axis] = affinity.affinity_histogram(torch.tensor([[0.1, 0.2]]), ~none, none).axes
+    assert [text.get_text() for text in axis.get_legend().get_texts()] == ["same class"]

@@ -4,6 +4,7 @@ import io
 
 import numpy as np
 import pytest
+from matplotlib.text import Text
 from PIL import Image
 
 from wsss_lib.show import figures
@@ -95,3 +96,40 @@ def test_heat_over_an_image():
     np.testing.assert_array_equal(
         figures.overlay(PICTURE, CAM * 0 + 9, 1.0), figures.overlay(PICTURE, CAM * 0 + 1, 1.0)
     )
+
+
+NAMES = [r"a$\b$c", "$", r"x\$y$", 200 * "n", "_hidden", "\udcff"]
+"""Names of classes that are no formula, too long, hidden from a legend, or not UTF-8."""
+
+
+def written(figure):
+    """All that is written in a figure once it is drawn."""
+    figure.png()
+    return [text for text in figure.findobj(Text) if text.get_text()]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_name_is_written_letter_by_letter_and_not_too_long(name):
+    seen = figures.shortened(name)
+    for figure in (figures.grid([PICTURE], [name]), figures.table_of_pictures({name: [PICTURE]}, [name])):
+        texts = written(figure)
+        assert seen in [text.get_text() for text in texts]
+        assert not any(text.get_parse_math() for text in texts)
+        assert decoded(figure.png(), "PNG").shape[1] < 800
+    assert len(seen) <= 60
+    assert (seen == name) is (name in NAMES[:3] or name == "_hidden")
+    short = figures.shortened(name, 20)
+    for figure in (figures.class_legend([name, "b"]), figures.class_bars([name, "b"], {"IoU": [0.5, 0.2]})):
+        texts = written(figure)
+        assert short in [text.get_text() for text in texts]
+        assert not any(text.get_parse_math() for text in texts)
+
+
+def test_what_is_too_long_keeps_its_ends():
+    assert figures.shortened("0123456789", 6) == "012…89"
+    assert figures.shortened("error 1.5\ninstead of 2.5", 12) == "error 1.5\ninstead… 2.5"
+
+
+def test_without_pictures_there_is_a_figure_all_the_same():
+    for figure in (figures.grid([]), figures.grid([], []), figures.table_of_pictures({}, ["image"])):
+        assert [text.get_text() for text in written(figure)] == ["no picture to show"]

@@ -66,3 +66,18 @@ def test_they_draw():
     assert growth(data, {1: reader(0.5)}).png()
     assert side_by_side(data, {0: "x"}, {"a": (reader(0.5), 0.2)}).png()
     assert masks_beside(data, 1, {"a": lambda *_: torch.ones(20, 30, dtype=torch.uint8)}).png()
+
+
+def test_an_image_without_classes_has_not_grown():
+    data = Pictures([(20, 30)] * 2, [[0, 0], [0, 0]])
+    nothing = torch.tensor([], dtype=torch.int64), torch.zeros(0, 20, 30)
+    assert growth(data, {1: lambda _id: nothing}).png()
+
+
+def test_side_by_side_without_masks(monkeypatch):
+    data, calls = Pictures([(20, 30)], [[0, 1]]), shown(monkeypatch)
+    data.has_masks = False
+    side_by_side(data, {0: "x"}, {"a": (reader(0.5), 0.2)})
+    [(rows, titles)] = calls
+    assert titles == ["image", "a"]
+    assert [len(row) for row in rows.values()] == [2]

@@ -159,3 +159,26 @@ def test_settings_have_sliders_that_change_the_picture(data, live):
         seen.append(bytes(screen.value))
     assert all(content.startswith(b"\x89PNG") for content in seen)
     assert asked == [(0, 0.5, 3.0), (0, 1.0, 3.0), (0, 1.0, 7.0), (1, 1.0, 7.0)]
+
+
+def test_the_image_that_is_looked_at(monkeypatch):
+    labels = [[0, 0, 0], [1, 1, 1], [1, 0, 1], [0, 1, 0], [0, 0, 1]]
+    data = Pictures([(4, 6)] * 5, labels)
+    assert widgets.pick_image(data) == 3
+    assert widgets.pick_image(data, [2]) == 2
+    assert widgets.pick_image(data, range(2, 4)) == 1
+    monkeypatch.setattr(data, "has_mask", lambda index: index == 4)
+    assert widgets.pick_image(data) == 4
+    assert widgets.pick_image(data, [2]) == 2  # what it shows comes first
+    assert widgets.pick_image(Pictures([(4, 6)] * 3, labels[:3])) == 2  # the fewest classes
+    assert widgets.pick_image(Pictures([(4, 6)] * 2, [[0, 0], [0, 0]])) == 0
+
+
+def test_objects_of_images_with_one_class(monkeypatch):
+    data = Pictures([(4, 6)] * 6, [[0, 0], [1, 0], [0, 1], [1, 1], [1, 0], [1, 0]])
+    found = widgets.things_of_one_class(data, 2)  # the masks show class 0 in every left half
+    assert list(found) == [1, 4]
+    np.testing.assert_array_equal(found[1], data.mask(1) == 1)
+    assert list(widgets.things_of_one_class(data, 9)) == [1, 4, 5]
+    monkeypatch.setattr(data, "has_masks", False)
+    assert widgets.things_of_one_class(data, 2) == {}

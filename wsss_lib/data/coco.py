@@ -192,7 +192,7 @@ class CocoDataset(FileDataset):
         masks = None if mask_folder is None else _mask_files(mask_folder, ids)
         super().__init__(name, COCO_CLASSES, ids, instances.labels[list(rows)], images, masks, lookup)
         self.label_source = f"{instances.path} has no annotations of them"
-        self.has_masks = True
+        self.has_masks = masks is None or any(masks)
         self.instances = instances
         self.rows = tuple(rows)
         if mask_folder is None:
@@ -204,8 +204,7 @@ class CocoDataset(FileDataset):
         """Return the ``(H, W)`` uint8 mask of image ``index``.
 
         Raises:
-            InputError: The mask is missing or damaged, is not as large as the image, or the annotations cannot be
-                rendered.
+            InputError: The mask is damaged or not as large as the image, or the annotations cannot be rendered.
         """
         if self.mask_files is not None:
             return super().mask(index)
@@ -318,11 +317,11 @@ def _find_mask_folder(root: Path, split: str, masks: Path | None) -> Path | None
     return masks / split if (masks / split).is_dir() else masks
 
 
-def _mask_files(folder: Path, ids: Sequence[str]) -> list[Path]:
+def _mask_files(folder: Path, ids: Sequence[str]) -> list[Path | None]:
     found = _by_id(folder, (".png",))
     if not found:
         refuse_unusable_masks(folder, ids)
-    return [found.get(image_id, folder / f"{image_id}.png") for image_id in ids]
+    return [found.get(image_id) for image_id in ids]
 
 
 def _chosen_rows(instances: Instances, ids_file: Path | None) -> list[int]:

@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from wsss_lib.data.files import image_size, read_image, read_mask
-from wsss_lib.errors import InputError
+from wsss_lib.data.files import IGNORE, image_size, read_image, read_mask
+from wsss_lib.errors import InputError, printable
 
 
 class Dataset(ABC):
@@ -24,7 +24,7 @@ class Dataset(ABC):
         classes: The K foreground class names; class k has the mask value k + 1, background is 0.
         ids: One unique file-name-safe string per image.
         labels: ``(n, K)`` float32, 1 where the image shows the class, else 0.
-        has_masks: Whether :meth:`mask` can be called.
+        has_masks: Whether :meth:`mask` can be called; some images may have no mask even so, see :meth:`has_mask`.
         label_source: Where the labels come from and what names are there, as the beginning of a sentence.
         truth: Which masks these are, to be printed beside every score; "" if that is clear.
         notes: What was odd when the data set was opened, one sentence each.
@@ -42,7 +42,7 @@ class Dataset(ABC):
             raise InputError(f"{name}: the image id {twice[0]!r} is listed more than once; list every image once.")
         if labels.shape != (len(ids), len(classes)):
             raise ValueError(f"labels must be {(len(ids), len(classes))}, not {tuple(labels.shape)}")
-        self.name = name
+        self.name = printable(name)  # which often begins with that of a folder
         self.classes = tuple(classes)
         self.ids = tuple(ids)
         self.labels = labels.to(torch.float32)
@@ -57,7 +57,19 @@ class Dataset(ABC):
 
     @abstractmethod
     def mask(self, index: int) -> np.ndarray:
-        """Return the ``(H, W)`` uint8 mask of image ``index``: 0 background, k + 1 class k, 255 ignored."""
+        """Return the ``(H, W)`` uint8 mask of image ``index``: 0 background, k + 1 class k, 255 ignored.
+
+        Where other images have a mask and this one has none, nothing is known about it: 255 everywhere.
+        """
+
+    def has_mask(self, index: int) -> bool:  # noqa: ARG002
+        """Whether image ``index`` has a mask; by default all have one or none has."""
+        return self.has_masks
+
+    @property
+    def masked(self) -> list[int]:
+        """Positions of the images that have a mask."""
+        return [index for index in range(len(self)) if self.has_mask(index)]
 
     @abstractmethod
     def size(self, index: int) -> tuple[int, int]:
@@ -88,7 +100,8 @@ class Derived(Dataset):
 
     def __init__(self, whole: Dataset, name: str, indices: Sequence[int]) -> None:
         ids = [whole.ids[i] for i in indices]
-        super().__init__(name, whole.classes, ids, whole.labels[list(indices)], whole.has_masks)
+        masks = any(whole.has_mask(i) for i in indices)
+        super().__init__(name, whole.classes, ids, whole.labels[list(indices)], masks)
         self.whole = whole
         self.indices = indices
         self.label_source, self.truth, self.notes = whole.label_source, whole.truth, whole.notes
@@ -100,6 +113,10 @@ class Derived(Dataset):
     def mask(self, index: int) -> np.ndarray:
         """Return the ``(H, W)`` uint8 mask of image ``index``."""
         return self.whole.mask(self.indices[index])
+
+    def has_mask(self, index: int) -> bool:
+        """Whether image ``index`` has a mask."""
+        return self.whole.has_mask(self.indices[index])
 
     def size(self, index: int) -> tuple[int, int]:
         """Return ``(height, width)`` of image ``index``."""
@@ -123,7 +140,7 @@ class FileDataset(Dataset):
         ids: The n image ids.
         labels: ``(n, K)`` image-level labels.
         images: The n image files.
-        masks: The n mask files, or None if there are none.
+        masks: The n mask files, each None for an image without one; or None if there are none at all.
         lookup: What the values in these files mean, see :func:`wsss_lib.data.files.read_mask`.
 
     Raises:
@@ -137,7 +154,7 @@ class FileDataset(Dataset):
         ids: Sequence[str],
         labels: Tensor,
         images: Sequence[Path],
-        masks: Sequence[Path] | None = None,
+        masks: Sequence[Path | None] | None = None,
         lookup: np.ndarray | None = None,
     ) -> None:
         super().__init__(name, classes, ids, labels, has_masks=masks is not None)
@@ -150,7 +167,7 @@ class FileDataset(Dataset):
         self.image_files = tuple(images)
         self.mask_files = None if masks is None else tuple(masks)
         self.lookup = lookup
-        self.truth = f"{masks[0].parent}" if masks else ""
+        self.truth = next((f"{mask.parent}" for mask in masks or () if mask is not None), "")
 
     def image(self, index: int) -> Image.Image:
         """Return image ``index`` as 8-bit RGB, see :func:`wsss_lib.data.files.read_image`."""
@@ -160,13 +177,20 @@ class FileDataset(Dataset):
         """Return the ``(H, W)`` uint8 mask of image ``index``.
 
         Raises:
-            InputError: There is no mask, it cannot be read, it is not as large as the image, or it holds a value
-                that is no class.
+            InputError: No image has a mask, the mask cannot be read, it is not as large as the image, or it holds a
+                value that is no class.
         """
         if self.mask_files is None:
             raise InputError(f"{self.name} has no masks, so it cannot be evaluated; give a folder of masks.")
-        image = self.image_files[index]
-        return read_mask(self.mask_files[index], len(self.classes), image_size(image), self.lookup, image)
+        image, mask = self.image_files[index], self.mask_files[index]
+        size = image_size(image)
+        if mask is None:
+            return np.full(size, IGNORE, np.uint8)
+        return read_mask(mask, len(self.classes), size, self.lookup, image)
+
+    def has_mask(self, index: int) -> bool:
+        """Whether image ``index`` has a mask."""
+        return self.has_masks and (self.mask_files is None or self.mask_files[index] is not None)
 
     def size(self, index: int) -> tuple[int, int]:
         """Return ``(height, width)`` of image ``index`` from the header of its file."""
@@ -177,5 +201,5 @@ class FileDataset(Dataset):
         return self.image_files[index]
 
     def mask_file(self, index: int) -> Path | None:
-        """Return the file of the mask of image ``index``, whether it is there or not; None if there are no masks."""
+        """Return the file of the mask of image ``index``; None if there is none."""
         return None if self.mask_files is None else self.mask_files[index]

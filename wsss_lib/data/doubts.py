@@ -55,6 +55,8 @@ def find_doubts(training: Dataset, scored: Mapping[str, Dataset]) -> tuple[str, 
     for name, other in others.items():
         lines += _overlap(scored["val"], name, other) if "val" in scored else []
     for split, data in scored.items():
+        if data.has_masks and (count := len(data.masked)) < len(data):
+            lines.append(f"{count} of the {len(data)} images of {split} have masks; the others count in no score.")
         lines += _odd_masks(split, data) if data.has_masks else []
     return tuple(lines)
 
@@ -66,7 +68,7 @@ def _odd_masks(split: str, data: Dataset) -> list[str]:
         path = data.mask_file(index)
         if path is not None and path.is_file() and data.labels[index].any():
             there.append(index)
-        if len(there) == _TRIED or path is None:
+        if len(there) == _TRIED:
             break
     try:
         masks = [data.mask(index) for index in there]

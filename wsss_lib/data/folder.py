@@ -51,10 +51,11 @@ def load_folder(root: str | Path, split: str, mask_values: str = "") -> FileData
     """Load a folder of one's own images.
 
     ``labels.csv`` has one row per image: its file name in ``images/`` and its classes, separated by semicolons, or
-    none. A third column may say ``train`` or ``val``; without it, every split is all the images. The classes are those
-    of ``classes.txt``, or else all that the table names, in alphabetical order; class k of them has the mask value
-    k + 1. Neither case, nor blanks, nor the Unicode form of a name matter. If no image of the split has a mask
-    ``masks/<name of the image without its ending>.png``, there are no masks.
+    none. A third column may say ``train`` or ``val``; without it, every split is all the images, and if it says
+    ``train`` everywhere, ``val`` is the same as ``train``. The classes are those of ``classes.txt``, or else all that
+    the table names, in alphabetical order; class k of them has the mask value k + 1. Neither case, nor blanks, nor the
+    Unicode form of a name matter. A mask is ``masks/<name of the image without its ending>.png``; an image without one
+    counts in no score.
 
     Args:
         root: The folder.
@@ -76,6 +77,8 @@ def load_folder(root: str | Path, split: str, mask_values: str = "") -> FileData
     rows = _read_table(table)
     images = _find_images(root / "images", rows, table)
     classes = _find_classes(root / "classes.txt", rows, table)
+    if split == "val" and all(row.split == "train" for row in rows):
+        split = "train"
     chosen = [row for row in rows if split == "all" or row.split in (None, split)]
     if not chosen:
         raise InputError(f"{table} has no image of the split {split!r}; write {split} into the column split of some.")
@@ -193,8 +196,8 @@ def _labels(rows: Sequence[_Row], classes: Sequence[str]) -> Tensor:
     return labels
 
 
-def _find_masks(folder: Path, rows: Sequence[_Row]) -> list[Path] | None:
+def _find_masks(folder: Path, rows: Sequence[_Row]) -> list[Path | None] | None:
     masks = files_by_stem(folder, (".png",))
     if masks.keys().isdisjoint(row.id for row in rows):
         return None
-    return [masks.get(row.id, folder / f"{row.id}.png") for row in rows]
+    return [masks.get(row.id) for row in rows]

@@ -13,7 +13,7 @@ from wsss_lib.data.doubts import find_doubts
 from wsss_lib.data.folder import load_folder
 from wsss_lib.data.names import listed
 from wsss_lib.data.toy import COUNTS, ToyOptions, ToyWorld
-from wsss_lib.data.voc import load_voc
+from wsss_lib.data.voc import has_list, load_voc
 from wsss_lib.errors import InputError
 
 
@@ -51,7 +51,7 @@ def open_splits(
     """Open the data of a preset.
 
     ``photos`` takes a folder in VOC's layout, trained on ``train_aug`` where it has such a list, or a folder of
-    one's own pictures with a ``labels.csv``.
+    one's own pictures with a ``labels.csv``; without a list or rows of ``val`` that is the same as ``train``.
 
     Args:
         preset: ``toy``, ``photos``, ``voc12`` or ``coco14``.
@@ -72,7 +72,8 @@ def open_splits(
         return Splits(world["train"], world)
     splits = _open_files(preset, root, labels, mask_values)
     _refuse_without_labels(splits.training)
-    if mask_values and all(data.mask_file(0) is None for data in splits.scored.values()):
+    scored = splits.scored.values()
+    if mask_values and not any(data.mask_file(i) for data in scored for i in range(len(data))):
         raise InputError(f"mask_values {mask_values!r} is given, but {root} has no files of masks; leave it out.")
     if not limit:
         return splits
@@ -105,7 +106,9 @@ def _open_files(preset: str, root: Path | None, labels: Path | None, mask_values
         _refuse_unused(labels, f"{root / 'labels.csv'} has those of its images")
         own = {name: load_folder(root, name, mask_values) for name in ("train", "val")}
         return Splits(own["train"], own)
-    voc = {name: load_voc(root, name, labels, mask_values=mask_values) for name in ("train", "val")}
+    val = "val" if preset == "voc12" or has_list(root, "val") else "train"
+    lists_of = {"train": "train", "val": val}
+    voc = {name: load_voc(root, split, labels, mask_values=mask_values) for name, split in lists_of.items()}
     lists = root / "ImageSets" / "Segmentation"
     augmented = preset == "voc12" or any((lists / f"{name}.txt").is_file() for name in ("train_aug", "trainaug"))
     return Splits(load_voc(root, "train_aug", labels, mask_values=mask_values) if augmented else voc["train"], voc)

@@ -78,8 +78,8 @@ def load_voc(
 
     The image-level labels come from ``labels`` if that is given, else from the first that exists of
     ``image_labels.txt``, ``cls_labels.npy`` and ``Annotations/``. The mask of an image is looked for in
-    ``SegmentationClass/``, then in ``SegmentationClassAug/``; one that is in neither is an error only when it is read,
-    and if no image of the split has one, the data set has no masks.
+    ``SegmentationClass/``, then in ``SegmentationClassAug/``; an image that has one in neither counts in no score, and
+    if no image of the split has one, the data set has no masks.
 
     Args:
         root: The folder with ``JPEGImages``, usually called VOC2012, or the VOCdevkit folder around it.
@@ -125,12 +125,12 @@ def _find_root(root: Path) -> Path:
     raise InputError(f"{root} has no folder JPEGImages; give the folder of VOC 2012 that contains JPEGImages.")
 
 
-def _find_masks(root: Path, ids: Sequence[str]) -> list[Path] | None:
+def _find_masks(root: Path, ids: Sequence[str]) -> list[Path | None] | None:
     first, second = (files_by_stem(root / folder, (".png",)) for folder in _MASK_FOLDERS)
     masks = second | first
     if masks.keys().isdisjoint(ids):
         return None
-    return [masks.get(image_id, root / _MASK_FOLDERS[0] / f"{image_id}.png") for image_id in ids]
+    return [masks.get(image_id) for image_id in ids]
 
 
 # ----------------------------------------------------------------------------------------------------------- lists
@@ -189,6 +189,11 @@ def _split_ids(root: Path, split: str, sbd_root: Path | None) -> list[str]:
     train, val = (read_ids(root / _LIST_FOLDERS[0] / f"{name}.txt") for name in ("train", "val"))
     sbd = [image_id for name in ("train", "val") for image_id in read_ids(sbd_root / f"{name}.txt")]
     return sorted({*train, *sbd} - set(val))
+
+
+def has_list(root: str | Path, split: str) -> bool:
+    """Whether a folder in VOC's layout has a list of a split."""
+    return _find_list(_find_root(Path(root)), (split,)) is not None
 
 
 def _find_list(root: Path, names: Sequence[str]) -> Path | None:

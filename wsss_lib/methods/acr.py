@@ -173,6 +173,8 @@ class Config(LongSideConfig):
         grid_share: Share of the cells that may be hidden, in the first epoch.
         grid_slope: By how much it grows in every further one.
         warm_up: Epochs at the beginning in which classifier and reconstructor do not meet; 0 with ImageNet weights.
+        train_reconstructor: Whether the reconstructor learns. If not, it stays as it started and the classifier still
+            works against it, which shows what the game is worth.
         optimizer: ``sgd`` as in the paper, or ``adamw``.
         momentum: Of ``sgd``.
         head_factor: How much faster than the backbone the heads learn.
@@ -199,6 +201,7 @@ class Config(LongSideConfig):
     grid_share: float = 0.2
     grid_slope: float = 0.01
     warm_up: int = 0
+    train_reconstructor: bool = True
     optimizer: Literal["sgd", "adamw"] = "sgd"
     momentum: float = 5e-4
     head_factor: float = 1.0
@@ -352,9 +355,10 @@ class ACR(CamMethod):
 
         Returns:
             The losses of :func:`classifier_losses`, and those of :func:`reconstructor_losses` with
-            ``reconstructor_`` in front.
+            ``reconstructor_`` in front if the reconstructor learns.
         """
-        drawn = self.update_reconstructor(images, labels, targets, grid) if self.has_adversary else {}
+        learns = self.has_adversary and self.config.train_reconstructor
+        drawn = self.update_reconstructor(images, labels, targets, grid) if learns else {}
         losses = self.update_classifier(images, labels, targets)
         return {**losses, **{f"reconstructor_{name}": value for name, value in drawn.items()}}
 

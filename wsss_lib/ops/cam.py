@@ -11,7 +11,9 @@ from wsss_lib.ops.values import all_finite, all_within
 
 
 def upsample(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize ``(B, K, h, w)`` maps to ``(B, K, *size)``, bilinearly, pixel centres aligned."""
+    """Resize ``(B, K, h, w)`` maps to ``(B, K, *size)``, bilinearly, pixel centres aligned; B and K may be 0."""
+    if not maps.numel():
+        return maps.new_zeros(*maps.shape[:2], *size)
     return F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
 
 

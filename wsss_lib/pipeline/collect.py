@@ -12,6 +12,7 @@ from typing import Any
 from wsss_lib.errors import InputError
 from wsss_lib.pipeline.kinds import reopen
 from wsss_lib.pipeline.parameters import check_final_network, existing, read_values, refuse_unknown
+from wsss_lib.pipeline.report import table_row
 from wsss_lib.pipeline.run import Run
 from wsss_lib.pipeline.settings import project_root
 from wsss_lib.pipeline.store import read_json
@@ -27,8 +28,8 @@ class Result:
     Attributes:
         folder: Of the run.
         seed: Of its random draws.
-        threshold: Background threshold of its seeds, best on ``train``; None without masks.
-        stages: By split and by name, see `STAGES`, the mean IoU in [0, 1] of what the run has made.
+        threshold: Background threshold of its seeds, best on ``train`` if that has masks; None without any masks.
+        stages: By split and by name, see `STAGES`, the mean IoU in [0, 1] of what the run has made and was scored.
         seconds: Of all its stages together, the final network's included.
         memory: Peak memory in MiB.
         network: Folder of the final network; None if there is none. Of several, the one that is best on ``train``.
@@ -79,7 +80,7 @@ def read_result(folder: Path) -> Result:
         return Result(
             folder=folder,
             seed=int(metrics["seed"]),
-            threshold=seeds["train"]["swept"]["threshold"] if seeds else None,
+            threshold=next(iter(seeds.values()))["swept"]["threshold"] if seeds else None,
             stages=_stages(metrics, networks[best] if best else None),
             seconds=sum(metrics["seconds"].values()) + last,
             memory=max(one["peak_memory_mib"] for one in (metrics, *networks.values())),
@@ -90,32 +91,33 @@ def read_result(folder: Path) -> Result:
 
 
 def _stages(metrics: Mapping[str, Any], network: Mapping[str, Any] | None) -> dict[str, dict[str, float]]:
-    refined = metrics.get("refinements", {})
-    kinds = {"CRF": "crf-", "walk": "walk", "walk, CRF": "walk-crf"}
-    stages: dict[str, dict[str, Any]] = {
+    """Return what was scored; a mean over masks in which every pixel is ignored is null, and is left out."""
+    refined: Mapping[str, Mapping[str, Any]] = metrics.get("refinements", {})
+    beginnings = {"CRF": "crf-", "walk": "walk", "walk, CRF": "walk-crf"}
+    found: dict[str, dict[str, Any]] = {
         split: {"seed": rows["swept"]["mean_iou"]} for split, rows in metrics["seeds"].items()
     }
-    for stage, beginning in kinds.items():
-        exact = stage != "CRF"
-        of_train = {
-            name: row["mean_iou"]
-            for name, row in refined.get("train", {}).items()
-            if (name == beginning if exact else name.startswith(beginning)) and row["mean_iou"] is not None
-        }
-        if of_train:
-            best = max(of_train, key=lambda name: of_train[name])  # of the powers of a CRF
+    for stage, beginning in beginnings.items():
+        train = refined.get("train") or next(iter(refined.values()), {})
+        names = [name for name in train if (name.startswith(beginning) if stage == "CRF" else name == beginning)]
+        if names:  # of the powers of a CRF the best on train; without a score there, the first
+            best = max(names, key=lambda name: _score(refined.get("train", {}).get(name)))
             for split, rows in refined.items():
-                stages[split][stage] = rows[best]["mean_iou"]
+                found[split][stage] = rows[best]["mean_iou"]
     for split, rows in network["masks"].items() if network else ():
-        stages[split]["network"] = rows["segmentation"]["mean_iou"]
-        stages[split]["network, CRF"] = rows["segmentation-crf"]["mean_iou"]
-    # a score of masks that show nothing is no number, and stands as null in the file
-    return {split: {stage: iou for stage, iou in row.items() if iou is not None} for split, row in stages.items()}
+        found[split]["network"] = rows["segmentation"]["mean_iou"]
+        found[split]["network, CRF"] = rows["segmentation-crf"]["mean_iou"]
+    return {split: {s: float(v) for s, v in row.items() if v is not None} for split, row in found.items()}
+
+
+def _score(row: Mapping[str, Any] | None) -> float:
+    mean = row["mean_iou"] if row else None
+    return -1.0 if mean is None else mean
 
 
 def _on_train(network: Mapping[str, Any]) -> float:
     rows = network["masks"].get("train")
-    return (rows["segmentation"]["mean_iou"] if rows else None) or 0.0
+    return _score(rows["segmentation"] if rows else None)
 
 
 def open_first(results: Mapping[str, Sequence[Result]]) -> dict[str, Run]:
@@ -142,14 +144,14 @@ def results_table(results: Mapping[str, Sequence[Result]], split: str) -> str:
     """
     shown = [s for s in STAGES if any(s in r.stages.get(split, {}) for runs in results.values() for r in runs)]
     head = ["", "seeds", *shown, "threshold", "minutes", "peak MiB"]
-    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    lines = [table_row(head), "|---" * len(head) + "|"]
     for name, runs in results.items():
         values = [[r.stages[split][stage] for r in runs if stage in r.stages.get(split, {})] for stage in shown]
         thresholds = sorted(f"{r.threshold:.2f}" for r in runs if r.threshold is not None)
         ends = dict.fromkeys([*thresholds[:1], *thresholds[-1:]])  # the lowest and the highest
         row = [f"`{name}`", str(len(runs)), *map(_spread, values), " to ".join(ends)]
         row += [f"{statistics.mean(r.seconds for r in runs) / 60:.1f}", f"{max(r.memory for r in runs):.0f}"]
-        lines.append(f"| {' | '.join(row)} |")
+        lines.append(table_row(row))
     return "\n".join(lines)
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from wsss_lib.data.toy import ToyWorld
 from wsss_lib.pipeline.diagnose import context_leak, part_focus
 from wsss_lib.pipeline.evaluate import score_images
+from wsss_lib.pipeline.report import choose_threshold, table_row
 from wsss_lib.pipeline.seeds import SeedRun
 
 Comparison = dict[str, dict[str, float]]
@@ -33,8 +35,9 @@ def compare(runs: Mapping[str, SeedRun]) -> Comparison:
         runs: The runs by name, on the same data.
 
     Returns:
-        For every run the ``threshold`` that is best on ``train``, and at this threshold the mean IoU on each split;
-        on the toy world also what :func:`part_focus` and :func:`context_leak` measure on ``val``. Empty without masks.
+        For every run its ``threshold``, see :func:`wsss_lib.pipeline.report.choose_threshold`, and at this threshold
+        the mean IoU on each split that has masks; on the toy world also what :func:`part_focus` and
+        :func:`context_leak` measure on ``val``. Empty without masks.
     """
     results: Comparison = {}
     for name, run in runs.items():
@@ -45,9 +48,9 @@ def compare(runs: Mapping[str, SeedRun]) -> Comparison:
         scores = {split: run.score(split) for split, data in run.splits.scored.items() if data.has_masks}
         if not scores:
             continue
-        best = scores["train"].best
-        threshold = float(scores["train"].thresholds[best])
-        results[name] = {"threshold": threshold, **{split: float(s.mean_iou[best]) for split, s in scores.items()}}
+        threshold, _ = choose_threshold(scores)
+        reached = {split: float(s.mean_iou[s.position(threshold)]) for split, s in scores.items()}
+        results[name] = {"threshold": threshold, **reached}
         world = run.splits.scored["val"]
         if isinstance(world, ToyWorld):
             focus, leak = part_focus(run.cams("val"), world, threshold), context_leak(run.cams("val"), world)
@@ -65,10 +68,10 @@ def comparison_table(comparison: Comparison) -> str:
     if not comparison:
         return "Without masks there is nothing to compare."
     columns = [name for name in _PERCENT if name in next(iter(comparison.values()))]
-    lines = [f"| | {' | '.join(_PERCENT[name] for name in columns)} | threshold |", "|---" * (len(columns) + 2) + "|"]
+    lines = [table_row(["", *(_PERCENT[name] for name in columns), "threshold"]), "|---" * (len(columns) + 2) + "|"]
     for name, row in comparison.items():
         values = [f"{100 * row[column]:.1f}" for column in columns]
-        lines.append(f"| {' | '.join([name, *values])} | {row['threshold']:.2f} |")
+        lines.append(table_row([name, *values, f"{row['threshold']:.2f}"]))
     return "\n".join(lines)
 
 
@@ -80,8 +83,13 @@ def differences(one: SeedRun, other: SeedRun, comparison: Comparison, names: tup
         other: Another run on the same data.
         comparison: The result of :func:`compare`.
         names: What they are called there.
+
+    Returns:
+        NaN for an image without a mask.
     """
     val = one.splits.scored["val"]
+    if not val.has_masks:
+        return torch.full((len(val),), torch.nan, dtype=torch.float64)
     scores = [
         score_images(run.cams("val"), val, comparison[name]["threshold"])
         for run, name in zip((one, other), names, strict=True)

@@ -215,6 +215,12 @@ def ahead(pool: ThreadPoolExecutor, function: Callable[[int], T], items: Iterabl
         yield futures.popleft().result()
 
 
+def lowest(scores: Tensor, count: int) -> list[int]:
+    """Return the positions of the lowest of the scores ``(n,)``, ascending; those that are NaN are left out."""
+    order = scores.argsort()
+    return order[~scores[order].isnan()][:count].tolist()
+
+
 def score_images(store: CamStore, data: Dataset, threshold: float) -> Tensor:
     """Score every image by itself, to find the failures.
 
@@ -224,7 +230,8 @@ def score_images(store: CamStore, data: Dataset, threshold: float) -> Tensor:
         threshold: The background threshold.
 
     Returns:
-        ``(n,)`` float64: the mean intersection over union of the classes that occur in the mask or in the seed.
+        ``(n,)`` float64: the mean intersection over union of the classes that occur in the mask or in the seed; NaN
+        for an image without a mask.
     """
     num_classes = len(data.classes) + 1
     levels = torch.tensor([threshold])

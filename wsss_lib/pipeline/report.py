@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import resource
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from wsss_lib.data.names import listed
+from wsss_lib.errors import printable
 from wsss_lib.ops.metrics import average_precision, class_mean
 from wsss_lib.pipeline.evaluate import SeedScores
 from wsss_lib.pipeline.provenance import device_name, maker, versions
@@ -32,17 +33,29 @@ def peak_memory(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit // 2**20
 
 
+def choose_threshold(scores: Mapping[str, SeedScores]) -> tuple[float, str]:
+    """Return the background threshold of all splits, and how it was chosen.
+
+    It is the best on ``train`` or, if that has no masks, the fixed one: nothing is chosen on the split that is reported
+    last.
+    """
+    train = scores.get("train")
+    if train is None or not train.confusions.any():
+        return FIXED_THRESHOLD, "fixed"
+    return train.thresholds[train.best], "best on train"
+
+
 def seed_summaries(scores: Mapping[str, SeedScores]) -> dict[str, dict[str, Any]]:
     """Return, for every split, the scores at three thresholds, each with how it was chosen.
 
-    ``fixed`` is chosen without masks. ``swept`` is the best one on ``train``, also for ``val``: nothing is chosen on
-    the split that is reported last. ``oracle`` is the best one on the split itself, as the papers report it.
+    ``fixed`` is chosen without masks. ``swept`` is that of :func:`choose_threshold`. ``oracle`` is the best one on the
+    split itself, as the papers report it.
     """
-    swept = scores["train"].best
+    threshold, how = choose_threshold(scores)
     return {
         split: {
             "fixed": score.summary(score.position(FIXED_THRESHOLD), "fixed"),
-            "swept": score.summary(swept, "best on train"),
+            "swept": score.summary(score.position(threshold), how),
             "oracle": score.summary(score.best, f"best on {split}"),
         }
         for split, score in scores.items()
@@ -67,13 +80,13 @@ def refinement_table(
     last = splits[-1]
     head = ["", *(f"mIoU % {split}" for split in splits), f"precision % {last}", f"recall % {last}"]
     head += [f"seconds {split}" for split in splits]
-    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    lines = [table_row(head), "|" + "---|" * len(head)]
     for name, title in names.items():
         rows = [results[split][name] for split in splits]
         percent = [f"{100 * row['mean_iou']:.1f}" for row in rows]
         percent += [f"{100 * rows[-1][f'mean_{column}']:.1f}" for column in ("precision", "recall")]
         times = [f"{seconds.get(f'{stages[name]} {split}', float('nan')):.0f}" for split in splits]
-        lines.append(f"| {' | '.join([title, *percent, *times])} |")
+        lines.append(table_row([title, *percent, *times]))
     return "\n".join(lines)
 
 
@@ -129,7 +142,10 @@ def write_metrics(
         "made": made,
         "seconds": run.seconds,
         "peak_memory_mib": peak_memory(run.fabric.device),
-        "data": {name: {"name": split.name, "images": len(split)} for name, split in run.splits.scored.items()},
+        "data": {
+            name: {"name": split.name, "images": len(split), "masks": len(split.masked)}
+            for name, split in run.splits.scored.items()
+        },
         "seeds": seed_summaries(scores) if scores else {},
         "classification": dict(classification),
         "doubts": [*doubts(run), *unseen_classes(run, scores)],
@@ -183,11 +199,14 @@ def doubts(run: Run) -> list[str]:
     Args:
         run: The run.
     """
-    settings, images = run.settings, len(run.splits.training)
-    smaller = ""
+    settings, images, found = run.settings, len(run.splits.training), list(run.splits.doubts)
     if settings.checkpoint is None:  # else nothing is trained
         smaller = smaller_batches(settings.config.batch_size, images, settings.devices)
-    return [*run.splits.doubts, *([smaller] if smaller else [])]
+        found += [smaller] if smaller else []
+    train, val = run.splits.scored["train"], run.splits.scored["val"]
+    if val.has_masks and not train.has_masks:
+        found.append(f"train has no masks; the background threshold is {FIXED_THRESHOLD}, not the best on train.")
+    return found
 
 
 def unseen_classes(run: Run, scores: Mapping[str, SeedScores]) -> list[str]:
@@ -207,10 +226,15 @@ def unseen_classes(run: Run, scores: Mapping[str, SeedScores]) -> list[str]:
     return lines
 
 
-def relative(path: Path) -> Path:
-    """Return a path as seen from the project's root, if it lies in there."""
+def relative(path: Path) -> str:
+    """Return a path, to be printed, as seen from the project's root, if it lies in there."""
     root = project_root()
-    return path.relative_to(root) if path.is_relative_to(root) else path
+    return printable(path.relative_to(root) if path.is_relative_to(root) else path)
+
+
+def table_row(cells: Iterable[str]) -> str:
+    """Return a line of a Markdown table; a bar within a cell does not end it."""
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
 def seed_table(summaries: Mapping[str, Mapping[str, Any]]) -> str:

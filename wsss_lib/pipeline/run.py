@@ -392,8 +392,16 @@ class Run(ABC, Generic[M]):
         Args:
             name: Of the folder.
             changes: Fields of the configuration.
+
+        Raises:
+            InputError: The changes leave every setting as it is: the variant would be this run over again.
         """
         config, folder = self.settings.config.replace(**changes), self.folder / "variants" / name
+        if config.to_dict() == self.settings.config.to_dict():
+            present = ", ".join(f"{field} is {value!r} already" for field, value in changes.items())
+            raise InputError(
+                f"variant {name!r} changes no setting ({present or 'none is named'}); name one with another value."
+            )
         other = type(self)(replace(self.settings, config=config, folder=folder, resume=True, **self.shared()))
         source, target = self.folder / "checkpoint.pt", folder / "checkpoint.pt"
         if changes.keys() <= config.after_training and source.is_file() and self.is_trained and not target.is_file():

@@ -51,7 +51,8 @@ _GREATEST = torch.finfo(torch.float32).max
 def write_json(path: Path, value: Any, indent: int | None = 1) -> None:
     """Write plain values as JSON, indented unless ``indent`` is None; NaN becomes null."""
     text = json.dumps(_without_nan(value), indent=indent, ensure_ascii=False, allow_nan=False)
-    write_atomically(path, lambda file: file.write((text + "\n").encode()))
+    content = (text + "\n").encode("utf-8", "backslashreplace")  # a name that is not UTF-8 becomes JSON's own escape
+    write_atomically(path, lambda file: file.write(content))
 
 
 def read_json(path: Path) -> Any:

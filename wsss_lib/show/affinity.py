@@ -156,9 +156,11 @@ def affinity_histogram(affinities: Tensor, same: Tensor, different: Tensor) -> f
     axis = figure.subplots()
     levels = [i / 40 for i in range(41)]
     for name, where in (("same class", same), ("different classes", different)):
-        axis.hist(affinities[where].numpy(), levels, density=True, histtype="step", label=name)
+        if where.any():  # a density of nothing is NaN
+            axis.hist(affinities[where].numpy(), levels, density=True, histtype="step", label=name)
     axis.set(xlabel="affinity", ylabel="density", xlim=(0, 1))
-    axis.legend(frameon=False, fontsize=8)
+    if axis.get_legend_handles_labels()[0]:
+        axis.legend(frameon=False, fontsize=8)
     axis.spines[["top", "right"]].set_visible(False)
     return figure
 

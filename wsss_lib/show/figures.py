@@ -11,10 +11,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from wsss_lib.data.files import voc_palette
+from wsss_lib.errors import printable
 
 HEAT = "inferno"
 """The colour map of activation: even in brightness, readable without colours."""
@@ -22,8 +24,25 @@ HEAT = "inferno"
 Picture = Image.Image | np.ndarray
 
 
+_LONGEST = 60
+"""Letters of a line in a figure; longer ones lose their middle."""
+
+_LONGEST_CLASS = 20
+"""Letters of a class in a legend or at an axis."""
+
+
+def shortened(text: str, longest: int = _LONGEST) -> str:
+    """Return a text of which no line has more letters than ``longest``; a longer one loses its middle."""
+    end = longest // 3
+    lines = printable(text).split("\n")
+    return "\n".join(x if len(x) <= longest else f"{x[: longest - end - 1]}…{x[-end:]}" for x in lines)
+
+
 class Plot(Figure):
-    """A figure that notebooks show by itself: drawings as PNG, pictures as JPEG, which keeps notebooks small."""
+    """A figure that notebooks show by itself: drawings as PNG, pictures as JPEG, which keeps notebooks small.
+
+    What is written in it is shown letter by letter: a class may be called ``a$b$``, which is no formula.
+    """
 
     photographic: bool = False
 
@@ -32,6 +51,10 @@ class Plot(Figure):
         return self._bytes("png")
 
     def _bytes(self, kind: str, **options: Any) -> bytes:
+        for text in self.findobj(Text):
+            assert isinstance(text, Text)
+            text.set_parse_math(False)
+            text.set_text(shortened(text.get_text()))
         buffer = io.BytesIO()
         self.savefig(buffer, format=kind, facecolor="white", bbox_inches="tight", **options)
         return buffer.getvalue()
@@ -81,6 +104,8 @@ def grid(
         columns: Pictures per row.
         inches: Width of a picture.
     """
+    if not len(pictures):
+        return _nothing()
     columns = min(columns, len(pictures))
     rows = -(-len(pictures) // columns)
     figure, axes = _axes(rows, columns, columns * inches, rows * inches * (1.16 if titles else 1.0))
@@ -95,6 +120,8 @@ def grid(
 
 def table_of_pictures(rows: Mapping[str, Sequence[Picture]], titles: Sequence[str], inches: float = 1.6) -> Plot:
     """Show rows of pictures, each row with its name on the left and each column with its title on top."""
+    if not rows:
+        return _nothing()
     figure, axes = _axes(len(rows), len(titles), len(titles) * inches + 0.6, len(rows) * inches + 0.3)
     for i, (name, pictures) in enumerate(rows.items()):
         for j, picture in enumerate(pictures):
@@ -152,7 +179,8 @@ def class_bars(classes: Sequence[str], values: Mapping[str, Sequence[float]], yl
     places = np.arange(len(classes))
     for i, (name, heights) in enumerate(values.items()):
         axis.bar(places + (i - (len(values) - 1) / 2) * width, np.asarray(heights, float), width, label=name)
-    axis.set_xticks(places, classes, rotation=60 if len(classes) > 8 else 20, ha="right", fontsize=8)
+    names = [shortened(name, _LONGEST_CLASS) for name in classes]
+    axis.set_xticks(places, names, rotation=60 if len(classes) > 8 else 20, ha="right", fontsize=8, parse_math=False)
     axis.set(ylabel=ylabel, ylim=(0, 1))
     figure.legend(frameon=False, fontsize=8, ncols=len(values), loc="outside upper right")
     _plain(axis)
@@ -163,8 +191,17 @@ def class_legend(classes: Sequence[str]) -> Plot:
     """Show the colour of every class, background first."""
     colours = voc_palette()[: len(classes) + 1] / 255
     figure = Plot(figsize=(7, 0.25 * (1 + len(classes) // 7) + 0.15))
-    patches = [Patch(color=tuple(c), label=n) for c, n in zip(colours, ("background", *classes), strict=True)]
-    figure.legend(handles=patches, ncols=7, fontsize=8, frameon=False, loc="center")
+    names = [shortened(name, _LONGEST_CLASS) for name in ("background", *classes)]
+    patches = [Patch(color=tuple(c), label=f" {n}") for c, n in zip(colours, names, strict=True)]
+    legend = figure.legend(handles=patches, ncols=7, fontsize=8, frameon=False, loc="center")
+    for text, name in zip(legend.get_texts(), names, strict=True):
+        text.set_text(name)  # a label of a patch that begins with _ would be left out
+    return figure
+
+
+def _nothing() -> Plot:
+    figure = Plot(figsize=(2.4, 0.4))
+    figure.text(0.5, 0.5, "no picture to show", fontsize=8, ha="center", va="center")
     return figure
 
 

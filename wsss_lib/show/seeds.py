@@ -19,11 +19,13 @@ def growth(data: Dataset, reads: Mapping[int, ReadMaps]) -> figures.Plot:
     """Show how the map of the first class of each image changed from epoch to epoch.
 
     Args:
-        data: The images, each of which shows a class.
+        data: The images; those that show no class have no map and are left out.
         reads: For every epoch that is to be shown, where its maps come from.
     """
     rows: dict[str, list[figures.Picture]] = {}
     for index, image_id in enumerate(data.ids):
+        if not data.labels[index].any():
+            continue
         image, name = data.image(index), shown_classes(data, index)[0][0]
         maps = [read(image_id)[1][0].numpy() for read in reads.values()]
         rows[f"{name} ({image_id})"] = [image, *(figures.overlay(image, m) for m in maps)]
@@ -33,10 +35,10 @@ def growth(data: Dataset, reads: Mapping[int, ReadMaps]) -> figures.Plot:
 def side_by_side(
     data: Dataset, indices: Mapping[int, str], seeds: Mapping[str, tuple[ReadMaps, float]]
 ) -> figures.Plot:
-    """Show the seeds of several networks for the same images, and the masks.
+    """Show the seeds of several networks for the same images, and the masks where there are any.
 
     Args:
-        data: The images, with masks.
+        data: The images.
         indices: Which of them, each with what to write beside its classes.
         seeds: By name, where the maps come from, and the background threshold.
     """
@@ -47,8 +49,9 @@ def side_by_side(
             classes, cams = read(data.ids[index])
             row.append(figures.overlay_mask(image, seed(cams, classes, threshold).numpy()))
         names = ", ".join(name for name, _ in shown_classes(data, index)) or "no class"
-        rows[f"{names} ({remark})"] = [image, *row, figures.overlay_mask(image, data.mask(index))]
-    return figures.table_of_pictures(rows, ["image", *seeds, "mask"])
+        row += [figures.overlay_mask(image, data.mask(index))] if data.has_masks else []
+        rows[f"{names} ({remark})"] = [image, *row]
+    return figures.table_of_pictures(rows, ["image", *seeds, *(["mask"] if data.has_masks else [])])
 
 
 def masks_beside(data: Dataset, count: int, masks: Mapping[str, ReadMask]) -> figures.Plot:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 
 import ipywidgets
 import numpy as np
@@ -51,6 +51,44 @@ def seed_pictures(
 def shown_classes(data: Dataset, index: int) -> list[tuple[str, int]]:
     """Return name and position of every class that an image shows."""
     return [(data.classes[k], k) for k in data.labels[index].nonzero().flatten().tolist()]
+
+
+def pick_image(data: Dataset, shows: Container[int] = (1,)) -> int:
+    """Return the position of an image that is fit to be looked at.
+
+    Args:
+        data: The images.
+        shows: How many classes the image should show.
+
+    Returns:
+        The first such image, if possible with a mask; if there is none, the first that shows the fewest classes, but at
+        least one; if no image shows any class, 0.
+    """
+
+    def rank(index: int) -> tuple[bool, int, bool]:
+        count = int(data.labels[index].sum())
+        return count == 0, 0 if count in shows else count, data.has_masks and not data.has_mask(index)
+
+    return min(range(len(data)), key=rank)
+
+
+def things_of_one_class(data: Dataset, count: int) -> dict[int, np.ndarray]:
+    """Return the objects in the first images that show one class and whose masks show it, too.
+
+    Args:
+        data: The images.
+        count: How many of them at most.
+
+    Returns:
+        By position of the image its pixels of that class, ``(H, W)`` bool.
+    """
+    found: dict[int, np.ndarray] = {}
+    for index in data.masked:
+        if len(found) < count and data.labels[index].sum() == 1:
+            thing = data.mask(index) == int(data.labels[index].argmax()) + 1
+            if thing.any():
+                found[index] = thing
+    return found
 
 
 def explore(data: Dataset, read: ReadMaps, threshold: float = 0.2, images: int = 4) -> None:

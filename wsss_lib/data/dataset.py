@@ -13,11 +13,15 @@ from PIL import Image
 from torch import Tensor
 
 from wsss_lib.data.files import image_size, read_image, read_mask
+from wsss_lib.data.large import resize_labels, working_size
 from wsss_lib.errors import InputError
 
 
 class Dataset(ABC):
     """Images addressed by position, with the set of classes that each one shows.
+
+    A picture in a file may be larger than what is computed with, see `wsss_lib.data.large`: :meth:`image`,
+    :meth:`mask` and :meth:`size` are about its working size, :meth:`own_mask` and :meth:`own_size` about the file.
 
     Attributes:
         name: What to print, for example ``"VOC 2012 train"``.
@@ -56,6 +60,14 @@ class Dataset(ABC):
     def size(self, index: int) -> tuple[int, int]:
         """Return ``(height, width)`` of image ``index`` without decoding it."""
 
+    def own_mask(self, index: int) -> np.ndarray:
+        """Return the mask of image ``index`` at its own size, as it is scored with."""
+        return self.mask(index)
+
+    def own_size(self, index: int) -> tuple[int, int]:
+        """Return ``(height, width)`` of image ``index`` at its own size, that of masks which are written."""
+        return self.size(index)
+
     def head(self, count: int) -> Dataset:
         """Return the first ``count`` images, or all if there are fewer."""
         count = min(count, len(self))
@@ -88,6 +100,14 @@ class Derived(Dataset):
     def size(self, index: int) -> tuple[int, int]:
         """Return ``(height, width)`` of image ``index``."""
         return self.whole.size(self.indices[index])
+
+    def own_mask(self, index: int) -> np.ndarray:
+        """Return the mask of image ``index`` at its own size."""
+        return self.whole.own_mask(self.indices[index])
+
+    def own_size(self, index: int) -> tuple[int, int]:
+        """Return ``(height, width)`` of image ``index`` at its own size."""
+        return self.whole.own_size(self.indices[index])
 
 
 class FileDataset(Dataset):
@@ -129,7 +149,11 @@ class FileDataset(Dataset):
         return read_image(self.image_files[index])
 
     def mask(self, index: int) -> np.ndarray:
-        """Return the ``(H, W)`` uint8 mask of image ``index``.
+        """Return the ``(H, W)`` uint8 mask of image ``index`` at the working size, see :meth:`own_mask`."""
+        return resize_labels(self.own_mask(index), self.size(index))
+
+    def own_mask(self, index: int) -> np.ndarray:
+        """Return the mask of image ``index`` at its own size.
 
         Raises:
             InputError: There is no mask, it cannot be read, it is not as large as the image, or it holds a value
@@ -137,8 +161,12 @@ class FileDataset(Dataset):
         """
         if self.mask_files is None:
             raise InputError(f"{self.name} has no masks, so it cannot be evaluated; give a folder of masks.")
-        return read_mask(self.mask_files[index], len(self.classes), self.size(index))
+        return read_mask(self.mask_files[index], len(self.classes), self.own_size(index))
 
     def size(self, index: int) -> tuple[int, int]:
-        """Return ``(height, width)`` of image ``index`` from the header of its file."""
+        """Return ``(height, width)`` of image ``index``, from the header of its file."""
+        return working_size(*self.own_size(index))
+
+    def own_size(self, index: int) -> tuple[int, int]:
+        """Return ``(height, width)`` of image ``index`` at its own size, from the header of its file."""
         return image_size(self.image_files[index])

@@ -6,7 +6,9 @@ import io
 import pickle
 import pickletools
 import re
+import threading
 import uuid
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,10 +17,14 @@ from typing import Any, BinaryIO, Literal
 import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
+from wsss_lib.data.large import reduced, working_size
 from wsss_lib.errors import InputError
 
 IGNORE = 255
 """The mask value of pixels that count neither as right nor as wrong."""
+
+_BAND = 2**20
+"""Pixels of a mask that are checked at once."""
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 """The endings of image files in the VOC and COCO layouts; of two files with one stem, the earlier ending wins."""
@@ -28,7 +34,7 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
 def read_image(path: str | Path) -> Image.Image:
-    """Read an image as 8-bit RGB.
+    """Read an image as 8-bit RGB, reduced to its working size if it is large, see `wsss_lib.data.large`.
 
     Greyscale, palette and CMYK images are converted, an alpha channel is dropped without blending, and 16-bit values
     lose their lower byte. An EXIF orientation is left alone, because masks are stored in the orientation of the file.
@@ -37,13 +43,15 @@ def read_image(path: str | Path) -> Image.Image:
         path: A file in any format that Pillow reads; of an animation the first frame counts.
 
     Returns:
-        The image in mode ``RGB``, (W, H) as stored.
+        The image in mode ``RGB``.
 
     Raises:
         InputError: The file is missing, cut off, damaged, no image, or holds values of no known range.
     """
     path = Path(path)
     with _opened(path) as picture:
+        if working_size(picture.height, picture.width) != (picture.height, picture.width):
+            return reduced(picture, lambda part: _to_rgb(part, path))
         picture.load()
         return _to_rgb(picture, path)
 
@@ -62,10 +70,15 @@ def image_size(path: str | Path) -> tuple[int, int]:
 def _opened(path: Path) -> Iterator[ImageFile.ImageFile]:
     """Open an image and turn whatever goes wrong while it is open into an InputError."""
     try:
-        with Image.open(path) as picture:
+        with _open(path) as picture:
             yield picture
     except InputError:
         raise
+    except Image.DecompressionBombError as error:
+        raise InputError(
+            f"{path} has more pixels than are read ({error}); replace it by a smaller picture, such as one of half its "
+            "height and width."
+        ) from None
     except FileNotFoundError:
         raise InputError(f"{path} does not exist; put the file there or correct the path.") from None
     except UnidentifiedImageError:
@@ -75,6 +88,16 @@ def _opened(path: Path) -> Iterator[ImageFile.ImageFile]:
         raise InputError(
             f"{path} cannot be read ({_reason(error)}); copy it again, it may be cut off or damaged."
         ) from error
+
+
+_opening = threading.Lock()  # filters of warnings belong to all threads
+
+
+def _open(path: Path) -> ImageFile.ImageFile:
+    """Open an image without Pillow's warning of many pixels, which are no danger here; it still refuses far more."""
+    with _opening, warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        return Image.open(path)
 
 
 def _reason(error: Exception) -> str:
@@ -129,8 +152,13 @@ def read_mask(
             )
         # Pillow stretches greyscale PNGs of 2 and 4 bits to 0..255.
         stretched_by = {"L;2": 85, "L;4": 17}.get(str(picture.tile[0][3]), 1)
-        stored = np.asarray(picture).astype(np.int64) // stretched_by
-    return _as_classes(stored, path, num_classes, lookup)
+        mask = np.empty((picture.height, picture.width), np.uint8)
+        rows = max(1, _BAND // picture.width)
+        for top in range(0, picture.height, rows):
+            band = picture.crop((0, top, picture.width, min(top + rows, picture.height)))
+            stored = np.asarray(band).astype(np.int64) // stretched_by
+            mask[top : top + rows] = _as_classes(stored, path, num_classes, lookup)
+    return mask
 
 
 def _as_classes(stored: np.ndarray, path: Path, num_classes: int, lookup: np.ndarray | None) -> np.ndarray:

@@ -72,11 +72,10 @@ class LabelledCells:
     def _scores(self, store: ScoreStore, index: int) -> Tensor:
         path = store.path(self.data.ids[index])
         _, scores = store.read(self.data.ids[index])
-        size = self.data.size(index)
+        size, own = self.data.size(index), self.data.own_size(index)
         if tuple(scores.shape[1:]) != size:
-            raise InputError(
-                f"{path} is {tuple(scores.shape[1:])} pixels but the image is {size}; remove it and start again."
-            )
+            image = f"the image is {own}" + (f", of which labels are made at {size}" if size != own else "")
+            raise InputError(f"{path} is {tuple(scores.shape[1:])} pixels but {image}; remove it and start again.")
         return scores
 
 

@@ -21,6 +21,9 @@ from wsss_lib.show.progress import bar
 PIXELS_PER_BATCH = {"cpu": 2**19, "cuda": 2**24}
 """How many pixels the largest views of a batch may have together. Larger CPU batches fall out of the cache."""
 
+_PIXELS_AT_ONCE = {"cpu": 2**21, "cuda": 2**24}
+"""How many pixels pass a network at once where a picture and its mirror image can pass one after the other."""
+
 
 class Views(TorchDataset[tuple[int, list[Tensor]]]):
     """Every image of a data set, rescaled in several ways.
@@ -98,7 +101,7 @@ def multi_scale_cam(
         method: What makes the maps.
         views: For every scale ``(B, 3, h, w)`` normalised images.
         labels: ``(B, K)``, 1 where an image shows a class.
-        size: ``(H, W)`` of the images.
+        size: ``(H, W)`` of the images, a working size, see `wsss_lib.data.large`.
 
     Returns:
         For every image, ``classes`` ``(n,)`` int64 and their maps ``(n, H, W)`` float32 in [0, 1).
@@ -109,7 +112,7 @@ def multi_scale_cam(
         return list(zip(present, method.multi_scale(images, labels), strict=True))
     sums = [torch.zeros(len(classes), *size, device=labels.device) for classes in present]
     for images in views:
-        maps = method.cam(torch.cat([images, images.flip(-1)])).float()  # (2B, K, h, w)
+        maps = _maps_of_both(method, images)  # (2B, K, h, w)
         plain, mirrored = maps.chunk(2)
         # rectified maps may be added while they are small
         parts = [plain, mirrored.flip(-1)] if method.signed else [merge_mirrored(maps)]
@@ -118,6 +121,14 @@ def multi_scale_cam(
                 if len(classes):
                     total += upsample(image_maps[classes][None], size)[0].relu_()
     return [(classes, method.normalise_maps(total)) for classes, total in zip(present, sums, strict=True)]
+
+
+def _maps_of_both(method: CamMethod, images: Tensor) -> Tensor:
+    """Return the maps ``(2B, K, h, w)`` of ``(B, 3, H, W)`` images and of their mirror images."""
+    most = _PIXELS_AT_ONCE.get(images.device.type, _PIXELS_AT_ONCE["cuda"])
+    if 2 * images[:, 0].numel() <= most:
+        return method.cam(torch.cat([images, images.flip(-1)])).float()
+    return torch.cat([method.cam(x).float() for x in (images, images.flip(-1).contiguous())])
 
 
 @torch.inference_mode()

@@ -24,16 +24,16 @@ from torch.utils.data import DataLoader
 
 from wsss_lib.data.dataset import Dataset, Derived
 from wsss_lib.data.label_transforms import LabelledAugmentation
+from wsss_lib.data.large import resize_labels
 from wsss_lib.data.toy import ToyOptions
 from wsss_lib.data.transforms import Normalise, jitter_colour
 from wsss_lib.errors import InputError
 from wsss_lib.methods.segmentation import Config, Segmentation
 from wsss_lib.models.backbone import Normalisation
-from wsss_lib.ops.cam import highest
 from wsss_lib.pipeline.affinity import AffinityRun
 from wsss_lib.pipeline.engine import loaded
 from wsss_lib.pipeline.infer import Views
-from wsss_lib.pipeline.refine import Threshold, refine
+from wsss_lib.pipeline.refine import Threshold, label_map, refine
 from wsss_lib.pipeline.report import write_metrics
 from wsss_lib.pipeline.run import Run
 from wsss_lib.pipeline.seeds import SeedRun
@@ -72,7 +72,8 @@ class PseudoLabelled:
 
     def at(self, index: int, rng: random.Random, scale: float) -> tuple[Tensor, Tensor]:
         """Return the same at a given scale."""
-        labels = self.masks.read(self.data.ids[index], len(self.data.classes), self.data.size(index))
+        mask = self.masks.read(self.data.ids[index], len(self.data.classes), self.data.own_size(index))
+        labels = torch.from_numpy(resize_labels(mask.numpy(), self.data.size(index)))
         image = jitter_colour(self.data.image(index), self.colour, self.hue, rng)
         return self.augmentation.cut(image, labels, self.normalise, rng, scale)
 
@@ -158,7 +159,8 @@ def infer_masks(
             classes = (image_scores[1:].amax((1, 2)) > _NEGLIGIBLE).nonzero().flatten()
             chosen = torch.cat([image_scores[:1], image_scores[1 + classes]])
             scores.write(data.ids[index], classes, chosen)
-            masks.write(data.ids[index], highest(image_scores, 0).to(torch.uint8))
+            every = torch.arange(len(image_scores) - 1, device=image_scores.device)
+            masks.write(data.ids[index], label_map(every, image_scores, data.own_size(index)))
     fabric.barrier()
 
 
@@ -205,7 +207,7 @@ class SegmentationRun(Run[Segmentation]):
         if not holds_run(self.folder):  # else they have been read before, and the identity knows them
             data = self.splits.training
             for index, image_id in enumerate(bar(data.ids, f"pseudo masks of {data.name}", len(data))):
-                self.pseudo_masks.read(image_id, len(data.classes), data.size(index))
+                self.pseudo_masks.read(image_id, len(data.classes), data.own_size(index))
 
     def _check_complete(self, masks: MaskStore) -> None:
         data = self.splits.training

@@ -6,9 +6,7 @@ import io
 import pickle
 import pickletools
 import re
-import threading
 import uuid
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +20,12 @@ from wsss_lib.errors import InputError
 
 IGNORE = 255
 """The mask value of pixels that count neither as right nor as wrong."""
+
+MOST_PIXELS = 178_956_970
+"""The most pixels that a picture or mask may have: what Pillow reads at most. It warns from half as many."""
+
+if Image.MAX_IMAGE_PIXELS is not None:
+    Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, MOST_PIXELS)  # a warning from here on, which is an error here
 
 _BAND = 2**20
 """Pixels of a mask that are checked at once."""
@@ -70,14 +74,16 @@ def image_size(path: str | Path) -> tuple[int, int]:
 def _opened(path: Path) -> Iterator[ImageFile.ImageFile]:
     """Open an image and turn whatever goes wrong while it is open into an InputError."""
     try:
-        with _open(path) as picture:
+        with Image.open(path) as picture:
+            if picture.width * picture.height > MOST_PIXELS:
+                raise Image.DecompressionBombError
             yield picture
     except InputError:
         raise
-    except Image.DecompressionBombError as error:
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise InputError(
-            f"{path} has more pixels than are read ({error}); replace it by a smaller picture, such as one of half its "
-            "height and width."
+            f"{path} has more than {MOST_PIXELS:,} pixels, the most that are read; replace it by a smaller one, such "
+            "as one of half its height and width."
         ) from None
     except FileNotFoundError:
         raise InputError(f"{path} does not exist; put the file there or correct the path.") from None
@@ -88,16 +94,6 @@ def _opened(path: Path) -> Iterator[ImageFile.ImageFile]:
         raise InputError(
             f"{path} cannot be read ({_reason(error)}); copy it again, it may be cut off or damaged."
         ) from error
-
-
-_opening = threading.Lock()  # filters of warnings belong to all threads
-
-
-def _open(path: Path) -> ImageFile.ImageFile:
-    """Open an image without Pillow's warning of many pixels, which are no danger here; it still refuses far more."""
-    with _opening, warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        return Image.open(path)
 
 
 def _reason(error: Exception) -> str:

@@ -23,7 +23,7 @@ from wsss_lib.errors import InputError
 from wsss_lib.methods.affinitynet import AffinityNet, enlarge, semi_labels
 from wsss_lib.pipeline.earlier import earlier_run
 from wsss_lib.pipeline.engine import loaded
-from wsss_lib.pipeline.infer import Views
+from wsss_lib.pipeline.infer import Views, named
 from wsss_lib.pipeline.refine import Powers, Read, refine
 from wsss_lib.pipeline.run import Run
 from wsss_lib.pipeline.store import CamStore, MaskStore, ScoreStore, read_cams
@@ -129,11 +129,8 @@ def walk(
     for indices, (images,) in bar(loaded(loader), f"walks of {data.name}", len(todo)):
         read = [read_cams(cams, data, int(i)) for i in indices]
         maps = [fabric.to_device(cams_of_image) for _, cams_of_image in read]
-        try:
-            with fabric.autocast():
-                walked = method.walk(fabric.to_device(images.contiguous()), maps)
-        except InputError as error:
-            raise InputError(f"image {data.ids[int(indices[0])]} of {data.name}: {error}") from None
+        with named(data, int(indices[0])), fabric.autocast():
+            walked = method.walk(fabric.to_device(images.contiguous()), maps)
         for index, (classes, _), scores in zip(indices.tolist(), read, walked, strict=True):
             store.write(data.ids[index], classes, scores)
     fabric.barrier()

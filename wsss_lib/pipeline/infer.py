@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from lightning_fabric import Fabric
@@ -12,6 +13,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from wsss_lib.data.dataset import Dataset
 from wsss_lib.data.transforms import Normalise, view
+from wsss_lib.errors import InputError
 from wsss_lib.methods.method import CamMethod
 from wsss_lib.ops.cam import merge_mirrored, upsample
 from wsss_lib.pipeline.engine import loaded
@@ -77,6 +79,15 @@ class Views(TorchDataset[tuple[int, list[Tensor]]]):
         """Return this process's share of the batches, without those of which all images are done already."""
         mine = self.batches(_pixels_per_batch(fabric))[fabric.global_rank :: fabric.world_size]
         return [batch for batch in mine if not all(self.data.ids[i] in done for i in batch)]
+
+
+@contextmanager
+def named(data: Dataset, index: int) -> Iterator[None]:
+    """Put the name of an image before what an InputError says about it."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"image {data.ids[index]} of {data.name}: {error}") from None
 
 
 def views_for(method: CamMethod, data: Dataset, normalise: Normalise) -> Views:
@@ -152,7 +163,7 @@ def infer(
     for indices, images in bar(loaded(loader), f"CAMs of {data.name}", len(todo)):
         images = [fabric.to_device(x.contiguous()) for x in images]
         labels = fabric.to_device(data.labels[indices])
-        with fabric.autocast():
+        with named(data, int(indices[0])), fabric.autocast():
             results = multi_scale_cam(method, images, labels, data.size(int(indices[0])))
         for index, (classes, cams) in zip(indices.tolist(), results, strict=True):
             store.write(data.ids[index], classes, cams)
@@ -166,7 +177,7 @@ def infer_some(method: CamMethod, data: Dataset, store: CamStore, fabric: Fabric
     views = views_for(method, data, normalise)
     for index in range(len(data)):
         images = [fabric.to_device(image)[None] for image in views[index][1]]
-        with fabric.autocast():
+        with named(data, index), fabric.autocast():
             [result] = multi_scale_cam(method, images, fabric.to_device(data.labels[[index]]), data.size(index))
         store.write(data.ids[index], *result)
 
@@ -180,6 +191,6 @@ def classify(method: CamMethod, data: Dataset, fabric: Fabric, normalise: Normal
     logits = torch.zeros(len(data), len(data.classes))
     loader = DataLoader(views, batch_sampler=batches, num_workers=workers)
     for indices, (images,) in bar(loaded(loader), f"logits of {data.name}", len(batches)):
-        with fabric.autocast():
+        with named(data, int(indices[0])), fabric.autocast():
             logits[indices] = method.logits(fabric.to_device(images.contiguous())).float().cpu()
     return logits

@@ -32,7 +32,7 @@ from wsss_lib.methods.segmentation import Config, Segmentation
 from wsss_lib.models.backbone import Normalisation
 from wsss_lib.pipeline.affinity import AffinityRun
 from wsss_lib.pipeline.engine import loaded
-from wsss_lib.pipeline.infer import Views
+from wsss_lib.pipeline.infer import Views, named
 from wsss_lib.pipeline.refine import Threshold, label_map, refine
 from wsss_lib.pipeline.report import write_metrics
 from wsss_lib.pipeline.run import Run
@@ -153,7 +153,7 @@ def infer_masks(
     todo = views.missing_batches(done, fabric)
     loader = DataLoader(views, batch_sampler=todo, num_workers=workers)
     for indices, (images,) in bar(loaded(loader), f"masks of {data.name}", len(todo)):
-        with fabric.autocast():
+        with named(data, int(indices[0])), fabric.autocast():
             found = method.probabilities(fabric.to_device(images.contiguous()))
         for index, image_scores in zip(indices.tolist(), found, strict=True):
             classes = (image_scores[1:].amax((1, 2)) > _NEGLIGIBLE).nonzero().flatten()

@@ -10,6 +10,7 @@ from tests.models.test_msal_net import MEAN, STD, association, noisy_images, sta
 from tests.ops.test_superpixels import near
 from wsss_lib.data.transforms import Augmentation
 from wsss_lib.errors import InputError
+from wsss_lib.methods import msal
 from wsss_lib.methods.cam import classification_loss
 from wsss_lib.methods.method import PRESETS, Batch
 from wsss_lib.methods.msal import (
@@ -224,6 +225,22 @@ def test_images_without_classes_have_no_maps():
         first, second = method.multi_scale(torch.randn(2, 3, 50, 70), torch.tensor([[0.0, 0, 0], [1, 0, 1]]))
     assert (first.shape, second.shape) == ((0, 50, 70), (2, 50, 70))
     assert 0 <= second.min() <= second.max() < 1
+
+
+def test_a_large_picture_and_its_mirror_image_pass_one_after_the_other(monkeypatch):
+    method, passed = small(), []
+    method.train(False)
+    associate = method.associate
+    monkeypatch.setattr(method, "associate", lambda images: passed.append(len(images)) or associate(images))
+    images, labels = torch.randn(1, 3, 48, 64), torch.ones(1, 3)
+    found = []
+    for most, expected in ((2 * 96 * 128, {2}), (1, {1})):
+        monkeypatch.setattr(msal, "_PIXELS_AT_ONCE", most)
+        passed.clear()
+        with torch.no_grad():
+            found.append(method.multi_scale(images, labels)[0])
+        assert set(passed) == expected
+    torch.testing.assert_close(*found, rtol=0, atol=1e-5)
 
 
 def test_without_superpixels():

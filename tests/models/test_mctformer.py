@@ -54,6 +54,14 @@ def test_official_network(official, maps):
         near(three(images, maps).refined, golden["rcams_n_layers3"], rtol=5e-4)
 
 
+def test_what_is_kept_of_the_attention_does_not_keep_all_of_it(official):
+    with torch.no_grad():
+        passage = official.advance(official.start(torch.randn(1, 3, 64, 64)), 2, "constant")
+    assert len(passage.class_to_patch) == 2
+    for kept in passage.class_to_patch:
+        assert kept.untyped_storage().nbytes() == kept.numel() * kept.element_size()
+
+
 def test_official_network_with_other_magnitudes(official):
     golden = recipe.golden("pcss/forward_64")
     images = transformers.images(["pcss/forward_64/0", "pcss/forward_64/1"], 64, 64)

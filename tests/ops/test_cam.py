@@ -8,6 +8,7 @@ from wsss_lib.ops.cam import (
     activation_share,
     background_power,
     covered_share,
+    enlarged_bands,
     highest,
     merge_mirrored,
     normalise_maximum,
@@ -23,6 +24,23 @@ def test_seed_is_the_argmax_over_background_and_maps(device):
     stack = torch.cat([torch.full((1, 9, 11), 0.5, device=device), scores])
     expected = torch.cat([torch.zeros(1, device=device), classes + 1])[stack.argmax(0)]
     assert torch.equal(seed(scores, classes, 0.5).long(), expected.long())
+
+
+@pytest.mark.parametrize("size", [(31, 47), (7, 9), (4, 9), (7, 5), (70, 9), (1, 1), (300, 2)])
+@pytest.mark.parametrize("channels", [0, 1, 3])
+def test_bands_are_what_enlarging_as_a_whole_gives(size, channels, device):
+    maps = torch.rand(channels, 7, 9, device=device)
+    expected = torch.zeros(0, *size, device=device) if channels == 0 else upsample(maps[None], size)[0]
+    for values in (1, 200, 2**22):
+        found, rows = torch.full_like(expected, torch.nan), 0
+        for band, part in enlarged_bands(maps, size, values):
+            assert band.start == rows
+            assert part.numel() <= max(values, channels * size[1]) or size == (7, 9)
+            found[:, band], rows = part, band.stop
+        assert rows == size[0]
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+    [(_, same)] = enlarged_bands(maps, (7, 9))
+    assert same is maps
 
 
 @pytest.mark.parametrize("dim", [0, 1, -1])

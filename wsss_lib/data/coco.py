@@ -25,7 +25,6 @@ from wsss_lib.data.files import (
     IGNORE,
     IMAGE_SUFFIXES,
     files_by_stem,
-    image_size,
     parse_mask_values,
     refuse_unusable_masks,
     write_atomically,
@@ -200,15 +199,15 @@ class CocoDataset(FileDataset):
         else:
             self.truth = f"{mask_folder} ({mask_values} values)"
 
-    def mask(self, index: int) -> np.ndarray:
-        """Return the ``(H, W)`` uint8 mask of image ``index``.
+    def own_mask(self, index: int) -> np.ndarray:
+        """Return the ``(H, W)`` uint8 mask of image ``index`` at its own size.
 
         Raises:
             InputError: The mask is damaged or not as large as the image, or the annotations cannot be rendered.
         """
+        size = self.own_size(index)
         if self.mask_files is not None:
-            return super().mask(index)
-        size = image_size(self.image_files[index])
+            return super().own_mask(index)
         try:
             return render_mask(self.instances.annotations(self.rows[index]), size, self.instances.categories)
         # The C code behind pycocotools answers odd polygons and run lengths with errors of many kinds.

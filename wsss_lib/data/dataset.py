@@ -13,11 +13,15 @@ from PIL import Image
 from torch import Tensor
 
 from wsss_lib.data.files import IGNORE, image_size, read_image, read_mask
+from wsss_lib.data.large import resize_labels, working_size
 from wsss_lib.errors import InputError, printable
 
 
 class Dataset(ABC):
     """Images addressed by position, with the set of classes that each one shows.
+
+    A picture in a file may be larger than what is computed with, see `wsss_lib.data.large`: :meth:`image`,
+    :meth:`mask` and :meth:`size` are about its working size, :meth:`own_mask` and :meth:`own_size` about the file.
 
     Attributes:
         name: What to print, for example ``"VOC 2012 train"``.
@@ -83,6 +87,14 @@ class Dataset(ABC):
         """Return the file of the mask of image ``index``; by default None, for one that lies in no file."""
         return None
 
+    def own_mask(self, index: int) -> np.ndarray:
+        """Return the mask of image ``index`` at its own size, as it is scored with."""
+        return self.mask(index)
+
+    def own_size(self, index: int) -> tuple[int, int]:
+        """Return ``(height, width)`` of image ``index`` at its own size, that of masks which are written."""
+        return self.size(index)
+
     def head(self, count: int) -> Dataset:
         """Return the first ``count`` images, or all if there are fewer."""
         count = min(count, len(self))
@@ -130,6 +142,14 @@ class Derived(Dataset):
         """Return the file of the mask of image ``index``."""
         return self.whole.mask_file(self.indices[index])
 
+    def own_mask(self, index: int) -> np.ndarray:
+        """Return the mask of image ``index`` at its own size."""
+        return self.whole.own_mask(self.indices[index])
+
+    def own_size(self, index: int) -> tuple[int, int]:
+        """Return ``(height, width)`` of image ``index`` at its own size."""
+        return self.whole.own_size(self.indices[index])
+
 
 class FileDataset(Dataset):
     """Images and masks that lie in files.
@@ -174,7 +194,11 @@ class FileDataset(Dataset):
         return read_image(self.image_files[index])
 
     def mask(self, index: int) -> np.ndarray:
-        """Return the ``(H, W)`` uint8 mask of image ``index``.
+        """Return the ``(H, W)`` uint8 mask of image ``index`` at the working size, see :meth:`own_mask`."""
+        return resize_labels(self.own_mask(index), self.size(index))
+
+    def own_mask(self, index: int) -> np.ndarray:
+        """Return the mask of image ``index`` at its own size.
 
         Raises:
             InputError: No image has a mask, the mask cannot be read, it is not as large as the image, or it holds a
@@ -183,7 +207,7 @@ class FileDataset(Dataset):
         if self.mask_files is None:
             raise InputError(f"{self.name} has no masks, so it cannot be evaluated; give a folder of masks.")
         image, mask = self.image_files[index], self.mask_files[index]
-        size = image_size(image)
+        size = self.own_size(index)
         if mask is None:
             return np.full(size, IGNORE, np.uint8)
         return read_mask(mask, len(self.classes), size, self.lookup, image)
@@ -193,7 +217,11 @@ class FileDataset(Dataset):
         return self.has_masks and (self.mask_files is None or self.mask_files[index] is not None)
 
     def size(self, index: int) -> tuple[int, int]:
-        """Return ``(height, width)`` of image ``index`` from the header of its file."""
+        """Return ``(height, width)`` of image ``index``, from the header of its file."""
+        return working_size(*self.own_size(index))
+
+    def own_size(self, index: int) -> tuple[int, int]:
+        """Return ``(height, width)`` of image ``index`` at its own size, from the header of its file."""
         return image_size(self.image_files[index])
 
     def image_file(self, index: int) -> Path:

@@ -17,10 +17,20 @@ import numpy as np
 from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
 from wsss_lib.data import names as spelling
+from wsss_lib.data.large import reduced, working_size
 from wsss_lib.errors import InputError
 
 IGNORE = 255
 """The mask value of pixels that count neither as right nor as wrong."""
+
+MOST_PIXELS = 178_956_970
+"""The most pixels that a picture or mask may have: what Pillow reads at most. It warns from half as many."""
+
+if Image.MAX_IMAGE_PIXELS is not None:
+    Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, MOST_PIXELS)  # a warning from here on, which is an error here
+
+_BAND = 2**20
+"""Pixels of a mask that are checked at once."""
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 """The endings of image files in the VOC and COCO layouts; of two files with one stem, the earlier ending wins."""
@@ -30,7 +40,7 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
 def read_image(path: str | Path) -> Image.Image:
-    """Read an image as 8-bit RGB.
+    """Read an image as 8-bit RGB, reduced to its working size if it is large, see `wsss_lib.data.large`.
 
     Greyscale, palette and CMYK images are converted, an alpha channel is dropped without blending, and 16-bit values
     lose their lower byte. An EXIF orientation is obeyed, as every viewer does.
@@ -47,13 +57,16 @@ def read_image(path: str | Path) -> Image.Image:
     path = Path(path)
     with _opened(path) as picture:
         turn = _turn(picture)
+        if working_size(picture.height, picture.width) != (picture.height, picture.width):
+            upright = reduced(picture, lambda part: _to_rgb(part, path))
+            return upright if turn is None else upright.transpose(turn)
         picture.load()
         upright = _to_rgb(picture, path)
         return upright if turn is None else upright.transpose(turn)
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
-    """Return ``(height, width)`` that :func:`read_image` gives an image, read from the file's header alone.
+    """Return ``(height, width)`` of an upright image at its own size, read from the file's header alone.
 
     Raises:
         InputError: The file is missing or no image.
@@ -112,9 +125,16 @@ def _opened(path: Path) -> Iterator[ImageFile.ImageFile]:
     """Open an image and turn whatever goes wrong while it is open into an InputError."""
     try:
         with Image.open(path) as picture:
+            if picture.width * picture.height > MOST_PIXELS:
+                raise Image.DecompressionBombError
             yield picture
     except InputError:
         raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise InputError(
+            f"{path} has more than {MOST_PIXELS:,} pixels, the most that are read; replace it by a smaller one, such "
+            "as one of half its height and width."
+        ) from None
     except FileNotFoundError:
         raise InputError(f"{path} does not exist; put the file there or correct the path.") from None
     except UnidentifiedImageError:
@@ -189,8 +209,13 @@ def read_mask(
         turn = _turn(picture)
         # Pillow stretches greyscale PNGs of 2 and 4 bits to 0..255.
         stretched_by = {"L;2": 85, "L;4": 17}.get(str(picture.tile[0][3]), 1)
-        stored = np.asarray(picture if turn is None else picture.transpose(turn)).astype(np.int64) // stretched_by
-    return _as_classes(stored, path, num_classes, lookup)
+        mask = np.empty((picture.height, picture.width), np.uint8)
+        rows = max(1, _BAND // picture.width)
+        for top in range(0, picture.height, rows):
+            band = picture.crop((0, top, picture.width, min(top + rows, picture.height)))
+            stored = np.asarray(band).astype(np.int64) // stretched_by
+            mask[top : top + rows] = _as_classes(stored, path, num_classes, lookup)
+    return mask if turn is None else np.asarray(Image.fromarray(mask).transpose(turn))
 
 
 def _as_classes(stored: np.ndarray, path: Path, num_classes: int, lookup: np.ndarray | None) -> np.ndarray:

@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL import Image
 
 from wsss_lib.data.dataset import Dataset
-from wsss_lib.data.files import files_by_stem, read_image
+from wsss_lib.data.files import files_by_stem, image_size, read_image
 from wsss_lib.errors import InputError
 
 
@@ -35,19 +35,19 @@ class SaliencyMaps:
         self.paths = [found[image_id] for image_id in data.ids]
 
     def __getitem__(self, index: int) -> Image.Image:
-        """Return the map of an image in mode ``L``; of several channels the first.
+        """Return the map of an image in mode ``L``, as large as :meth:`Dataset.image`; of several channels the first.
 
         Raises:
             InputError: The file is damaged, or has another size than the image.
         """
-        path, (height, width) = self.paths[index], self.data.size(index)
-        picture = read_image(path).getchannel(0)
-        if picture.size != (width, height):
+        path, wanted = self.paths[index], self.data.own_size(index)
+        size = image_size(path)
+        if size != wanted:
             raise InputError(
-                f"saliency map {path} is {picture.height} x {picture.width} pixels but its image is "
-                f"{height} x {width}; make one of the image's size."
+                f"saliency map {path} is {size[0]} x {size[1]} pixels but its image is {wanted[0]} x {wanted[1]}; "
+                "make one of the image's size."
             )
-        return picture
+        return read_image(path).getchannel(0)
 
     def fingerprint(self) -> str:
         """Return a short name of the files by name and length, since reading them all takes long."""

@@ -40,6 +40,9 @@ from wsss_lib.ops.cam import upsample
 from wsss_lib.ops.superpixels import refine_on_superpixels, superpixel_pool, superpixel_upsample, tile
 
 _EPS = 1e-5
+_PIXELS_AT_ONCE = 2**21
+"""Beyond so many pixels, a picture and its mirror image pass the networks one after the other, which bounds memory."""
+
 _COCO = Normalisation(mean=(0.471, 0.448, 0.408), std=(0.234, 0.239, 0.242))
 
 
@@ -409,8 +412,12 @@ class MSAL(CamMethod):
             scaled = _rescaled(size, scale)
             once = _resize(images, whole_cells(scaled))
             twice = _resize(_resize(images, scaled), whole_cells(scaled))
-            association = self.associate(torch.cat([once, once.flip(-1)])).float()
-            maps = self.maps(torch.cat([twice, twice.flip(-1)]), association).float()
+            alone = len(images) == 1 and 2 * once[0, 0].numel() > _PIXELS_AT_ONCE
+            parts = torch.cat([once, once.flip(-1)]).chunk(1 + alone)
+            association = torch.cat([self.associate(part) for part in parts]).float()
+            parts = torch.cat([twice, twice.flip(-1)]).chunk(1 + alone)
+            pairs = zip(parts, association.chunk(1 + alone), strict=True)
+            maps = torch.cat([self.maps(*pair) for pair in pairs]).float()
             for i, classes in enumerate(present):
                 if not len(classes):
                     continue

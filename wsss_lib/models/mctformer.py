@@ -140,7 +140,7 @@ class MCTformer(nn.Module):
             tokens, weights = block(tokens, maps)
             class_tokens.append(tokens[:, :count])
             if weights is not None:
-                class_to_patch.append(weights[:, :count, count:])
+                class_to_patch.append(weights[:, :count, count:].contiguous())  # a view would keep all weights alive
                 among = weights[:, count:, count:]
                 summed = among if summed is None else summed + among
         return Passage(tokens, passage.grid, until, tuple(class_to_patch), summed, tuple(class_tokens))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -15,6 +17,33 @@ def upsample(maps: Tensor, size: tuple[int, int]) -> Tensor:
     if not maps.numel():
         return maps.new_zeros(*maps.shape[:2], *size)
     return F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
+
+
+def enlarged_bands(maps: Tensor, size: tuple[int, int], values: int = 2**22) -> Iterator[tuple[slice, Tensor]]:
+    """Yield what :func:`upsample` returns, some rows after others, so that large maps are never in memory as a whole.
+
+    Args:
+        maps: ``(C, h, w)`` float.
+        size: ``(H, W)``. Maps that have this size already are yielded as they are, all rows together.
+        values: How many values a band may have; it has at least one row.
+
+    Yields:
+        Which rows, and their ``(C, rows, W)`` values; they differ from :func:`upsample`'s by rounding alone.
+    """
+    (channels, height, _), (rows, columns) = maps.shape, size
+    if maps.shape[1:] == size:
+        yield slice(0, rows), maps
+        return
+    places = (torch.arange(rows, dtype=torch.float64, device=maps.device) + 0.5) * (height / rows) - 0.5
+    places = places.clamp(0, height - 1)
+    above = places.long()
+    below, shares = (above + 1).clamp(max=height - 1), (places - above).to(maps.dtype)[:, None]
+    step = max(1, values // (columns * max(1, channels)))
+    for top in range(0, rows, step):
+        band = slice(top, min(top + step, rows))
+        between = maps[:, above[band]].lerp(maps[:, below[band]], shares[band])
+        found = maps.new_zeros(0, between.shape[1], columns)
+        yield band, upsample(between[None], (between.shape[1], columns))[0] if channels else found
 
 
 def highest(scores: Tensor, dim: int) -> Tensor:

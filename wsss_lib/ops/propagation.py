@@ -24,6 +24,9 @@ def propagate_affinity(maps: Tensor, features: Tensor, iterations: int, threshol
     """
     if not iterations:
         return maps
+    if len(maps) > 1 and not torch.is_grad_enabled():  # one by one, as similarities are what takes the memory
+        pairs = zip(maps.split(1), features.split(1), strict=True)
+        return torch.cat([propagate_affinity(m, f, iterations, threshold) for m, f in pairs])
     directions = F.normalize(features.flatten(2), dim=1, eps=1e-12)
     similarity = (directions.transpose(1, 2) @ directions).clamp(0.01, 0.999)
     similarity = torch.where(similarity < threshold, torch.zeros_like(similarity), similarity)

@@ -23,7 +23,7 @@ from wsss_lib.errors import InputError
 from wsss_lib.methods.affinitynet import AffinityNet, enlarge, semi_labels
 from wsss_lib.pipeline.earlier import earlier_run
 from wsss_lib.pipeline.engine import loaded
-from wsss_lib.pipeline.infer import Views
+from wsss_lib.pipeline.infer import Views, named
 from wsss_lib.pipeline.provenance import require, source_of
 from wsss_lib.pipeline.refine import Powers, Read, refine
 from wsss_lib.pipeline.run import Run
@@ -73,11 +73,10 @@ class LabelledCells:
     def _scores(self, store: ScoreStore, index: int) -> Tensor:
         path = store.path(self.data.ids[index])
         _, scores = store.read(self.data.ids[index])
-        size = self.data.size(index)
+        size, own = self.data.size(index), self.data.own_size(index)
         if tuple(scores.shape[1:]) != size:
-            raise InputError(
-                f"{path} is {tuple(scores.shape[1:])} pixels but the image is {size}; remove it and start again."
-            )
+            image = f"the image is {own}" + (f", of which labels are made at {size}" if size != own else "")
+            raise InputError(f"{path} is {tuple(scores.shape[1:])} pixels but {image}; remove it and start again.")
         return scores
 
 
@@ -131,11 +130,8 @@ def walk(
     for indices, (images,) in bar(loaded(loader), f"walks of {data.name}", len(todo)):
         read = [read_cams(cams, data, int(i)) for i in indices]
         maps = [fabric.to_device(cams_of_image) for _, cams_of_image in read]
-        try:
-            with fabric.autocast():
-                walked = method.walk(fabric.to_device(images.contiguous()), maps)
-        except InputError as error:
-            raise InputError(f"image {data.ids[int(indices[0])]} of {data.name}: {error}") from None
+        with named(data, int(indices[0])), fabric.autocast():
+            walked = method.walk(fabric.to_device(images.contiguous()), maps)
         for index, (classes, _), scores in zip(indices.tolist(), read, walked, strict=True):
             store.write(data.ids[index], classes, scores)
     fabric.barrier()

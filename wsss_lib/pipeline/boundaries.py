@@ -13,6 +13,8 @@ from skimage.segmentation import slic
 from torch import Tensor
 
 from wsss_lib.data.dataset import Dataset, Derived
+from wsss_lib.data.files import IGNORE
+from wsss_lib.data.large import resize_labels
 from wsss_lib.data.transforms import Normalise, resize, to_tensor
 from wsss_lib.models.superpixel_net import CELL, SuperpixelNet
 from wsss_lib.ops.boundaries import achievable_accuracy, boundary_band, boundary_recall, superpixel_labels
@@ -29,7 +31,7 @@ class NearBoundaries(Derived):
 
     Args:
         whole: The data set, with masks.
-        radius: How near, in pixels.
+        radius: How near, in pixels of the working size.
     """
 
     def __init__(self, whole: Dataset, radius: int = 5) -> None:
@@ -39,6 +41,13 @@ class NearBoundaries(Derived):
     def mask(self, index: int) -> np.ndarray:
         """Return the ``(H, W)`` uint8 mask of image ``index``, 255 far from all boundaries."""
         return boundary_band(torch.from_numpy(super().mask(index)), self.radius).numpy()
+
+    def own_mask(self, index: int) -> np.ndarray:
+        """Return the mask at the image's own size; what is far from boundaries is found at its working size."""
+        if (size := self.own_size(index)) == self.size(index):
+            return self.mask(index)
+        far = resize_labels(self.mask(index), size) == IGNORE
+        return np.where(far, np.uint8(IGNORE), super().own_mask(index))
 
 
 def boundary_scores(runs: Mapping[str, SeedRun], comparison: Comparison, radius: int = 5) -> dict[str, float]:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from wsss_lib.data.dataset import Dataset
 from wsss_lib.errors import InputError
+from wsss_lib.ops.cam import enlarged_bands
 from wsss_lib.ops.metrics import (
     class_mean,
     confusion_matrix,
@@ -33,6 +34,10 @@ T = TypeVar("T")
 
 THRESHOLDS = tuple(i / 100 for i in range(100))
 """Background thresholds of the sweep: 0.00, 0.01, ..., 0.99."""
+
+
+_PIXELS = 2**20
+"""Pixels of a mask that are counted at once."""
 
 
 @dataclass(frozen=True)
@@ -114,18 +119,26 @@ def confusion_summary(confusion: Tensor, classes: Sequence[str]) -> dict[str, An
 
 
 def read_with_mask(store: CamStore, data: Dataset, index: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return ``classes`` ``(n,)`` and ``cams`` ``(n, H, W)`` of an image, and its mask ``(H, W)`` uint8.
+    """Return ``classes`` ``(n,)``, ``cams`` ``(n, h, w)``, and the mask ``(H, W)`` uint8 of an image at its own size.
 
     Raises:
         InputError: Mask or maps are missing, damaged, or the maps do not fit the image.
     """
-    truth = torch.from_numpy(data.mask(index))
+    truth = torch.from_numpy(data.own_mask(index))
     classes, cams = read_cams(store, data, index)
     return classes, cams, truth
 
 
+def _sweep(cams: Tensor, classes: Tensor, truth: Tensor, levels: Tensor, num_classes: int) -> Tensor:
+    """Return what :func:`sweep_histogram` counts with the maps enlarged to the mask."""
+    total = torch.zeros((), dtype=torch.int64)
+    for rows, scores in enlarged_bands(cams, (truth.shape[0], truth.shape[1])):
+        total = total + sweep_histogram(scores, classes, truth[rows], levels, num_classes)
+    return total
+
+
 def score_seeds(store: CamStore, data: Dataset, thresholds: Sequence[float] = THRESHOLDS) -> SeedScores:
-    """Score the maps of a store against the masks of a data set.
+    """Score the maps of a store, enlarged to the images' own sizes, against the masks of a data set.
 
     Args:
         store: The maps, normalised to [0, 1].
@@ -140,7 +153,7 @@ def score_seeds(store: CamStore, data: Dataset, thresholds: Sequence[float] = TH
 
     def count(index: int) -> Tensor:
         classes, cams, truth = read_with_mask(store, data, index)
-        return sweep_histogram(cams, classes, truth, levels, num_classes)
+        return _sweep(cams, classes, truth, levels, num_classes)
 
     confusions = sweep_confusions(_sum_over_images(count, data))
     refuse_empty_masks(confusions[0], data)
@@ -157,13 +170,15 @@ def score_masks(store: MaskStore, data: Dataset) -> Tensor:
     num_classes = len(data.classes) + 1
 
     def count(index: int) -> Tensor:
-        truth = torch.from_numpy(data.mask(index))
-        mask = store.read(data.ids[index], len(data.classes), data.size(index))
+        truth = torch.from_numpy(data.own_mask(index))
+        mask = store.read(data.ids[index], len(data.classes), data.own_size(index))
         if (mask == 255).any():
             raise InputError(
                 f"{store.path(data.ids[index])} has ignored pixels, which cannot be scored; make it again."
             )
-        return confusion_matrix(truth, mask, num_classes)
+        rows = max(1, _PIXELS // truth.shape[1])
+        parts = zip(truth.split(rows), mask.split(rows), strict=True)
+        return torch.stack([confusion_matrix(*part, num_classes) for part in parts]).sum(0)
 
     confusion = _sum_over_images(count, data)
     refuse_empty_masks(confusion, data)
@@ -238,6 +253,6 @@ def score_images(store: CamStore, data: Dataset, threshold: float) -> Tensor:
     scores = []
     for index in range(len(data)):
         classes, cams, truth = read_with_mask(store, data, index)
-        histogram = sweep_histogram(cams, classes, truth, levels, num_classes)
+        histogram = _sweep(cams, classes, truth, levels, num_classes)
         scores.append(class_mean(intersection_over_union(sweep_confusions(histogram)[0])))
     return torch.stack(scores)

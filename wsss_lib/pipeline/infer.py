@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from lightning_fabric import Fabric
@@ -12,6 +13,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from wsss_lib.data.dataset import Dataset
 from wsss_lib.data.transforms import Normalise, view
+from wsss_lib.errors import InputError
 from wsss_lib.methods.method import CamMethod
 from wsss_lib.ops.cam import merge_mirrored, upsample
 from wsss_lib.pipeline.engine import loaded
@@ -20,6 +22,9 @@ from wsss_lib.show.progress import bar
 
 PIXELS_PER_BATCH = {"cpu": 2**19, "cuda": 2**24}
 """How many pixels the largest views of a batch may have together. Larger CPU batches fall out of the cache."""
+
+_PIXELS_AT_ONCE = {"cpu": 2**21, "cuda": 2**24}
+"""How many pixels pass a network at once where a picture and its mirror image can pass one after the other."""
 
 
 class Views(TorchDataset[tuple[int, list[Tensor]]]):
@@ -76,6 +81,15 @@ class Views(TorchDataset[tuple[int, list[Tensor]]]):
         return [batch for batch in mine if not all(self.data.ids[i] in done for i in batch)]
 
 
+@contextmanager
+def named(data: Dataset, index: int) -> Iterator[None]:
+    """Put the name of an image before what an InputError says about it."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"image {data.ids[index]} of {data.name}: {error}") from None
+
+
 def views_for(method: CamMethod, data: Dataset, normalise: Normalise) -> Views:
     """Return the views that a method makes its maps from; one that resizes images itself gets them as they are."""
     scales = (1.0,) if method.scales_itself else method.config.scales
@@ -98,7 +112,7 @@ def multi_scale_cam(
         method: What makes the maps.
         views: For every scale ``(B, 3, h, w)`` normalised images.
         labels: ``(B, K)``, 1 where an image shows a class.
-        size: ``(H, W)`` of the images.
+        size: ``(H, W)`` of the images, a working size, see `wsss_lib.data.large`.
 
     Returns:
         For every image, ``classes`` ``(n,)`` int64 and their maps ``(n, H, W)`` float32 in [0, 1).
@@ -109,7 +123,7 @@ def multi_scale_cam(
         return list(zip(present, method.multi_scale(images, labels), strict=True))
     sums = [torch.zeros(len(classes), *size, device=labels.device) for classes in present]
     for images in views:
-        maps = method.cam(torch.cat([images, images.flip(-1)])).float()  # (2B, K, h, w)
+        maps = _maps_of_both(method, images)  # (2B, K, h, w)
         plain, mirrored = maps.chunk(2)
         # rectified maps may be added while they are small
         parts = [plain, mirrored.flip(-1)] if method.signed else [merge_mirrored(maps)]
@@ -118,6 +132,14 @@ def multi_scale_cam(
                 if len(classes):
                     total += upsample(image_maps[classes][None], size)[0].relu_()
     return [(classes, method.normalise_maps(total)) for classes, total in zip(present, sums, strict=True)]
+
+
+def _maps_of_both(method: CamMethod, images: Tensor) -> Tensor:
+    """Return the maps ``(2B, K, h, w)`` of ``(B, 3, H, W)`` images and of their mirror images."""
+    most = _PIXELS_AT_ONCE.get(images.device.type, _PIXELS_AT_ONCE["cuda"])
+    if 2 * images[:, 0].numel() <= most:
+        return method.cam(torch.cat([images, images.flip(-1)])).float()
+    return torch.cat([method.cam(x).float() for x in (images, images.flip(-1).contiguous())])
 
 
 @torch.inference_mode()
@@ -141,7 +163,7 @@ def infer(
     for indices, images in bar(loaded(loader), f"CAMs of {data.name}", len(todo)):
         images = [fabric.to_device(x.contiguous()) for x in images]
         labels = fabric.to_device(data.labels[indices])
-        with fabric.autocast():
+        with named(data, int(indices[0])), fabric.autocast():
             results = multi_scale_cam(method, images, labels, data.size(int(indices[0])))
         for index, (classes, cams) in zip(indices.tolist(), results, strict=True):
             store.write(data.ids[index], classes, cams)
@@ -155,7 +177,7 @@ def infer_some(method: CamMethod, data: Dataset, store: CamStore, fabric: Fabric
     views = views_for(method, data, normalise)
     for index in range(len(data)):
         images = [fabric.to_device(image)[None] for image in views[index][1]]
-        with fabric.autocast():
+        with named(data, index), fabric.autocast():
             [result] = multi_scale_cam(method, images, fabric.to_device(data.labels[[index]]), data.size(index))
         store.write(data.ids[index], *result)
 
@@ -169,6 +191,6 @@ def classify(method: CamMethod, data: Dataset, fabric: Fabric, normalise: Normal
     logits = torch.zeros(len(data), len(data.classes))
     loader = DataLoader(views, batch_sampler=batches, num_workers=workers)
     for indices, (images,) in bar(loaded(loader), f"logits of {data.name}", len(batches)):
-        with fabric.autocast():
+        with named(data, int(indices[0])), fabric.autocast():
             logits[indices] = method.logits(fabric.to_device(images.contiguous())).float().cpu()
     return logits

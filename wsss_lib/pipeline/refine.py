@@ -19,7 +19,7 @@ from torch.utils.data import Dataset as TorchDataset
 from wsss_lib.data.dataset import Dataset
 from wsss_lib.data.transforms import to_tensor
 from wsss_lib.ops import dense_crf
-from wsss_lib.ops.cam import background_power, highest
+from wsss_lib.ops.cam import background_power, enlarged_bands, highest
 from wsss_lib.pipeline.engine import loaded
 from wsss_lib.pipeline.store import CamStore, MaskStore, ScoreStore, read_cams
 from wsss_lib.show.progress import bar
@@ -100,7 +100,8 @@ class _Jobs(TorchDataset[Job | None]):
         for (index, _, classes, _), fields in zip(jobs, results, strict=True):
             for store, field in zip(self.stores, fields, strict=True):
                 if isinstance(store, MaskStore):
-                    store.write(self.data.ids[index], label_map(classes, field.cpu()))
+                    labels = label_map(classes, field.cpu(), self.data.own_size(index))
+                    store.write(self.data.ids[index], labels)
                 else:
                     store.write(self.data.ids[index], classes, field)
 
@@ -118,18 +119,22 @@ def _solve(
     return dense_crf.dense_crf([image.to(device) for image in images], unaries, preset, backend)
 
 
-def label_map(classes: Tensor, scores: Tensor) -> Tensor:
+def label_map(classes: Tensor, scores: Tensor, size: tuple[int, int] | None = None) -> Tensor:
     """Return the label with the highest score at every pixel; of equals the first.
 
     Args:
         classes: ``(n,)`` int64, from 0.
-        scores: ``(1 + n, H, W)``, background first.
+        scores: ``(1 + n, h, w)``, background first.
+        size: ``(H, W)`` to which the scores are enlarged; None for their own.
 
     Returns:
         ``(H, W)`` uint8: 0 background, k + 1 class k.
     """
     values = torch.cat([classes.new_zeros(1), classes + 1]).to(torch.uint8)
-    return values[highest(scores, 0)]
+    labels = values.new_empty(size or (scores.shape[1], scores.shape[2]))
+    for rows, part in enlarged_bands(scores, (labels.shape[0], labels.shape[1])):
+        labels[rows] = values[highest(part, 0)]
+    return labels
 
 
 def refine(

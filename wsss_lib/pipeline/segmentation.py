@@ -25,19 +25,19 @@ from torch.utils.data import DataLoader
 from wsss_lib.data.dataset import Dataset, Derived
 from wsss_lib.data.files import IGNORE
 from wsss_lib.data.label_transforms import LabelledAugmentation
+from wsss_lib.data.large import resize_labels
 from wsss_lib.data.toy import ToyOptions
 from wsss_lib.data.transforms import Normalise, jitter_colour
 from wsss_lib.errors import InputError
 from wsss_lib.methods.segmentation import Config, Segmentation
 from wsss_lib.models.backbone import Normalisation
-from wsss_lib.ops.cam import highest
 from wsss_lib.pipeline.affinity import AffinityRun
 from wsss_lib.pipeline.contents import combined
 from wsss_lib.pipeline.engine import loaded
 from wsss_lib.pipeline.folder import RunFolder, holds_run
-from wsss_lib.pipeline.infer import Views
+from wsss_lib.pipeline.infer import Views, named
 from wsss_lib.pipeline.provenance import source_of
-from wsss_lib.pipeline.refine import Threshold, refine
+from wsss_lib.pipeline.refine import Threshold, label_map, refine
 from wsss_lib.pipeline.report import write_metrics
 from wsss_lib.pipeline.run import Run
 from wsss_lib.pipeline.seeds import SeedRun
@@ -76,7 +76,8 @@ class PseudoLabelled:
 
     def at(self, index: int, rng: random.Random, scale: float) -> tuple[Tensor, Tensor]:
         """Return the same at a given scale."""
-        labels = self.masks.read(self.data.ids[index], len(self.data.classes), self.data.size(index))
+        mask = self.masks.read(self.data.ids[index], len(self.data.classes), self.data.own_size(index))
+        labels = torch.from_numpy(resize_labels(mask.numpy(), self.data.size(index)))
         image = jitter_colour(self.data.image(index), self.colour, self.hue, rng)
         return self.augmentation.cut(image, labels, self.normalise, rng, scale)
 
@@ -156,13 +157,14 @@ def infer_masks(
     todo = views.missing_batches(done, fabric)
     loader = DataLoader(views, batch_sampler=todo, num_workers=workers)
     for indices, (images,) in bar(loaded(loader), f"masks of {data.name}", len(todo)):
-        with fabric.autocast():
+        with named(data, int(indices[0])), fabric.autocast():
             found = method.probabilities(fabric.to_device(images.contiguous()))
         for index, image_scores in zip(indices.tolist(), found, strict=True):
             classes = (image_scores[1:].amax((1, 2)) > _NEGLIGIBLE).nonzero().flatten()
             chosen = torch.cat([image_scores[:1], image_scores[1 + classes]])
             scores.write(data.ids[index], classes, chosen)
-            masks.write(data.ids[index], highest(image_scores, 0).to(torch.uint8))
+            every = torch.arange(len(image_scores) - 1, device=image_scores.device)
+            masks.write(data.ids[index], label_map(every, image_scores, data.own_size(index)))
     fabric.barrier()
 
 
@@ -212,7 +214,7 @@ class SegmentationRun(Run[Segmentation]):
     def _check_content(self, masks: MaskStore) -> None:
         data, found = self.splits.training, torch.zeros(256, dtype=torch.bool)
         for index, image_id in enumerate(bar(data.ids, f"pseudo masks of {data.name}", len(data))):
-            found[masks.read(image_id, len(data.classes), data.size(index)).flatten().long().unique()] = True
+            found[masks.read(image_id, len(data.classes), data.own_size(index)).flatten().long().unique()] = True
         if not found[1:IGNORE].any():
             values = " and ".join(str(value) for value in found.nonzero().flatten().tolist())
             raise InputError(

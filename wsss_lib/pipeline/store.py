@@ -210,8 +210,10 @@ def read_cams(store: CamStore, data: Dataset, index: int) -> tuple[Tensor, Tenso
     classes, cams = store.read(data.ids[index])
     size = data.size(index)
     if tuple(cams.shape[1:]) != size:
+        own = data.own_size(index)
+        image = f"the image is {own}" + (f", of which maps are made at {size}" if size != own else "")
         raise InputError(
-            f"{path} is {tuple(cams.shape[1:])} pixels but the image is {size}; remove it and run the inference again."
+            f"{path} is {tuple(cams.shape[1:])} pixels but {image}; remove it and run the inference again."
         )
     labels = data.labels[index].nonzero().flatten()
     if not classes.equal(labels):

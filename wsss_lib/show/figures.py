@@ -16,6 +16,7 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from wsss_lib.data.files import voc_palette
+from wsss_lib.data.large import resize_labels
 from wsss_lib.errors import printable
 
 HEAT = "inferno"
@@ -87,7 +88,12 @@ def overlay(image: Picture, cam: np.ndarray, alpha: float = 0.55) -> np.ndarray:
 
 
 def overlay_mask(image: Picture, mask: np.ndarray, alpha: float = 0.6) -> np.ndarray:
-    """Lay the colours of an ``(H, W)`` uint8 mask over an image; background stays clear, ignored pixels turn white."""
+    """Lay the colours of a uint8 mask over an image; background stays clear, ignored pixels turn white.
+
+    A mask of another size is resized: that of a large picture has the picture's own size, see `wsss_lib.data.large`.
+    """
+    height, width = np.asarray(image).shape[:2]
+    mask = resize_labels(mask, (height, width))
     colours = colour_mask(mask).astype(np.float32)
     share = np.where(mask == 0, 0.0, alpha)[..., None]
     return ((1 - share) * np.asarray(image, np.float32) + share * colours).astype(np.uint8)

@@ -49,8 +49,14 @@ def test_unknown_names():
         Config.preset("voc")
     with pytest.raises(InputError, match="backbone 'vgg19'"):
         Config.preset("toy", "vgg19")
-    with pytest.raises(InputError, match="epochs"):
-        Config.from_dict({k: v for k, v in Config().to_dict().items() if k != "epochs"})
+    with pytest.raises(InputError, match="unknown field epoch"):
+        Config.from_dict({**Config().to_dict(), "epoch": 3})
+
+
+def test_a_field_that_is_missing_takes_its_default():
+    values = Config(epochs=3).to_dict()
+    del values["epochs"]
+    assert Config.from_dict(values) == Config()
 
 
 @pytest.mark.slow

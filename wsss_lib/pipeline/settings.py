@@ -103,7 +103,7 @@ class Settings:
         for field in fields(cls):
             kind = {"str": str, "int": int, "bool": bool}.get(str(field.type))
             if kind is not None and type(getattr(settings, field.name)) is not kind:
-                raise TypeError(f"{field.name} is no {kind.__name__}")
+                raise TypeError(f"{field.name} is not of type {kind.__name__}")
         return settings
 
 

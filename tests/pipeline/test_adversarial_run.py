@@ -161,6 +161,8 @@ def open_adversarial(folder, method, data, config=None, **changes):
 
 
 def contents(folder, without=()):
+    """Return what lies in a folder, without what says when it was made and who works there."""
+    without = (*without, "made.json", ".lock")
     files = [path for path in folder.rglob("*") if path.is_file() and path.name not in without]
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
@@ -356,7 +358,7 @@ def test_starting_over_removes_the_growth(tmp_path, data):
     run = open_adversarial(tmp_path / "run", "acr", data)
     run.train(silent)
     open_adversarial(tmp_path / "run", "acr", data, tiny("acr", epochs=1), resume=False)
-    assert sorted(contents(run.folder)) == ["config.json"]
+    assert sorted(contents(run.folder)) == ["config.json", "images.json"]
 
 
 def test_without_any_image_of_one_class(tmp_path):
@@ -502,13 +504,15 @@ def test_without_any_it_trains_a_short_one(tmp_path, monkeypatch):
     assert again.is_trained
     assert again.check_ordinary()[0] > 0
     assert (tmp_path / "moved" / "classifier" / "checkpoint.pt").read_bytes() == trained
-    assert sorted(path.name for path in (tmp_path / "moved").iterdir()) == [
-        *("checkpoint.pt", "classifier", "config.json", "growth", "log.jsonl", "seconds.json")
+    assert sorted(path.name for path in (tmp_path / "moved").glob("[!.]*")) == [
+        *("checkpoint.pt", "classifier", "config.json", "growth", "images.json"),
+        *("log.jsonl", "seconds.json", "training.json"),
     ]
     monkeypatch.undo()
     with mock.patch.dict(toy.COUNTS, TOY_COUNTS):
         toy_run(tmp_path / "moved", resume=False)
-    assert sorted(contents(tmp_path / "moved")) == ["classifier/config.json", "config.json"]
+    files = ["config.json", "images.json"]
+    assert sorted(contents(tmp_path / "moved")) == [*(f"classifier/{name}" for name in files), *files]
 
 
 @pytest.mark.parametrize(("limit", "short"), [(4, False), (5, True)])

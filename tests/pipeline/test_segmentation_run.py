@@ -126,6 +126,7 @@ def test_the_final_stage_takes_the_masks_that_are_best_on_train(tmp_path, monkey
         true_masks(seeds.folder / "masks" / name / "train", seeds.data("train"))
     other = {"crf-4": "crf-32", "crf-32": "crf-4"}[best]
     monkeypatch.setattr(SeedRun, "infer", lambda *_: None)
+    monkeypatch.setattr(SeedRun, "begin", lambda *_: None)  # the masks are not from this run
     monkeypatch.setattr(SeedRun, "score_masks", lambda *_: {best: {"mean_iou": 0.5}, other: {"mean_iou": 0.4}})
     run = final_stage(seeds, **SMALL)
     assert run.folder == seeds.folder / "segmentation" / best
@@ -258,7 +259,7 @@ def test_other_masks_make_another_run(tmp_path, masks):
     shutil.copytree(masks, tmp_path / "copy")
     assert open_segmentation(tmp_path / "run", tmp_path / "copy").identity() == before
     MaskStore(tmp_path / "copy").write(min(masks.glob("*.png")).stem, torch.zeros(96, 96, dtype=torch.uint8))
-    with pytest.raises(InputError, match=r"holds another run \(pseudo masks is '\w{8}' there and '\w{8}' here\)"):
+    with pytest.raises(InputError, match=r"holds another run \(pseudo masks is '\w{16}' there and '\w{16}' here\)"):
         open_segmentation(tmp_path / "run", tmp_path / "copy")
 
 

@@ -48,6 +48,7 @@ def earlier_run(
     mine = _data(identity)
     given: Path | None = getattr(settings, role)
     fits = holds_run(usual) and _data(RunFolder(usual).identity()) == mine
+    fits = fits and not _other_pictures(RunFolder(usual).identity(), identity)
     fits = fits and backbone in ("", read_settings(usual).config.backbone)
     folder = given or (usual if fits and not holds_run(own) else own)
     if holds_run(folder) or folder != own:
@@ -57,7 +58,10 @@ def earlier_run(
             raise InputError(
                 f"{role} {folder} are of a run on other data ({theirs}; here {mine}); give one on the same data."
             )
-        _refuse_other_pictures(RunFolder(folder).identity(), identity, f"{role} {folder}")
+        if _other_pictures(RunFolder(folder).identity(), identity):
+            raise InputError(
+                f"{role} {folder} was made from other pictures than there are now; give one on the same data."
+            )
         if not isinstance(earlier.config, CamConfig):
             raise InputError(f"{role} {folder} is a run of {earlier.method}, which makes no CAMs; give one of 00_cam.")
     else:
@@ -89,8 +93,7 @@ def _data(identity: Mapping[str, Any]) -> str:
     return "; ".join(f"{name}: {value}" for name, value in identity.items() if name.startswith("data "))
 
 
-def _refuse_other_pictures(theirs: Mapping[str, Any], mine: Mapping[str, Any], name: str) -> None:
-    """Raise InputError if two runs have pictures that differ; runs of format 1 do not say which pictures they had."""
-    for part in mine:
-        if part.startswith("pictures ") and theirs.get(part, mine[part]) != mine[part]:
-            raise InputError(f"{name} was made from other pictures than there are now; give one on the same data.")
+def _other_pictures(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> bool:
+    """Return whether two runs have pictures that differ; runs of format 1 do not say which pictures they had."""
+    parts = [part for part in mine if part.startswith("pictures ")]
+    return any(theirs.get(part, mine[part]) != mine[part] for part in parts)

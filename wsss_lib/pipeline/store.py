@@ -2,23 +2,26 @@
 
 In a run's folder::
 
-    config.json                    every setting of the run
+    config.json                    every setting of the run, what decides its numbers, format and version
+    images.json                    the digest of every picture and of every other file that the run has read
+    training.json                  which versions trained the run, and from what besides the pictures
     log.jsonl                      one line per epoch, made again from the checkpoint where it is damaged
     checkpoint.pt                  tensors and plain values
     cams/<split>/<id>.npz          `classes` int64 (n,) from 0, `cams` uint16 (n, H, W), 65,535 times the value
     scores/<what>/<split>/<id>.npz `classes` int64 (n,), `scores` float16 or float32 (1 + n, h, w), background first
     masks/<what>/<split>/<id>.png  VOC palette, 255 ignored
     growth/<epoch>/<id>.npz        the maps of a few images after every epoch
+    made.json                      beside the files of each of these stores: from which network, with which versions
     seeds/, classifier/, superpixels/   runs that this one needed and did not find
     segmentation/<what>/           runs of the final stage, trained on this one's masks
     variants/<name>/               a run like this one with some settings changed
     seconds.json                   what every stage has taken, over all starts
     metrics.json                   settings, versions, times, scores
+    .lock                          held by the process that works in the folder
 
 What a run cannot do without (settings, checkpoint, log, times, metrics) is also flushed to the disk before it is
 renamed, so that it survives a power cut. Maps, scores and masks are not: that would take 5 to 9 ms for each of many
-thousands, where writing takes 1 to 3 ms and a GPU needs some 25 ms for an image. What a power cut leaves of them is
-found by its checksum when it is read.
+thousands, where writing takes 1 to 3 ms. What a power cut leaves of them is found by its checksum when it is read.
 """
 
 from __future__ import annotations

@@ -71,7 +71,7 @@ from wsss_lib.models.classifier import Classifier, MapClassifier
 from wsss_lib.models.reconstructor import Reconstructor, UNet
 from wsss_lib.models.resnet38d import ResNet38d
 from wsss_lib.ops.masked_convolution import masked_convolution
-from wsss_lib.pipeline.engine import make_fabric
+from wsss_lib.stages.engine import make_fabric
 
 PLAIN, OURS, MIXED = "plain", "ours", "ours, bf16"
 CLASSES, CHANNELS, STRIDE = 20, 448, 8

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from wsss_lib.data.dataset import Dataset
 from wsss_lib.models.resnet38d import ResNet38d
-from wsss_lib.pipeline.engine import keep_freed_memory
+from wsss_lib.stages.engine import keep_freed_memory
 
 Losses = Sequence[Mapping[str, float]]
 """Of every step the parts of the loss, by name."""

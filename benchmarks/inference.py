@@ -1,6 +1,6 @@
 """Multi-scale class activation maps: the library's inference against one image, one view and all classes at a time.
 
-Ours is wsss_lib.pipeline.infer.infer: images of one size in one batch, a view together with its mirror image, their
+Ours is wsss_lib.stages.infer.infer: images of one size in one batch, a view together with its mirror image, their
 maps added before anything is enlarged, only the classes that an image shows enlarged. The plain way is that of
 AffinityNet's infer_cls.py, written anew: one image at a time, every view and every mirrored view in a pass of its own,
 the maps of all classes enlarged to the image's size, copied to NumPy, multiplied by the labels, mirrored back and
@@ -45,9 +45,9 @@ from wsss_lib.data.dataset import Dataset
 from wsss_lib.data.transforms import view
 from wsss_lib.methods.cam import CAM, Config
 from wsss_lib.models import BACKBONES
-from wsss_lib.pipeline.engine import make_fabric
-from wsss_lib.pipeline.infer import infer
-from wsss_lib.pipeline.store import CamStore
+from wsss_lib.stages.engine import make_fabric
+from wsss_lib.stages.infer import infer
+from wsss_lib.stages.store import CamStore
 
 PLAIN, OURS = "plain", "ours"
 

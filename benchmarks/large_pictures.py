@@ -24,14 +24,14 @@ from PIL import Image
 from wsss_lib.data.folder import load_folder
 from wsss_lib.methods import affinitynet, cam, segmentation
 from wsss_lib.methods.method import Method
-from wsss_lib.pipeline.affinity import walk
-from wsss_lib.pipeline.engine import make_fabric
-from wsss_lib.pipeline.evaluate import score_masks, score_seeds
-from wsss_lib.pipeline.infer import infer
-from wsss_lib.pipeline.refine import Powers, refine
-from wsss_lib.pipeline.segmentation import PseudoLabelled, infer_masks
-from wsss_lib.pipeline.store import CamStore, MaskStore, ScoreStore
-from wsss_lib.pipeline.train import LabelledImages
+from wsss_lib.stages.engine import make_fabric
+from wsss_lib.stages.evaluate import score_masks, score_seeds
+from wsss_lib.stages.examples import LabelledImages, PseudoLabelled
+from wsss_lib.stages.infer import infer
+from wsss_lib.stages.refine import Powers, refine
+from wsss_lib.stages.segment import infer_masks
+from wsss_lib.stages.store import CamStore, MaskStore, ScoreStore
+from wsss_lib.stages.walk import walk
 
 
 def write_picture(root: Path, megapixels: float) -> None:

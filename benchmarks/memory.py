@@ -15,7 +15,7 @@ import torch
 from common import answers, begin, machine, parser, table
 
 from wsss_lib.models import create_backbone
-from wsss_lib.pipeline.engine import keep_freed_memory
+from wsss_lib.stages.engine import keep_freed_memory
 
 
 def median_milliseconds(function: Callable[[], object], count: int) -> float:

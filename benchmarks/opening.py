@@ -25,9 +25,9 @@ from common import begin, machine, parser, resident_peak, table
 from PIL import Image
 
 from wsss_lib.methods.cam import Config
-from wsss_lib.pipeline import contents
-from wsss_lib.pipeline.seeds import SeedRun
-from wsss_lib.pipeline.settings import Settings
+from wsss_lib.runs.cam import CamRun
+from wsss_lib.runs.settings import Settings
+from wsss_lib.stages import contents
 
 DISTINCT = 500
 """Files that are written; the other names are links to them."""
@@ -49,7 +49,7 @@ def draw_tree(root: Path, count: int) -> None:
     for split, part in parts.items():
         (root / "ImageSets" / "Segmentation" / f"{split}.txt").write_text("\n".join(part) + "\n")
     (root / "image_labels.txt").write_text("".join(f"{x} {'cat' if i % 2 else 'dog'}\n" for i, x in enumerate(ids)))
-    time.sleep(2.5)  # files that have just changed are read again; see wsss_lib.pipeline.contents
+    time.sleep(2.5)  # files that have just changed are read again; see wsss_lib.stages.contents
 
 
 def open_once(root: Path, folder: Path) -> dict[str, float]:
@@ -65,7 +65,7 @@ def open_once(root: Path, folder: Path) -> dict[str, float]:
     contents.file_digest = counted
     before, start = resident_peak(), time.perf_counter()
     config = Config.preset("photos", "vgg16").replace(pretrained=False)
-    SeedRun(Settings("00_cam", "cam", "photos", config, folder, data_root=root, accelerator="cpu", workers=0))
+    CamRun(Settings("00_cam", "cam", "photos", config, folder, data_root=root, accelerator="cpu", workers=0))
     return {"seconds": time.perf_counter() - start, "read": read, "memory": resident_peak() - before}
 
 

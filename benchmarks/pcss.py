@@ -50,7 +50,7 @@ from torch import Tensor, nn
 from wsss_lib.methods.pcss import PCSS, Config, census, choose_probed
 from wsss_lib.models.deit import Block, decays
 from wsss_lib.models.mctformer import MCTformer
-from wsss_lib.pipeline.engine import make_fabric
+from wsss_lib.stages.engine import make_fabric
 
 PLAIN, OURS, MIXED = "plain", "ours", "ours, bf16"
 CLASSES = 20

@@ -36,10 +36,10 @@ from wsss_lib.data.files import write_mask
 from wsss_lib.data.toy import ToyOptions, ToyWorld
 from wsss_lib.methods import load_method
 from wsss_lib.methods.method import Config
-from wsss_lib.pipeline.affinity import AffinityRun
-from wsss_lib.pipeline.seeds import SeedRun
-from wsss_lib.pipeline.segmentation import SegmentationRun
-from wsss_lib.pipeline.settings import Settings
+from wsss_lib.runs.affinitynet import AffinityNetRun
+from wsss_lib.runs.cam import CamRun
+from wsss_lib.runs.segmentation import SegmentationRun
+from wsss_lib.runs.settings import Settings
 
 SIDE = 64
 """Of the pictures, in pixels."""
@@ -134,7 +134,7 @@ def measure(count: int, options: argparse.Namespace, device: torch.device) -> li
             workers=options.workers,
         )
 
-        run = meter("CAM: open", lambda: SeedRun(settings))
+        run = meter("CAM: open", lambda: CamRun(settings))
         meter("CAM: train", lambda: run.train(silent))
         meter("CAM: maps", lambda: run.infer("train"))
         meter("CAM: score at 100 thresholds", lambda: run.score("train"))
@@ -149,7 +149,7 @@ def measure(count: int, options: argparse.Namespace, device: torch.device) -> li
             folder=folder / "affinitynet",
             seeds=run.folder,
         )
-        affinity = meter("AffinityNet: open", lambda: AffinityRun(refining))
+        affinity = meter("AffinityNet: open", lambda: AffinityNetRun(refining))
         meter("AffinityNet: labels by a CRF", affinity.label)
         meter("AffinityNet: train", lambda: affinity.train(silent))
         meter("AffinityNet: walk", lambda: affinity.infer("train"))

@@ -7,7 +7,7 @@ write them. Decoding, solving and writing all count.
   plain   what AffinityNet's infer_cls.py does: one image after the other, one alpha after the other, with pydensecrf,
           each result as a dictionary of float32 maps by np.save. Without pydensecrf, our torch backend solves instead,
           one alpha at a time; the line above the table says so
-  ours    wsss_lib.pipeline.refine.refine: both alphas over one lattice, compressed float16, on a CPU several images at
+  ours    wsss_lib.stages.refine.refine: both alphas over one lattice, compressed float16, on a CPU several images at
           once in processes of one thread each, on CUDA up to 16 images at once
 
 The probabilities must agree within 2e-3 at more than 99 % of the pixels.
@@ -34,9 +34,9 @@ from lightning_fabric import Fabric
 from wsss_lib.data.dataset import Dataset
 from wsss_lib.data.voc import load_voc
 from wsss_lib.ops import dense_crf as crf
-from wsss_lib.pipeline.engine import make_fabric
-from wsss_lib.pipeline.refine import Powers, refine
-from wsss_lib.pipeline.store import CamStore, ScoreStore
+from wsss_lib.stages.engine import make_fabric
+from wsss_lib.stages.refine import Powers, refine
+from wsss_lib.stages.store import CamStore, ScoreStore
 
 PLAIN, OURS = "plain", "ours"
 ALPHAS = (4, 32)

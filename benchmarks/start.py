@@ -20,7 +20,7 @@ from common import begin, parser, table
 
 BASE = "import torch, torchvision, lightning_fabric"
 PACKAGE = "import wsss_lib"
-PIPELINE = "import wsss_lib.pipeline.run"
+PIPELINE = "import wsss_lib.runs.run"
 WORLD = "open_splits('toy')"
 
 CODE = f"""

@@ -20,9 +20,9 @@ from wsss_lib.data.splits import Splits
 from wsss_lib.data.toy import COUNTS, ToyOptions, ToyWorld
 from wsss_lib.methods.cam import Config
 from wsss_lib.ops.metrics import average_precision, class_mean
-from wsss_lib.pipeline.diagnose import context_leak, part_focus, shortcut_reliance
-from wsss_lib.pipeline.seeds import SeedRun
-from wsss_lib.pipeline.settings import Settings
+from wsss_lib.results.diagnose import context_leak, part_focus, shortcut_reliance
+from wsss_lib.runs.cam import CamRun
+from wsss_lib.runs.settings import Settings
 
 WORLDS = {
     "all traps": ToyOptions(),
@@ -37,7 +37,7 @@ DEFAULT = ["all traps", "whole bodies differ"]
 def measure(options: ToyOptions, seed: int, epochs: int, folder: Path) -> list[str]:
     """Train the baseline in a world and return the cells of its row."""
     config = Config.preset("toy")
-    run = SeedRun(Settings("00_cam", "cam", "toy", config.replace(epochs=epochs or config.epochs), folder, seed=seed))
+    run = CamRun(Settings("00_cam", "cam", "toy", config.replace(epochs=epochs or config.epochs), folder, seed=seed))
     world = {name: ToyWorld(name, count, options=options) for name, count in COUNTS.items()}
     run.splits = Splits(world["train"], world)
     run.train(report=lambda _: None)

@@ -44,7 +44,7 @@ from torch import Tensor, nn
 from wsss_lib.methods.cam import CAM, Config
 from wsss_lib.methods.method import Batch
 from wsss_lib.models.resnet38d import ResNet38d
-from wsss_lib.pipeline.engine import make_fabric
+from wsss_lib.stages.engine import make_fabric
 
 PLAIN, OURS, MIXED = "plain, fp32", "ours, fp32", "ours, bf16-mixed"
 CLASSES, TOTAL_STEPS = 20, 10_000

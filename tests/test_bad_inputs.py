@@ -21,20 +21,20 @@ from PIL import Image
 
 from tests.data import trees
 from tests.notebooks.test_headless import ROOT, papermill
-from tests.pipeline.runs import open_run as open_cam
-from tests.pipeline.runs import sentence_of, silent, tiny_config
-from tests.pipeline.test_evaluate import binary, scored_run
+from tests.runs.small import open_run as open_cam
+from tests.runs.small import sentence_of, silent, tiny_config
+from tests.stages.test_evaluate import binary, scored_run
 from wsss_lib import __main__ as command
 from wsss_lib.data.dataset import Dataset
 from wsss_lib.data.folder import load_folder
 from wsss_lib.models import create_backbone
 from wsss_lib.models.superpixel_net import SuperpixelNet
 from wsss_lib.ops import dense_crf
-from wsss_lib.pipeline import kinds
-from wsss_lib.pipeline.engine import make_fabric
-from wsss_lib.pipeline.parameters import read_parameters
-from wsss_lib.pipeline.provenance import network_digest
-from wsss_lib.pipeline.store import CamStore, ScoreStore, read_checkpoint, write_checkpoint
+from wsss_lib.runs import kinds
+from wsss_lib.runs.parameters import read_parameters
+from wsss_lib.stages.engine import make_fabric
+from wsss_lib.stages.provenance import network_digest
+from wsss_lib.stages.store import CamStore, ScoreStore, read_checkpoint, write_checkpoint
 
 METHODS = {
     "00_cam": "cam",
@@ -825,7 +825,7 @@ def test_refused_by_papermill(name, tmp_path):
     assert "InputError: " in result.stderr
     for words in case.words:
         assert words.replace("{}", str(tmp_path)) in result.stderr
-    assert "wsss_lib/pipeline" not in result.stderr, "the stack of calls is shown"
+    assert "wsss_lib/" not in result.stderr, "the stack of calls is shown"
     assert {path for path in tmp_path.rglob("*") if path.is_file()} - before == {tmp_path / "out.ipynb"}
 
 

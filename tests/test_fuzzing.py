@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests.data.trees import coco_tree, folder_tree, save_mask, voc_mask, voc_xml
-from tests.pipeline.runs import settings as settings_of_run
+from tests.runs.small import settings as settings_of_run
 from wsss_lib.data.coco import load_coco
 from wsss_lib.data.files import image_size, read_image, read_mask
 from wsss_lib.data.folder import load_folder
@@ -34,8 +34,8 @@ from wsss_lib.data.voc import labels_from_npy, labels_from_text, labels_from_xml
 from wsss_lib.errors import InputError
 from wsss_lib.models.weight_formats import read_caffe, read_mxnet
 from wsss_lib.models.weights import load_into, read_sidecar, read_state
-from wsss_lib.pipeline.settings import read_settings
-from wsss_lib.pipeline.store import CamStore, ScoreStore, read_authors_cams, read_checkpoint, read_json
+from wsss_lib.runs.settings import read_settings
+from wsss_lib.stages.store import CamStore, ScoreStore, read_authors_cams, read_checkpoint, read_json
 
 ROOT = Path(__file__).parent.parent
 GOLDEN = ROOT / "tests" / "golden" / "weights"

@@ -12,8 +12,8 @@ import traceback
 from pathlib import Path
 
 from wsss_lib.errors import InputError, ProcessError
-from wsss_lib.pipeline.agent import end_with_launcher, report
-from wsss_lib.pipeline.kinds import reopen
+from wsss_lib.runs.kinds import reopen
+from wsss_lib.stages.agent import end_with_launcher, report
 
 
 def main() -> int:

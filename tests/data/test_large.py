@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.pipeline.runs import sentence_of
+from tests.runs.small import sentence_of
 from wsss_lib.data import files, large
 from wsss_lib.data.dataset import Derived
 from wsss_lib.data.files import image_size, read_image, read_mask

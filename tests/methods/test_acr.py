@@ -19,7 +19,7 @@ from wsss_lib.methods.optimisers import polynomial_schedule
 from wsss_lib.models.backbone import Normalisation
 from wsss_lib.models.reconstructor import UNet, decoder_levels
 from wsss_lib.ops.cam import normalise_range
-from wsss_lib.pipeline.infer import multi_scale_cam
+from wsss_lib.stages.infer import multi_scale_cam
 
 FABRIC = Fabric(accelerator="cpu", devices=1)
 SHAPES = "acr/net_main"

@@ -10,7 +10,7 @@ from tests.methods import official
 from wsss_lib.errors import InputError
 from wsss_lib.methods.affinitynet import AffinityNet, Config, affinity_loss, enlarge, semi_labels
 from wsss_lib.methods.method import Batch
-from wsss_lib.pipeline.refine import label_map
+from wsss_lib.stages.refine import label_map
 
 SMALL = {"network_options": {"group_norm": True}}
 

@@ -28,7 +28,7 @@ from wsss_lib.models.backbone import Normalisation
 from wsss_lib.models.superpixel_net import SuperpixelNet
 from wsss_lib.models.weights import load_into
 from wsss_lib.ops.cam import seed, upsample
-from wsss_lib.pipeline.infer import multi_scale_cam
+from wsss_lib.stages.infer import multi_scale_cam
 
 
 def ipc_inputs():

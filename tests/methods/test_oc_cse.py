@@ -18,7 +18,7 @@ from wsss_lib.methods.oc_cse import OCCSE, Config, erase, erasing_mask, remainin
 from wsss_lib.methods.optimisers import create_optimizer, polynomial_schedule
 from wsss_lib.models.backbone import Normalisation
 from wsss_lib.models.classifier import Classifier
-from wsss_lib.pipeline.infer import multi_scale_cam
+from wsss_lib.stages.infer import multi_scale_cam
 
 FABRIC = Fabric(accelerator="cpu", devices=1)
 SHAPES = "oc_cse/net_er"

@@ -27,7 +27,7 @@ from wsss_lib.methods.pcss import (
 from wsss_lib.ops.cam import background_power
 from wsss_lib.ops.dense_crf import dense_crf, unary_from_scores
 from wsss_lib.ops.frequency import half_plane
-from wsss_lib.pipeline.infer import multi_scale_cam
+from wsss_lib.stages.infer import multi_scale_cam
 
 FABRIC = Fabric(accelerator="cpu", devices=1)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from wsss_lib.pipeline.parameters import parameter_types
+from wsss_lib.runs.parameters import parameter_types
 from wsss_lib.show import exercises
 
 NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("[0-9]*.ipynb"))

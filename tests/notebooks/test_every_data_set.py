@@ -21,8 +21,8 @@ from wsss_lib.methods import load_method
 from wsss_lib.models import create_backbone
 from wsss_lib.models.deit import DeiT
 from wsss_lib.models.superpixel_net import SuperpixelNet
-from wsss_lib.pipeline import adversarial
-from wsss_lib.pipeline.kinds import reopen
+from wsss_lib.runs import with_classifier as adversarial
+from wsss_lib.runs.kinds import reopen
 from wsss_lib.show import figures, widgets
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"

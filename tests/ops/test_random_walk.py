@@ -13,7 +13,7 @@ from wsss_lib.errors import InputError
 from wsss_lib.methods.affinitynet import enlarge
 from wsss_lib.ops.affinity import pair_count, pair_offsets, pair_windows
 from wsss_lib.ops.random_walk import random_walk, transition_matrix
-from wsss_lib.pipeline.refine import label_map
+from wsss_lib.stages.refine import label_map
 
 GRIDS = [
     (5, 9, 5, "official"),

@@ -2,7 +2,7 @@
 
 import torch
 
-from tests.pipeline.runs import Pictures
+from tests.runs.small import Pictures
 from wsss_lib.show import figures
 from wsss_lib.show.seeds import growth, masks_beside, side_by_side
 

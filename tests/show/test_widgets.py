@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.pipeline.runs import Pictures
+from tests.runs.small import Pictures
 from wsss_lib.show import figures, widgets
 
 MAPS = {

@@ -1,0 +1,136 @@
+"""How well seeds and superpixels follow the boundaries of objects."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from skimage.segmentation import slic
+from torch import Tensor
+
+from wsss_lib.data.dataset import Dataset, Derived
+from wsss_lib.data.files import IGNORE
+from wsss_lib.data.large import resize_labels
+from wsss_lib.data.transforms import Normalise, resize, to_tensor
+from wsss_lib.models.superpixel_net import CELL, SuperpixelNet
+from wsss_lib.ops.boundaries import achievable_accuracy, boundary_band, boundary_recall, superpixel_labels
+from wsss_lib.results.compare import Comparison
+from wsss_lib.runs.cam import CamRun
+from wsss_lib.stages.evaluate import score_seeds
+
+Divide = Callable[[Image.Image], Tensor]
+"""Divides an RGB picture into segments ``(H, W)`` int64, numbered from 0."""
+
+
+class NearBoundaries(Derived):
+    """A data set of which only the pixels near the boundaries of objects are scored.
+
+    Args:
+        whole: The data set, with masks.
+        radius: How near, in pixels of the working size.
+    """
+
+    def __init__(self, whole: Dataset, radius: int = 5) -> None:
+        super().__init__(whole, f"{whole.name}, near boundaries", range(len(whole)))
+        self.radius = radius
+
+    def mask(self, index: int) -> np.ndarray:
+        """Return the ``(H, W)`` uint8 mask of image ``index``, 255 far from all boundaries."""
+        return boundary_band(torch.from_numpy(super().mask(index)), self.radius).numpy()
+
+    def own_mask(self, index: int) -> np.ndarray:
+        """Return the mask at the image's own size; what is far from boundaries is found at its working size."""
+        if (size := self.own_size(index)) == self.size(index):
+            return self.mask(index)
+        far = resize_labels(self.mask(index), size) == IGNORE
+        return np.where(far, np.uint8(IGNORE), super().own_mask(index))
+
+
+def boundary_scores(runs: Mapping[str, CamRun], comparison: Comparison, radius: int = 5) -> dict[str, float]:
+    """Return the mean IoU on ``val`` near boundaries, of every run at its threshold; empty without masks.
+
+    Args:
+        runs: The runs by name.
+        comparison: What :func:`wsss_lib.results.compare.compare` returned of them.
+        radius: See `NearBoundaries`.
+    """
+    scores = {}
+    for name, run in runs.items():
+        data = run.data("val")
+        if name in comparison and data.has_masks:
+            threshold = comparison[name]["threshold"]
+            scores[name] = float(score_seeds(run.cams("val"), NearBoundaries(data, radius), [threshold]).mean_iou[0])
+    return scores
+
+
+@dataclass(frozen=True)
+class SegmentQuality:
+    """How good segments are for objects, as means over the images; all but the last in [0, 1].
+
+    Attributes:
+        accuracy: See :func:`wsss_lib.ops.boundaries.achievable_accuracy`.
+        recall: See :func:`wsss_lib.ops.boundaries.boundary_recall`, 2 pixels; over images with a boundary.
+        count: Segments per image.
+    """
+
+    accuracy: float
+    recall: float
+    count: float
+
+
+def segment_quality(divide: Divide, data: Dataset, indices: Sequence[int]) -> SegmentQuality:
+    """Score the segments of some images of a data set with masks."""
+    rows = []
+    for index in indices:
+        segments, truth = divide(data.image(index)), torch.from_numpy(data.mask(index))
+        rows.append(
+            [achievable_accuracy(segments, truth), boundary_recall(segments, truth), float(len(segments.unique()))]
+        )
+    return SegmentQuality(*torch.tensor(rows, dtype=torch.float64).nanmean(0).tolist())
+
+
+def grid_size(image: Image.Image, scale: float) -> tuple[int, int]:
+    """Return how many rows and columns of cells an image has, enlarged by a factor to whole cells."""
+    rows, columns = (max(1, -(-round(length * scale) // CELL)) for length in (image.height, image.width))
+    return rows, columns
+
+
+def by_network(network: SuperpixelNet, normalise: Normalise, scale: float = 1.0) -> Divide:
+    """Return what divides pictures with the superpixel network, after they are enlarged by a factor to whole cells."""
+
+    @torch.inference_mode()
+    def divide(image: Image.Image) -> Tensor:
+        rows, columns = grid_size(image, scale)
+        device = next(network.parameters()).device
+        pixels = normalise(to_tensor(resize(image, rows * CELL, columns * CELL)))[None].to(device)
+        labels = superpixel_labels(network.eval()(pixels)["association"]).cpu()
+        return F.interpolate(labels[None].double(), (image.height, image.width), mode="nearest-exact")[0, 0].long()
+
+    return divide
+
+
+def by_slic(scale: float = 1.0, compactness: float = 10.0) -> Divide:
+    """Return what divides pictures by SLIC (Achanta et al., PAMI 2012), into as many segments as there are cells."""
+
+    def divide(image: Image.Image) -> Tensor:
+        rows, columns = grid_size(image, scale)
+        count = rows * columns
+        return torch.from_numpy(slic(np.asarray(image), count, compactness, start_label=0).astype(np.int64))
+
+    return divide
+
+
+def by_squares(scale: float = 1.0) -> Divide:
+    """Return what divides pictures into the cells themselves."""
+
+    def divide(image: Image.Image) -> Tensor:
+        rows, columns = grid_size(image, scale)
+        row = torch.arange(image.height) * rows // image.height
+        column = torch.arange(image.width) * columns // image.width
+        return row[:, None] * columns + column
+
+    return divide

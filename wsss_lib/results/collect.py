@@ -1,0 +1,203 @@
+"""The results of many runs side by side: how far the seed, the CRF, the walk and the final network get."""
+
+from __future__ import annotations
+
+import re
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from wsss_lib.errors import InputError
+from wsss_lib.runs.kinds import reopen
+from wsss_lib.runs.parameters import check_final_network, existing, read_values, refuse_unknown
+from wsss_lib.runs.report import table_row
+from wsss_lib.runs.run import Run
+from wsss_lib.runs.settings import project_root
+from wsss_lib.stages.store import read_json
+
+STAGES = ("seed", "CRF", "walk", "walk, CRF", "network", "network, CRF")
+"""What a run may have made, in this order."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one run has reached.
+
+    Attributes:
+        folder: Of the run.
+        seed: Of its random draws.
+        threshold: Background threshold of its seeds, best on ``train`` if that has masks; None without any masks.
+        stages: By split and by name, see `STAGES`, the mean IoU in [0, 1] of what the run has made and was scored.
+        seconds: Of all its stages together, the final network's included.
+        memory: Peak memory in MiB.
+        network: Folder of the final network; None if there is none. Of several, the one that is best on ``train``.
+    """
+
+    folder: Path
+    seed: int
+    threshold: float | None
+    stages: Mapping[str, Mapping[str, float]]
+    seconds: float
+    memory: float
+    network: Path | None = None
+
+
+def find_results(runs: Path, preset: str, variant: str = "") -> dict[str, list[Result]]:
+    """Return the results of all finished runs with a preset's own settings, by notebook and ordered by seed.
+
+    Args:
+        runs: A folder with a folder for each notebook, such as ``runs``.
+        preset: Name of the preset.
+        variant: In what the runs differ from the preset besides the seed, as in their folders' names, such as
+            ``precision=bf16-mixed``; "" for nothing.
+
+    Raises:
+        InputError: A ``metrics.json`` is damaged or of another version.
+    """
+    found: dict[str, list[Result]] = {}
+    wanted = f"{preset}-{variant}" if variant else preset
+    for path in sorted(runs.glob("[0-9]*/*/metrics.json")):
+        if re.sub(r"-seed=\d+", "", path.parent.name) == wanted:
+            found.setdefault(path.parent.parent.name, []).append(read_result(path.parent))
+    return {name: sorted(results, key=lambda result: result.seed) for name, results in found.items()}
+
+
+def read_result(folder: Path) -> Result:
+    """Return what the run in a folder has reached.
+
+    Raises:
+        InputError: Its ``metrics.json`` is damaged or of another version.
+    """
+    path = folder / "metrics.json"
+    metrics = read_json(path)
+    try:
+        networks = {one.parent: read_json(one) for one in sorted(folder.glob("segmentation/*/metrics.json"))}
+        best = max(networks, key=lambda one: _on_train(networks[one]), default=None)
+        seeds: Mapping[str, Any] = metrics["seeds"]
+        last = sum(sum(network["seconds"].values()) for network in networks.values())
+        return Result(
+            folder=folder,
+            seed=int(metrics["seed"]),
+            threshold=next(iter(seeds.values()))["swept"]["threshold"] if seeds else None,
+            stages=_stages(metrics, networks[best] if best else None),
+            seconds=sum(metrics["seconds"].values()) + last,
+            memory=max(one["peak_memory_mib"] for one in (metrics, *networks.values())),
+            network=best,
+        )
+    except (KeyError, TypeError, AttributeError, ValueError):
+        raise InputError(f"{path} is of another version; finish the notebook of its run again.") from None
+
+
+def _stages(metrics: Mapping[str, Any], network: Mapping[str, Any] | None) -> dict[str, dict[str, float]]:
+    """Return what was scored; a mean over masks in which every pixel is ignored is null, and is left out."""
+    refined: Mapping[str, Mapping[str, Any]] = metrics.get("refinements", {})
+    beginnings = {"CRF": "crf-", "walk": "walk", "walk, CRF": "walk-crf"}
+    found: dict[str, dict[str, Any]] = {
+        split: {"seed": rows["swept"]["mean_iou"]} for split, rows in metrics["seeds"].items()
+    }
+    for stage, beginning in beginnings.items():
+        train = refined.get("train") or next(iter(refined.values()), {})
+        names = [name for name in train if (name.startswith(beginning) if stage == "CRF" else name == beginning)]
+        if names:  # of the powers of a CRF the best on train; without a score there, the first
+            best = max(names, key=lambda name: _score(refined.get("train", {}).get(name)))
+            for split, rows in refined.items():
+                found[split][stage] = rows[best]["mean_iou"]
+    for split, rows in network["masks"].items() if network else ():
+        found[split]["network"] = rows["segmentation"]["mean_iou"]
+        found[split]["network, CRF"] = rows["segmentation-crf"]["mean_iou"]
+    return {split: {s: float(v) for s, v in row.items() if v is not None} for split, row in found.items()}
+
+
+def _score(row: Mapping[str, Any] | None) -> float:
+    mean = row["mean_iou"] if row else None
+    return -1.0 if mean is None else mean
+
+
+def _on_train(network: Mapping[str, Any]) -> float:
+    rows = network["masks"].get("train")
+    return _score(rows["segmentation"] if rows else None)
+
+
+def open_first(results: Mapping[str, Sequence[Result]]) -> dict[str, Run]:
+    """Open the first run of every notebook; of one that cannot be opened it is said why.
+
+    Args:
+        results: What :func:`find_results` returned.
+    """
+    opened = {}
+    for name, runs in results.items():
+        try:
+            opened[name] = reopen(runs[0].folder, guest=True)
+        except InputError as error:
+            print(f"{name} is left out: {str(error).replace(f'{project_root()}/', '')}")
+    return opened
+
+
+def results_table(results: Mapping[str, Sequence[Result]], split: str) -> str:
+    """Return the results as a Markdown table: mean, standard deviation and number of runs of every stage in percent.
+
+    Args:
+        results: What :func:`find_results` returned.
+        split: ``train`` or ``val``.
+    """
+    shown = [s for s in STAGES if any(s in r.stages.get(split, {}) for runs in results.values() for r in runs)]
+    head = ["", "seeds", *shown, "threshold", "minutes", "peak MiB"]
+    lines = [table_row(head), "|---" * len(head) + "|"]
+    for name, runs in results.items():
+        values = [[r.stages[split][stage] for r in runs if stage in r.stages.get(split, {})] for stage in shown]
+        thresholds = sorted(f"{r.threshold:.2f}" for r in runs if r.threshold is not None)
+        ends = dict.fromkeys([*thresholds[:1], *thresholds[-1:]])  # the lowest and the highest
+        row = [f"`{name}`", str(len(runs)), *map(_spread, values), " to ".join(ends)]
+        row += [f"{statistics.mean(r.seconds for r in runs) / 60:.1f}", f"{max(r.memory for r in runs):.0f}"]
+        lines.append(table_row(row))
+    return "\n".join(lines)
+
+
+def _spread(values: Sequence[float]) -> str:
+    if not values:
+        return ""
+    mean = f"{100 * statistics.mean(values):.1f}"
+    return f"{mean} ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else mean
+
+
+_NOTEBOOKS = ("00_cam", "01_affinitynet", "02_oc_cse", "03_acr", "04_pcss", "05_msal")
+
+
+def missing(results: Mapping[str, Sequence[Result]], preset: str) -> list[str]:
+    """Return, for every notebook without a result, a line that says how to get one."""
+    data = "" if preset == "toy" else " -p data_root FOLDER"
+    return [
+        f"no run of {name}: papermill notebooks/{name}.ipynb runs/{name}.ipynb -p preset {preset}{data}"
+        for name in _NOTEBOOKS
+        if name not in results
+    ]
+
+
+def check_parameters(namespace: Mapping[str, Any]) -> tuple[Path, Path | None]:
+    """Check the parameters of ``06_compare``.
+
+    Args:
+        namespace: The notebook's ``globals()``.
+
+    Returns:
+        The folder of the runs, and the file of weights for the final network; None for the usual one.
+
+    Raises:
+        InputError: A parameter is unknown, of the wrong type or out of range.
+    """
+    texts = ("preset", "variant", "runs", "backbone", "weights")
+    kinds: dict[str, type] = {**dict.fromkeys(texts, str), "segmentation": bool, "images": int}
+    refuse_unknown(namespace, kinds)
+    values = read_values(namespace, kinds)
+    backbone, file = values["backbone"], existing("weights", values["weights"])
+    if values["segmentation"]:
+        check_final_network(values["preset"], backbone, file is not None)
+    elif backbone or file:
+        name = "backbone" if backbone else "weights"
+        raise InputError(f"{name} is of the final network, which is not trained; add segmentation=True.")
+    folder = Path(values["runs"]).expanduser() if values["runs"] else project_root() / "runs"
+    if values["runs"] and not folder.is_dir():
+        raise InputError(f"runs {folder} is no folder; give the one with the runs of the notebooks.")
+    return folder, file

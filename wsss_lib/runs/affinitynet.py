@@ -1,0 +1,130 @@
+"""A run of AffinityNet: labels from CRF-refined CAMs, training, the random walk, and the CRF after it.
+
+It refines the class activation maps of another run, its *seeds*. The stages, each of which continues where it was
+stopped: :meth:`AffinityNetRun.label`, :meth:`~wsss_lib.runs.run.Run.train`, :meth:`AffinityNetRun.infer`,
+:meth:`AffinityNetRun.refine`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from wsss_lib.errors import InputError
+from wsss_lib.methods.affinitynet import AffinityNet
+from wsss_lib.runs.earlier import earlier_run
+from wsss_lib.runs.run import Run
+from wsss_lib.stages.examples import Example, LabelledCells
+from wsss_lib.stages.provenance import require, source_of
+from wsss_lib.stages.refine import Powers, Read, refine
+from wsss_lib.stages.store import MaskStore, ScoreStore
+from wsss_lib.stages.walk import Walked, walk
+
+
+class AffinityNetRun(Run[AffinityNet]):
+    """A run of AffinityNet.
+
+    Attributes:
+        seeds: The run whose class activation maps are refined.
+    """
+
+    stages = ("label", "train", "infer", "refine")
+    final_masks = "walk-crf"
+
+    def prepare(self) -> None:
+        """Find the seeds.
+
+        They are the run that the settings name, or else that of 00_cam if it is on the same data, or else a short run
+        in this run's own folder.
+        """
+        self.seeds, folder = earlier_run(self.settings, self.own_identity, "seeds", self.folder / "seeds")
+        self.settings = replace(self.settings, seeds=folder)
+
+    @property
+    def has_short_seeds(self) -> bool:
+        """Whether there was no run of 00_cam, so that the seeds are a short one in this run's own folder."""
+        return self.settings.seeds is None
+
+    def identity(self) -> dict[str, Any]:
+        """Return what decides the numbers of the run; the seeds are part of it."""
+        return {**self.own_identity, "seeds": self.seeds.fingerprint()}
+
+    def scores(self, what: str, split: str) -> ScoreStore:
+        """Return a store of scores: ``walk``, or ``crf-4`` for the CRF with the alpha 4."""
+        return ScoreStore(self.folder / "scores" / what / self.split_folder(split), half=what != "walk")
+
+    def label(self) -> None:
+        """Refine the maps of the training images with the low and the high alpha, for :meth:`train` to learn from."""
+        config, data, cams = self.method.config, self.data("training"), self.seeds.cams("training")
+        self.seeds.require(cams)
+        read = Powers(cams, (config.low_alpha, config.high_alpha))
+        with self.working(), self.timed("labels"):
+            for store in self._label_stores():
+                self.begin(store, "training", source_of(cams))
+            if not self.delegate("label"):
+                refine(data, read, self._label_stores(), self.fabric, workers=self.refine_workers)
+
+    def training_sources(self) -> dict[str, str]:
+        """Return the source of the labels, which must be the present maps of the seeds."""
+        cams, stores = self.seeds.cams("training"), self._label_stores()
+        for store in stores:
+            require(store, lambda: source_of(cams))
+        return {"labels": source_of(stores[0])}
+
+    def _label_stores(self) -> tuple[ScoreStore, ScoreStore]:
+        """Return where the probabilities with the low and with the high alpha lie."""
+        config = self.method.config
+        low, high = (self.scores(f"crf-{alpha:g}", "training") for alpha in (config.low_alpha, config.high_alpha))
+        return low, high
+
+    def example(self) -> Example:
+        """Return what makes training examples: crops with labels from the two stores of :meth:`label`."""
+        config = self.method.config
+        return LabelledCells(
+            self.data("training"),
+            *self._label_stores(),
+            config.crop_size,
+            self.method.network.stride,
+            config.colour_jitter,
+            config.hue_jitter,
+            self.normalise,
+        )
+
+    def infer(self, split: str) -> ScoreStore:
+        """Write the walked scores of a split, those that are not there yet, and return their store."""
+        data, store, cams = self.data(split), self.scores("walk", split), self.seeds.cams(split)
+        self.seeds.require(cams)
+        with self.working(), self.timed(f"walk {split}"):
+            self.begin(store, split, f"{self.source()} on {source_of(cams)}")
+            if not self.delegate("infer", split):
+                self.to_device()
+                walk(self.method, data, cams, store, self.fabric, self.normalise, self.workers)
+        return store
+
+    def refine(self, what: str, split: str) -> dict[str, MaskStore]:
+        """Write masks of a split, those that are not there yet.
+
+        Args:
+            what: ``crf``: the CAMs after a CRF, once for each of the configuration's alphas; ``walk``: the walked
+                scores as they are; ``walk-crf``: the walked scores after a CRF.
+            split: Name of the split.
+
+        Returns:
+            The stores by name.
+
+        Raises:
+            InputError: There is no such refinement, or what is refined of an image is missing, damaged or does not fit.
+        """
+        config, cams, walks = self.method.config, self.seeds.cams(split), self.scores("walk", split)
+        walked = Walked(walks, self.method.network.stride)
+        of_cams, of_walks = source_of(cams), source_of(walks)
+        reads: dict[str, tuple[Read, list[str], str | None, str]] = {
+            "crf": (Powers(cams, config.alphas), [f"crf-{a:g}" for a in config.alphas], "psa", of_cams),
+            "walk": (walked, ["walk"], None, of_walks),
+            "walk-crf": (walked, ["walk-crf"], config.walk_crf, of_walks),
+        }
+        if what not in reads:
+            raise InputError(f"refinement {what!r} is unknown; choose one of {', '.join(reads)}.")
+        self.seeds.require(cams)
+        require(walks, lambda: f"{self.source()} on {of_cams}")
+        return self.write_masks(what, split, *reads[what])

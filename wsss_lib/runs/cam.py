@@ -1,0 +1,109 @@
+"""A run of a method that makes class activation maps: train, infer, score the seeds."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from wsss_lib.data.dataset import Dataset, Derived
+from wsss_lib.errors import InputError
+from wsss_lib.methods.method import CamMethod
+from wsss_lib.runs.run import Run
+from wsss_lib.stages.evaluate import CamScores, score_seeds
+from wsss_lib.stages.examples import Example, LabelledImages
+from wsss_lib.stages.infer import classify, infer, infer_some
+from wsss_lib.stages.provenance import begin, maker, remove_files, source_of
+from wsss_lib.stages.refine import Powers
+from wsss_lib.stages.store import CamStore, MaskStore
+
+_WATCHED = 4
+"""How many images' maps are kept after every epoch."""
+
+
+class CamRun(Run[CamMethod]):
+    """A run of a method that makes class activation maps."""
+
+    stages = ("train", "infer", "refine")
+
+    def example(self) -> Example:
+        """Return what makes training examples: augmented images with their labels."""
+        return LabelledImages(self.splits.training, self.method.config.augmentation(), self.normalise)
+
+    def after_epoch(self, epoch: int) -> None:
+        """Keep the maps of :meth:`growth`."""
+        data, store = self.growth(epoch)
+        remove_files(store, data.ids)
+        begin(store, self.source(), data.ids, maker(self.fabric.device), adopt=True)
+        infer_some(self.method, data, store, self.fabric, self.normalise)
+
+    def growth(self, epoch: int) -> tuple[Dataset, CamStore]:
+        """Return a few images of ``val`` and the store of their maps after an epoch, counted from 1."""
+        data = self.data("val")
+        labelled = [i for i in range(len(data)) if data.labels[i].any()] or [0]
+        labelled.sort(key=lambda i: float(data.labels[i].sum()))  # one class is easiest to follow
+        return Derived(data, "growth", labelled[:_WATCHED]), CamStore(self.folder / "growth" / f"{epoch:03d}")
+
+    def cams(self, split: str) -> CamStore:
+        """Return the store of the class activation maps of a split."""
+        return CamStore(self.folder / "cams" / self.split_folder(split))
+
+    def infer(self, split: str) -> CamStore:
+        """Write the class activation maps of a split, those that are not there yet, and return their store."""
+        data, store, source = self.data(split), self.cams(split), self.source()
+        if self.is_complete(store, split, source):
+            return store
+        with self.working(), self.timed(f"inference {split}"):
+            self.begin(store, split, source)
+            if not self.delegate("infer", split):
+                rest = self._share(data, store)
+                self.to_device()
+                if rest:
+                    missing = Derived(data, data.name, rest)
+                    infer(self.method, missing, store, self.fabric, self.normalise, self.workers)
+        return store
+
+    def _share(self, data: Dataset, store: CamStore) -> list[int]:
+        """Take over the maps of images that another split has, too; return the positions of all others."""
+        shared = set()
+        for name, other in self.splits.scored.items():
+            source = self.cams(name)
+            if source.folder == store.folder or source_of(source) != source_of(store):
+                continue
+            positions = {image_id: i for i, image_id in enumerate(other.ids)}
+            for index, image_id in enumerate(data.ids):
+                i = positions.get(image_id)
+                if i is not None and image_id in source and data.labels[index].equal(other.labels[i]):
+                    store.take_over(image_id, source)
+                    shared.add(index)
+        return [index for index in range(len(data)) if index not in shared]
+
+    def score(self, split: str) -> CamScores:
+        """Score the maps of a split at all thresholds."""
+        data, store = self.data(split), self.cams(split)
+        self.require(store)
+        with self.timed(f"scoring {split}"):
+            return score_seeds(store, data)
+
+    def refine(self, what: str, split: str) -> dict[str, MaskStore]:
+        """Write the masks of a split after a CRF, those that are not there yet, one for each of the alphas.
+
+        Args:
+            what: ``crf``.
+            split: Name of the split.
+
+        Returns:
+            The stores by name.
+
+        Raises:
+            InputError: There is no such refinement, or the maps of an image are missing, damaged or do not fit it.
+        """
+        if what != "crf":
+            raise InputError(f"refinement {what!r} is unknown; choose crf.")
+        alphas, store = self.method.config.alphas, self.cams(split)
+        self.require(store)
+        names = [f"crf-{alpha:g}" for alpha in alphas]
+        return self.write_masks(what, split, Powers(store, alphas), names, "psa", source_of(store))
+
+    def classify(self, data: Dataset) -> Tensor:
+        """Return the logits ``(n, K)`` of the network for whole images."""
+        self.to_device()
+        return classify(self.method, data, self.fabric, self.normalise, self.workers)

@@ -1,0 +1,99 @@
+"""Finding the run that another run continues: the seeds of AffinityNet, the ordinary classifier of OC-CSE."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+from wsss_lib.errors import InputError
+from wsss_lib.methods import load_method
+from wsss_lib.methods.method import CamConfig
+from wsss_lib.runs.cam import CamRun
+from wsss_lib.runs.folder import RunFolder, holds_run
+from wsss_lib.runs.parameters import default_folder
+from wsss_lib.runs.settings import Settings, read_settings
+
+_IN_COMMON = ("data_root", "labels", "mask_values", "pretrained_folder", "accelerator", "devices", "workers")
+"""Settings that a run and the one that it continues have in common."""
+
+
+def earlier_run(
+    settings: Settings,
+    identity: Mapping[str, Any],
+    role: Literal["seeds", "classifier"],
+    own: Path,
+    backbone: str = "",
+) -> tuple[CamRun, Path | None]:
+    """Open the run that the settings name, or else that of 00_cam if it is on the same data, or else a short one.
+
+    A short one that has been begun stays the one.
+
+    Args:
+        settings: Of the run that continues it.
+        identity: What decides the numbers of that run, see :attr:`wsss_lib.runs.run.Run.own_identity`.
+        role: The name of the setting, and what the earlier run is.
+        own: Folder of the short run.
+        backbone: Of the run, unless the settings name one; "" if any will do.
+
+    Returns:
+        The run, not trained yet if it is new, and its folder, or None if it is the short one, which moves with ours.
+
+    Raises:
+        InputError: The run is on other data, or makes no class activation maps.
+    """
+    common = {"seed": settings.seed, "limit": settings.limit, "precision": settings.precision}
+    usual = default_folder("00_cam", settings.preset, common, {})
+    mine = _data(identity)
+    given: Path | None = getattr(settings, role)
+    fits = holds_run(usual) and _data(RunFolder(usual).identity()) == mine
+    fits = fits and not _other_pictures(RunFolder(usual).identity(), identity)
+    fits = fits and backbone in ("", read_settings(usual).config.backbone)
+    folder = given or (usual if fits and not holds_run(own) else own)
+    if holds_run(folder) or folder != own:
+        earlier = continued(settings, folder)
+        theirs = _data(RunFolder(folder).identity())
+        if mine != theirs:
+            raise InputError(
+                f"{role} {folder} are of a run on other data ({theirs}; here {mine}); give one on the same data."
+            )
+        if _other_pictures(RunFolder(folder).identity(), identity):
+            raise InputError(
+                f"{role} {folder} was made from other pictures than there are now; give one on the same data."
+            )
+        if not isinstance(earlier.config, CamConfig):
+            raise InputError(f"{role} {folder} is a run of {earlier.method}, which makes no CAMs; give one of 00_cam.")
+    else:
+        config = _short(settings, backbone)
+        weights = settings.weights if config.backbone == settings.config.backbone else None
+        earlier = replace(
+            settings, notebook="00_cam", method="cam", config=config, weights=weights, folder=own, checkpoint=None
+        )
+    from wsss_lib.runs.kinds import open_run  # which knows the kinds that use this module
+
+    run = open_run(earlier, guest=True)
+    assert isinstance(run, CamRun)  # its configuration makes maps
+    return run, None if folder == own else folder
+
+
+def continued(settings: Settings, folder: Path) -> Settings:
+    """Return the settings of the run in a folder, but where the data lie and on what it runs as in ``settings``."""
+    return replace(read_settings(folder), **{name: getattr(settings, name) for name in _IN_COMMON})
+
+
+def _short(settings: Settings, backbone: str) -> CamConfig:
+    """Return the configuration of 00_cam with half its epochs, and with another backbone unless that is ""."""
+    config: CamConfig = load_method("cam").Config.preset(settings.preset, backbone)
+    batch_size = min(config.batch_size, settings.config.batch_size)
+    return config.replace(epochs=max(1, config.epochs // 2), batch_size=batch_size)
+
+
+def _data(identity: Mapping[str, Any]) -> str:
+    return "; ".join(f"{name}: {value}" for name, value in identity.items() if name.startswith("data "))
+
+
+def _other_pictures(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> bool:
+    """Return whether two runs have pictures that differ; runs of format 1 do not say which pictures they had."""
+    parts = [part for part in mine if part.startswith("pictures ")]
+    return any(theirs.get(part, mine[part]) != mine[part] for part in parts)

@@ -1,0 +1,48 @@
+"""Which kind of run a method has, and opening the run that lives in a folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from wsss_lib.runs.affinitynet import AffinityNetRun
+from wsss_lib.runs.cam import CamRun
+from wsss_lib.runs.msal import MsalRun, SuperpixelRun
+from wsss_lib.runs.pcss import PcssRun
+from wsss_lib.runs.run import Run
+from wsss_lib.runs.segmentation import SegmentationRun
+from wsss_lib.runs.settings import Settings, read_settings
+from wsss_lib.runs.with_classifier import WithClassifierRun
+
+_KINDS: dict[str, type[Run]] = {
+    "affinitynet": AffinityNetRun,
+    "oc_cse": WithClassifierRun,
+    "acr": WithClassifierRun,
+    "pcss": PcssRun,
+    "superpixels": SuperpixelRun,
+    "msal": MsalRun,
+    "segmentation": SegmentationRun,
+}
+"""By method; all others make seeds."""
+
+
+def open_run(settings: Settings, guest: bool = False) -> Run:
+    """Open a run of the kind that its method has.
+
+    Args:
+        settings: Settings of the run.
+        guest: Whether the run is opened for what it has made already, see :class:`wsss_lib.runs.run.Run`.
+    """
+    return _KINDS.get(settings.method, CamRun)(settings, guest)
+
+
+def reopen(folder: Path, guest: bool = False) -> Run:
+    """Open the run that lives in a folder.
+
+    Args:
+        folder: Folder of a run.
+        guest: Whether the run is opened for what it has made already, see :class:`wsss_lib.runs.run.Run`.
+
+    Raises:
+        InputError: There is no run, or it does not fit this version of the library.
+    """
+    return open_run(read_settings(folder), guest)

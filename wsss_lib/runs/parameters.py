@@ -1,0 +1,342 @@
+"""From the parameters cell of a notebook to the settings of a run, checked at once."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import difflib
+import math
+from collections.abc import Iterable, Mapping, MutableMapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from wsss_lib.errors import InputError
+from wsss_lib.methods import load_method
+from wsss_lib.methods.method import PRESETS, Config
+from wsss_lib.models.pretrained import find_weights
+from wsss_lib.runs.settings import PATHS, Settings, project_root
+
+_TYPES: dict[str, type] = {
+    "preset": str,
+    "data_root": str,
+    "labels": str,
+    "mask_values": str,
+    "weights": str,
+    "seeds": str,
+    "classifier": str,
+    "superpixels": str,
+    "saliency": str,
+    "pseudo_masks": str,
+    "checkpoint": str,
+    "out": str,
+    "backbone": str,
+    "seed": int,
+    "limit": int,
+    "accelerator": str,
+    "devices": int,
+    "precision": str,
+    "workers": int,
+    "resume": bool,
+    "segmentation": bool,
+    "ablations": int,
+}
+"""Parameters of the notebooks. The others set the field of the same name in the method's `Config`."""
+
+_LEAST = {"devices": 1, "workers": -1, "ablations": -1, "crop_size": 32, "batch_size": 1, "epochs": 1, "radius": 2}
+_SHARES = ("dropout", "plain_share", "colour_jitter", "grid_share", "own_magnitude", "random_erasing", "threshold")
+_MOST = {
+    **dict.fromkeys(_SHARES, 1),
+    **dict.fromkeys(("crop_size", "min_long_side", "max_long_side"), 4096),  # beyond, an image alone fills the memory
+    "hue_jitter": 0.5,
+    "own_weight": 0.999,
+    "seed": 2**31 - 1,
+    "devices": 64,
+    "workers": 256,
+    "radius": 64,
+    "walk_steps": 100_000,
+}
+_MOST_IN_LIST = {"scales": 4.0, "train_scales": 4.0, "pyramid": 4.0, "alphas": 1000.0, "crop_scale": 4.0}
+
+_NETWORKS = ("weights", "classifier", "superpixels", "checkpoint")
+"""Paths that may be given as the names of files in ``pretrained/``."""
+
+_OTHER_PATHS = ("out", "runs")
+"""Paths that are looked for in the working directory alone."""
+
+_PASSED_ON = ("mask_values", "seed", "limit", "accelerator", "devices", "precision", "workers", "resume")
+_NAMED_IN_FOLDER = ("backbone", "seed", "limit", "precision")
+"""Parameters besides those of the method that lead to another default folder."""
+
+
+def read_parameters(notebook: str, method: str, namespace: Mapping[str, Any]) -> Settings:
+    """Check a notebook's parameters and turn them into settings.
+
+    A parameter of the method that is left at 0 or "" keeps the value of the preset.
+
+    Args:
+        notebook: Name of the notebook, for example ``00_cam``.
+        method: Name of the method, for example ``cam``.
+        namespace: The notebook's ``globals()``; see :func:`read_values`.
+
+    Raises:
+        InputError: A parameter is unknown, of the wrong type, out of range, or names a folder that is missing.
+    """
+    config_class: type[Config] = load_method(method).Config
+    types = parameter_types(method)
+    refuse_unknown(namespace, types)
+    values = read_values(namespace, types)
+
+    preset, backbone = values.get("preset", "toy"), values.get("backbone", "")
+    changes = {k: v for k, v in values.items() if k not in _TYPES and v}
+    _refuse_other_choices(config_class, changes)
+    config = config_class.preset(preset, backbone).replace(**changes)
+    config.check()
+    _refuse_ignored(preset, values)
+    if values.get("segmentation"):
+        same = config.backbone == load_method("segmentation").Config.preset(preset).backbone
+        check_final_network(preset, "", same and bool(values.get("weights")))
+    paths: dict[str, Any] = {name: existing(name, values.get(name, "")) for name in PATHS}
+    return Settings(
+        notebook=notebook,
+        method=method,
+        preset=preset,
+        config=config,
+        folder=_path("out", values["out"]) if values.get("out") else default_folder(notebook, preset, values, changes),
+        **paths,
+        pretrained_folder=project_root() / "pretrained",
+        **{name: values[name] for name in _PASSED_ON if name in values},
+    )
+
+
+def default_folder(notebook: str, preset: str, values: Mapping[str, Any], changes: Mapping[str, Any]) -> Path:
+    """Return ``runs/<notebook>/<preset>``, with everything in its name that leads to other numbers.
+
+    Args:
+        notebook: Name of the notebook.
+        preset: Name of the preset.
+        values: Parameters that every notebook has.
+        changes: Parameters of the method that differ from the preset.
+    """
+    named = {k: values[k] for k in _NAMED_IN_FOLDER if values.get(k) not in (None, "", 0, "32-true")} | {**changes}
+    parts = [preset, *(f"{name}={_short(value)}" for name, value in sorted(named.items()))]
+    return project_root() / "runs" / notebook / "-".join(parts)
+
+
+def parameter_types(method: str) -> dict[str, type]:
+    """Return all that a notebook on a method can set, with their types; lists travel as strings."""
+    config_class: type[Config] = load_method(method).Config
+    example = config_class()
+    kinds = {field.name: type(getattr(example, field.name)) for field in dataclasses.fields(config_class)}
+    return _TYPES | {
+        name: kind for name, kind in kinds.items() if kind in (int, float, str, tuple) and name != "backbone"
+    }
+
+
+def _refuse_other_choices(config_class: type[Config], changes: Mapping[str, Any]) -> None:
+    """Raise for a value that is none of those that the annotation of its field lists."""
+    for name, kind in get_type_hints(config_class).items():
+        if get_origin(kind) is Literal and changes.get(name, get_args(kind)[0]) not in get_args(kind):
+            raise InputError(f"{name} {changes[name]!r} is unknown; choose one of {', '.join(get_args(kind))}.")
+
+
+def _refuse_ignored(preset: str, values: Mapping[str, Any]) -> None:
+    """Raise for a parameter that the toy world would silently ignore."""
+    given = [name for name in ("data_root", "labels", "mask_values", "weights", "checkpoint") if values.get(name)]
+    if preset == "toy" and given:
+        raise InputError(
+            f"{given[0]} is given, but preset toy draws its own data and trains from scratch; "
+            "choose another preset, such as photos."
+        )
+
+
+def check_final_network(preset: str, backbone: str, weights_given: bool) -> None:
+    """Check, before anything is trained, that the pre-trained weights of the final segmentation network are there.
+
+    Args:
+        preset: Name of the preset.
+        backbone: Of the network; "" for that of the preset.
+        weights_given: Whether the user has named a file for it.
+
+    Raises:
+        InputError: They are missing, or the network cannot have this backbone.
+    """
+    config = load_method("segmentation").Config.preset(preset, backbone)
+    if config.pretrained and not weights_given:
+        find_weights(config.backbone, project_root() / "pretrained")
+
+
+def refuse_unknown(namespace: Mapping[str, Any], known: Iterable[str]) -> None:
+    """Raise for a name that papermill injected and that is no parameter; papermill itself only warns."""
+    cells: list[str] = namespace.get("In", [])
+    injected = [cell for cell in cells if cell.startswith("# Parameters")]
+    if not injected:
+        return
+    own = {name for cell in cells if cell not in injected for name in _annotated_names(cell)}
+    unused = {*PATHS, "mask_values"} - own
+    known = {name for name in known if name not in unused}  # what a notebook does not use must not be given
+    for statement in ast.parse(injected[-1]).body:
+        for target in getattr(statement, "targets", []):
+            if isinstance(target, ast.Name) and target.id not in known and target.id not in own:
+                near = difflib.get_close_matches(target.id, [*known], n=1)
+                hint = f"perhaps {near[0]} is meant." if near else f"choose among {', '.join(sorted(own or known))}."
+                raise InputError(f"parameter {target.id} is unknown; {hint}")
+
+
+def _annotated_names(cell: str) -> list[str]:
+    try:
+        body = ast.parse(cell).body
+    except SyntaxError:  # a cell with a magic command
+        return []
+    return [s.target.id for s in body if isinstance(s, ast.AnnAssign) and isinstance(s.target, ast.Name)]
+
+
+def read_values(namespace: Mapping[str, Any], types: Mapping[str, type]) -> dict[str, Any]:
+    """Return the parameters that are in the namespace, checked and as their types.
+
+    A parameter that arrived as a text and means something else, such as ``"5"`` or ``"False"``, is also replaced in
+    the namespace, because the notebook's later cells read it there.
+
+    Args:
+        namespace: The notebook's ``globals()``.
+        types: The type of every parameter by name; a list of numbers is a tuple.
+
+    Raises:
+        InputError: A parameter has the wrong type, or is out of range.
+    """
+    values = {name: convert(name, namespace[name], kind) for name, kind in types.items() if name in namespace}
+    if isinstance(namespace, MutableMapping):
+        namespace.update(
+            {k: v for k, v in values.items() if type(v) is not type(namespace[k]) and types[k] is not tuple}
+        )
+    return values
+
+
+def convert(name: str, value: Any, kind: type) -> Any:
+    """Return a parameter as the given type, after checking type and range.
+
+    Raises:
+        InputError: It has another type, or is out of range.
+    """
+    if kind is tuple:
+        return _numbers(name, value)
+    if kind is str and (value is None or isinstance(value, bool | int | float)):
+        value = _name(name, value)
+    if kind is not str and isinstance(value, str):
+        value = _meant(value, kind)
+    if kind is float and type(value) is int:
+        value = float(value)
+    if type(value) is not kind:
+        raise InputError(f"parameter {name} must be of type {kind.__name__}, but {value!r} is {type(value).__name__}.")
+    if isinstance(value, int | float):
+        least = _LEAST.get(name, 0)
+        unset = value == 0 and name != "devices"
+        if not math.isfinite(value) or (value < least and not unset):
+            raise InputError(f"parameter {name} must be at least {least}, not {value}.")
+        if value > _MOST.get(name, math.inf):
+            raise InputError(f"parameter {name} must be at most {_MOST[name]}, not {value}.")
+    if name == "preset" and value not in PRESETS:
+        raise InputError(f"preset {value!r} is unknown; choose one of {', '.join(PRESETS)}.")
+    return value
+
+
+def _name(name: str, value: float | None) -> str:
+    """Return the name of a file or folder from which papermill has made a number, True, False or None.
+
+    What the user wrote cannot be known: 2012 may have been 02012 or 2_012. So the name is taken only if exactly one
+    file or folder could be meant and it is called like the value.
+
+    Raises:
+        InputError: There is none, or another one could be meant.
+    """
+    alike = {
+        path.name
+        for folder in (_folders(name) if name in (*PATHS, *_OTHER_PATHS) else [])
+        for path in (folder.iterdir() if folder.is_dir() else [])
+        if repr(_as_papermill_reads(path.name)) == repr(value)
+    }
+    if alike != {str(value)}:
+        kind = "the number " if isinstance(value, int | float) and not isinstance(value, bool) else ""
+        raise InputError(
+            f"{name} arrived as {kind}{value!r}; papermill turns words that look like a number, True, False or None "
+            f"into one, so write -r {name} WORD instead of -p {name} WORD."
+        )
+    return str(value)
+
+
+def _as_papermill_reads(word: str) -> Any:
+    """Return what papermill makes of a word after ``-p``."""
+    for read in ({"True": True, "False": False, "None": None}.__getitem__, int, float):
+        with suppress(KeyError, ValueError):
+            return read(word)
+    return word
+
+
+def _meant(text: str, kind: type) -> Any:
+    """Return the number or truth value that a text means, as after papermill's ``-r``; the text if it means none."""
+    with suppress(KeyError, ValueError):
+        return {"true": True, "false": False}[text.strip().lower()] if kind is bool else kind(text)
+    return text
+
+
+def _numbers(name: str, value: Any) -> tuple[float, ...]:
+    """Read a list of numbers such as ``"0.5,1.0"``, ``"[0.5, 1.0]"`` or ``[0.5, 1.0]``; "" is the empty list."""
+    text = str(list(value) if isinstance(value, tuple) else value).strip()
+    if text.startswith("[") and text.endswith("]"):
+        text = text[1:-1]
+    try:
+        numbers = tuple(float(part) for part in text.split(",")) if text or value != "" else ()
+    except ValueError:
+        raise InputError(f'parameter {name} must be numbers with commas such as "0.5,1.0", not {value!r}.') from None
+    most = _MOST_IN_LIST[name]
+    if not all(0 < number <= most for number in numbers):
+        raise InputError(f"parameter {name} must hold numbers above 0 and up to {most:g}, not {value!r}.")
+    return numbers
+
+
+def existing(name: str, value: str) -> Path | None:
+    """Find a file or folder, of which the user gave the name; None if that is "".
+
+    It is looked for from the working directory, then from the project's root, and networks also in ``pretrained/``.
+
+    Raises:
+        InputError: There is none.
+    """
+    if not value:
+        return None
+    path = _path(name, value)
+    for candidate in (folder / path for folder in _folders(name)):
+        if candidate.exists():
+            return candidate.resolve()
+    raise InputError(f"{name} {value} does not exist (looked for from {Path.cwd()}); give the path of an existing one.")
+
+
+def _folders(name: str) -> list[Path]:
+    """Return the folders in which a path of the user's may begin."""
+    if name in _OTHER_PATHS:
+        return [Path()]
+    return [Path(), project_root(), *([project_root() / "pretrained"] if name in _NETWORKS else [])]
+
+
+def _path(name: str, value: str) -> Path:
+    try:
+        path = Path(value).expanduser()
+        path.stat()
+    except RuntimeError:
+        raise InputError(f"{name} {value} begins with the home folder of an unknown user; correct it.") from None
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{name} {value[:80]!r} cannot be used ({reason}); give another path.") from None
+    return path
+
+
+def _short(value: Any) -> str:
+    return (
+        ",".join(f"{v:g}" for v in value)
+        if isinstance(value, tuple)
+        else f"{value:g}"
+        if isinstance(value, float)
+        else str(value)
+    )

@@ -1,0 +1,134 @@
+"""The settings of a run, and reading those of the run that lives in a folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import wsss_lib
+from wsss_lib.errors import InputError
+from wsss_lib.methods import load_method
+from wsss_lib.methods.method import Config
+from wsss_lib.runs.folder import read_config, writer
+
+PATHS = (
+    "data_root",
+    "labels",
+    "weights",
+    "seeds",
+    "classifier",
+    "superpixels",
+    "saliency",
+    "pseudo_masks",
+    "checkpoint",
+)
+"""The settings that name files or folders of the user."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that a run needs to know.
+
+    Attributes:
+        notebook: Name of the notebook, for example ``00_cam``.
+        method: Name of the method, for example ``cam``.
+        preset: Name of the preset that the configuration started from.
+        config: The configuration of the method.
+        folder: Where the run's files go.
+        data_root: The folder of the data; None for the toy world.
+        labels: Where the image-level labels of a folder in VOC's layout come from; None for the usual places.
+        mask_values: What the values of the masks mean, see `wsss_lib.data.splits.open_splits`; "" if they are classes.
+        weights: File of the pre-trained weights; None for the usual one.
+        seeds: Folder of the run whose class activation maps this one refines; None for the usual one.
+        classifier: Folder of the run, or file of the authors' network, of the ordinary classifier; None for the usual.
+        superpixels: Folder of the run, or file, of the superpixel network; None for a run in this run's folder.
+        saliency: Folder of the saliency maps, see `wsss_lib.data.saliency`.
+        pseudo_masks: Folder of the masks that the segmentation stage is trained on, such as ``masks/crf-4/train`` of a
+            run.
+        checkpoint: File of a network that the authors' code trained, which is then used instead of training one.
+        pretrained_folder: Where usual weight files lie.
+        seed: Of all random draws.
+        limit: If positive, only the first images of every split are used.
+        accelerator: See :func:`wsss_lib.stages.engine.make_fabric`.
+        devices: How many processes work on the run.
+        precision: See :func:`wsss_lib.stages.engine.make_fabric`.
+        workers: Processes that load images, for each device; -1 chooses.
+        resume: Whether an earlier, unfinished run in the same folder is continued, or removed.
+    """
+
+    notebook: str
+    method: str
+    preset: str
+    config: Config
+    folder: Path
+    data_root: Path | None = None
+    labels: Path | None = None
+    mask_values: str = ""
+    weights: Path | None = None
+    seeds: Path | None = None
+    classifier: Path | None = None
+    superpixels: Path | None = None
+    saliency: Path | None = None
+    pseudo_masks: Path | None = None
+    checkpoint: Path | None = None
+    pretrained_folder: Path = Path("pretrained")
+    seed: int = 0
+    limit: int = 0
+    accelerator: str = "auto"
+    devices: int = 1
+    precision: str = "32-true"
+    workers: int = -1
+    resume: bool = True
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as plain values, for JSON."""
+        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        paths = {k: str(v) if isinstance(v, Path) else v for k, v in values.items()}
+        return {**paths, "config": self.config.to_dict()}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Settings:
+        """Undo :meth:`to_dict`.
+
+        Raises:
+            KeyError: A field without a default is missing.
+            TypeError: A field is unknown or of another type.
+            InputError: The method, or a field of its configuration, is unknown.
+        """
+        config = load_method(values["method"]).Config.from_dict(values["config"])
+        names = [*PATHS, "folder", "pretrained_folder"]
+        paths = {name: None if values.get(name) is None else Path(values[name]) for name in names}
+        settings = cls(**{**values, **paths, "config": config})
+        for field in fields(cls):
+            kind = {"str": str, "int": int, "bool": bool}.get(str(field.type))
+            if kind is not None and type(getattr(settings, field.name)) is not kind:
+                raise TypeError(f"{field.name} is not of type {kind.__name__}")
+        return settings
+
+
+def project_root() -> Path:
+    """Return the folder with ``notebooks/`` and ``wsss_lib/`` around the working directory, else the latter itself."""
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if (folder / "notebooks").is_dir() and (folder / "wsss_lib").is_dir():
+            return folder
+    return here
+
+
+def read_settings(folder: Path) -> Settings:
+    """Return the settings of the run that lives in a folder.
+
+    Raises:
+        InputError: There is no run, or its settings are of another version.
+    """
+    content = read_config(folder)
+    try:
+        settings = Settings.from_dict(content["settings"])
+    except (KeyError, TypeError, InputError) as error:
+        reason = str(error).rstrip(".")
+        raise InputError(
+            f"{folder / 'config.json'} does not fit wsss_lib {wsss_lib.__version__} ({reason}); wsss_lib "
+            f"{writer(content)} wrote the file: use that version, or give another folder as out."
+        ) from None
+    return replace(settings, folder=folder, resume=True)

@@ -1,0 +1,1 @@
+"""What is done to a whole data set: training, maps, refinement, scores. No file in this room knows a run."""

@@ -1,0 +1,196 @@
+"""Multi-scale class activation maps of a whole data set, written to a store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+
+from wsss_lib.data.dataset import Dataset
+from wsss_lib.data.transforms import Normalise, view
+from wsss_lib.errors import InputError
+from wsss_lib.methods.method import CamMethod
+from wsss_lib.ops.cam import merge_mirrored, upsample
+from wsss_lib.show.progress import bar
+from wsss_lib.stages.engine import loaded
+from wsss_lib.stages.store import CamStore, Store
+
+PIXELS_PER_BATCH = {"cpu": 2**19, "cuda": 2**24}
+"""How many pixels the largest views of a batch may have together. Larger CPU batches fall out of the cache."""
+
+_PIXELS_AT_ONCE = {"cpu": 2**21, "cuda": 2**24}
+"""How many pixels pass a network at once where a picture and its mirror image can pass one after the other."""
+
+
+class Views(TorchDataset[tuple[int, list[Tensor]]]):
+    """Every image of a data set, rescaled in several ways.
+
+    Args:
+        data: The images.
+        scales: Factors of their size.
+        normalise: From pixels to the network's input.
+        multiple: See :func:`wsss_lib.data.transforms.view_size`.
+        enlarged: Greatest factor by which what gets the views enlarges them itself.
+    """
+
+    def __init__(
+        self,
+        data: Dataset,
+        scales: Sequence[float],
+        normalise: Normalise,
+        multiple: int | None,
+        enlarged: float = 1.0,
+    ) -> None:
+        self.data = data
+        self.scales = scales
+        self.normalise = normalise
+        self.multiple = multiple
+        self.enlarged = enlarged
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> tuple[int, list[Tensor]]:
+        image = self.data.image(index)
+        return index, [view(image, scale, self.normalise, self.multiple) for scale in self.scales]
+
+    def batches(self, pixels: int) -> list[list[int]]:
+        """Divide the images into batches of one size, the views of which have at most ``pixels`` pixels each.
+
+        The division depends on the images alone, so that an interrupted inference continues with the same batches,
+        and with the same rounding.
+        """
+        by_size: dict[tuple[int, int], list[int]] = {}
+        for index in range(len(self)):
+            by_size.setdefault(self.data.size(index), []).append(index)
+        batches = []
+        for (height, width), indices in by_size.items():
+            area = 2 * height * width * (max(self.scales) * self.enlarged) ** 2  # plain and mirrored
+            count = max(1, int(pixels / area))
+            batches += [indices[i : i + count] for i in range(0, len(indices), count)]
+        return batches
+
+    def missing_batches(self, done: Store | set[str], fabric: Fabric) -> list[list[int]]:
+        """Return this process's share of the batches, without those of which all images are done already."""
+        mine = self.batches(_pixels_per_batch(fabric))[fabric.global_rank :: fabric.world_size]
+        return [batch for batch in mine if not all(self.data.ids[i] in done for i in batch)]
+
+
+@contextmanager
+def named(data: Dataset, index: int) -> Iterator[None]:
+    """Put the name of an image before what an InputError says about it."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"image {data.ids[index]} of {data.name}: {error}") from None
+
+
+def views_for(method: CamMethod, data: Dataset, normalise: Normalise) -> Views:
+    """Return the views that a method makes its maps from; one that resizes images itself gets them as they are."""
+    scales = (1.0,) if method.scales_itself else method.config.scales
+    return Views(data, scales, normalise, method.config.view_multiple or None)
+
+
+def _pixels_per_batch(fabric: Fabric) -> int:
+    return PIXELS_PER_BATCH.get(fabric.device.type, PIXELS_PER_BATCH["cuda"])
+
+
+def multi_scale_cam(
+    method: CamMethod, views: Iterable[Tensor], labels: Tensor, size: tuple[int, int]
+) -> list[tuple[Tensor, Tensor]]:
+    """Return the normalised maps of the classes that images show, summed over views and their mirror images.
+
+    ``S_k = sum_views relu(upsample(M_k))``, normalised as the method does; AffinityNet's ``infer_cls.py`` and OC-CSE
+    divide by the maximum. Maps of classes that an image does not show are dropped before anything is enlarged.
+
+    Args:
+        method: What makes the maps.
+        views: For every scale ``(B, 3, h, w)`` normalised images.
+        labels: ``(B, K)``, 1 where an image shows a class.
+        size: ``(H, W)`` of the images, a working size, see `wsss_lib.data.large`.
+
+    Returns:
+        For every image, ``classes`` ``(n,)`` int64 and their maps ``(n, H, W)`` float32 in [0, 1).
+    """
+    present = [label.nonzero().flatten() for label in labels]
+    if method.scales_itself:
+        [images] = views
+        return list(zip(present, method.multi_scale(images, labels), strict=True))
+    sums = [torch.zeros(len(classes), *size, device=labels.device) for classes in present]
+    for images in views:
+        maps = _maps_of_both(method, images)  # (2B, K, h, w)
+        plain, mirrored = maps.chunk(2)
+        # rectified maps may be added while they are small
+        parts = [plain, mirrored.flip(-1)] if method.signed else [merge_mirrored(maps)]
+        for part in parts:
+            for total, image_maps, classes in zip(sums, part, present, strict=True):
+                if len(classes):
+                    total += upsample(image_maps[classes][None], size)[0].relu_()
+    return [(classes, method.normalise_maps(total)) for classes, total in zip(present, sums, strict=True)]
+
+
+def _maps_of_both(method: CamMethod, images: Tensor) -> Tensor:
+    """Return the maps ``(2B, K, h, w)`` of ``(B, 3, H, W)`` images and of their mirror images."""
+    most = _PIXELS_AT_ONCE.get(images.device.type, _PIXELS_AT_ONCE["cuda"])
+    if 2 * images[:, 0].numel() <= most:
+        return method.cam(torch.cat([images, images.flip(-1)])).float()
+    return torch.cat([method.cam(x).float() for x in (images, images.flip(-1).contiguous())])
+
+
+@torch.inference_mode()
+def infer(
+    method: CamMethod, data: Dataset, store: CamStore, fabric: Fabric, normalise: Normalise, workers: int = 0
+) -> None:
+    """Write the maps of every image of a data set that the store does not have yet.
+
+    Args:
+        method: What makes the maps; put into evaluation mode.
+        data: The images and their image-level labels.
+        store: Where the maps go.
+        fabric: The engine; with several processes each does its share.
+        normalise: From pixels to the network's input.
+        workers: Processes that decode and resize; 0 for none.
+    """
+    method.train(False)
+    views = views_for(method, data, normalise)
+    todo = views.missing_batches(store, fabric)
+    loader = DataLoader(views, batch_sampler=todo, num_workers=workers)
+    for indices, images in bar(loaded(loader), f"CAMs of {data.name}", len(todo)):
+        images = [fabric.to_device(x.contiguous()) for x in images]
+        labels = fabric.to_device(data.labels[indices])
+        with named(data, int(indices[0])), fabric.autocast():
+            results = multi_scale_cam(method, images, labels, data.size(int(indices[0])))
+        for index, (classes, cams) in zip(indices.tolist(), results, strict=True):
+            store.write(data.ids[index], classes, cams)
+    fabric.barrier()
+
+
+@torch.inference_mode()
+def infer_some(method: CamMethod, data: Dataset, store: CamStore, fabric: Fabric, normalise: Normalise) -> None:
+    """Write the maps of a few images, in this process alone."""
+    method.train(False)
+    views = views_for(method, data, normalise)
+    for index in range(len(data)):
+        images = [fabric.to_device(image)[None] for image in views[index][1]]
+        with named(data, index), fabric.autocast():
+            [result] = multi_scale_cam(method, images, fabric.to_device(data.labels[[index]]), data.size(index))
+        store.write(data.ids[index], *result)
+
+
+@torch.inference_mode()
+def classify(method: CamMethod, data: Dataset, fabric: Fabric, normalise: Normalise, workers: int = 0) -> Tensor:
+    """Return the logits ``(n, K)`` of the whole images of a data set at their own size, on the CPU."""
+    method.train(False)
+    views = Views(data, (1.0,), normalise, method.config.view_multiple or None)
+    batches = views.batches(_pixels_per_batch(fabric))
+    logits = torch.zeros(len(data), len(data.classes))
+    loader = DataLoader(views, batch_sampler=batches, num_workers=workers)
+    for indices, (images,) in bar(loaded(loader), f"logits of {data.name}", len(batches)):
+        with named(data, int(indices[0])), fabric.autocast():
+            logits[indices] = method.logits(fabric.to_device(images.contiguous())).float().cpu()
+    return logits

@@ -13,8 +13,8 @@ from wsss_lib.data.toy import ToyWorld
 from wsss_lib.data.transforms import Augmentation
 from wsss_lib.errors import InputError
 from wsss_lib.methods.msal import saliency_canvas
-from wsss_lib.methods.superpixels import rgb_to_lab
 from wsss_lib.models.backbone import Normalisation
+from wsss_lib.ops.colour import rgb_to_lab
 
 COCO = Normalisation((0.471, 0.448, 0.408), (0.234, 0.239, 0.242))
 SIZES = [(60, 80), (85, 60), (64, 64)]

@@ -10,9 +10,10 @@ from tests.models.test_msal_net import association, noisy_images
 from tests.ops.test_superpixels import near
 from wsss_lib.errors import InputError
 from wsss_lib.methods.method import PRESETS, Batch
-from wsss_lib.methods.superpixels import Config, Superpixels, rgb_to_lab, superpixel_loss, with_positions
+from wsss_lib.methods.superpixels import Config, Superpixels, superpixel_loss, with_positions
 from wsss_lib.models.backbone import Normalisation
 from wsss_lib.models.weights import load_into
+from wsss_lib.ops.colour import rgb_to_lab
 
 
 def smooth_stack(name, count, channels, side, cells):

@@ -12,9 +12,9 @@ from typing import Any
 from wsss_lib.errors import InputError
 from wsss_lib.runs.kinds import reopen
 from wsss_lib.runs.parameters import check_final_network, existing, read_values, refuse_unknown
-from wsss_lib.runs.report import table_row
 from wsss_lib.runs.run import Run
 from wsss_lib.runs.settings import project_root
+from wsss_lib.show.tables import markdown_table
 from wsss_lib.stages.store import read_json
 
 STAGES = ("seed", "CRF", "walk", "walk, CRF", "network", "network, CRF")
@@ -144,15 +144,15 @@ def results_table(results: Mapping[str, Sequence[Result]], split: str) -> str:
     """
     shown = [s for s in STAGES if any(s in r.stages.get(split, {}) for runs in results.values() for r in runs)]
     head = ["", "seeds", *shown, "threshold", "minutes", "peak MiB"]
-    lines = [table_row(head), "|---" * len(head) + "|"]
+    lines = []
     for name, runs in results.items():
         values = [[r.stages[split][stage] for r in runs if stage in r.stages.get(split, {})] for stage in shown]
         thresholds = sorted(f"{r.threshold:.2f}" for r in runs if r.threshold is not None)
         ends = dict.fromkeys([*thresholds[:1], *thresholds[-1:]])  # the lowest and the highest
         row = [f"`{name}`", str(len(runs)), *map(_spread, values), " to ".join(ends)]
         row += [f"{statistics.mean(r.seconds for r in runs) / 60:.1f}", f"{max(r.memory for r in runs):.0f}"]
-        lines.append(table_row(row))
-    return "\n".join(lines)
+        lines.append(row)
+    return markdown_table(head, lines)
 
 
 def _spread(values: Sequence[float]) -> str:

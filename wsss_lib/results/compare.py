@@ -11,7 +11,8 @@ from torch import Tensor
 from wsss_lib.data.toy import ToyWorld
 from wsss_lib.results.diagnose import context_leak, part_focus
 from wsss_lib.runs.cam import CamRun
-from wsss_lib.runs.report import choose_threshold, table_row
+from wsss_lib.runs.report import choose_threshold
+from wsss_lib.show.tables import markdown_table
 from wsss_lib.stages.evaluate import score_images
 
 Comparison = dict[str, dict[str, float]]
@@ -68,11 +69,11 @@ def comparison_table(comparison: Comparison) -> str:
     if not comparison:
         return "Without masks there is nothing to compare."
     columns = [name for name in _PERCENT if name in next(iter(comparison.values()))]
-    lines = [table_row(["", *(_PERCENT[name] for name in columns), "threshold"]), "|---" * (len(columns) + 2) + "|"]
+    lines = []
     for name, row in comparison.items():
         values = [f"{100 * row[column]:.1f}" for column in columns]
-        lines.append(table_row([name, *values, f"{row['threshold']:.2f}"]))
-    return "\n".join(lines)
+        lines.append([name, *values, f"{row['threshold']:.2f}"])
+    return markdown_table(["", *(_PERCENT[name] for name in columns), "threshold"], lines)
 
 
 def differences(one: CamRun, other: CamRun, comparison: Comparison, names: tuple[str, str]) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import resource
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from wsss_lib.errors import printable
 from wsss_lib.ops.metrics import average_precision, class_mean
 from wsss_lib.runs.run import Run
 from wsss_lib.runs.settings import project_root
+from wsss_lib.show.tables import markdown_table
 from wsss_lib.stages.evaluate import CamScores
 from wsss_lib.stages.provenance import device_name, maker, versions
 from wsss_lib.stages.store import read_json, write_json
@@ -80,14 +81,14 @@ def refinement_table(
     last = splits[-1]
     head = ["", *(f"mIoU % {split}" for split in splits), f"precision % {last}", f"recall % {last}"]
     head += [f"seconds {split}" for split in splits]
-    lines = [table_row(head), "|" + "---|" * len(head)]
+    lines = []
     for name, title in names.items():
         rows = [results[split][name] for split in splits]
         percent = [f"{100 * row['mean_iou']:.1f}" for row in rows]
         percent += [f"{100 * rows[-1][f'mean_{column}']:.1f}" for column in ("precision", "recall")]
         times = [f"{seconds.get(f'{stages[name]} {split}', float('nan')):.0f}" for split in splits]
-        lines.append(table_row([title, *percent, *times]))
-    return "\n".join(lines)
+        lines.append([title, *percent, *times])
+    return markdown_table(head, lines)
 
 
 def network_table(results: Mapping[str, Mapping[str, Any]], seconds: Mapping[str, float]) -> str:
@@ -232,16 +233,11 @@ def relative(path: Path) -> str:
     return printable(path.relative_to(root) if path.is_relative_to(root) else path)
 
 
-def table_row(cells: Iterable[str]) -> str:
-    """Return a line of a Markdown table; a bar within a cell does not end it."""
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-
-
 def seed_table(summaries: Mapping[str, Mapping[str, Any]]) -> str:
     """Return the result of :func:`seed_summaries` as a Markdown table."""
-    lines = ["| split | threshold | chosen | mIoU % | precision % | recall % |", "|---|---|---|---|---|---|"]
+    lines = []
     for split, rows in summaries.items():
         for row in {row["threshold_chosen"]: row for row in rows.values()}.values():
-            values = " | ".join(f"{100 * row[f'mean_{name}']:.1f}" for name in ("iou", "precision", "recall"))
-            lines.append(f"| {split} | {row['threshold']:.2f} | {row['threshold_chosen']} | {values} |")
-    return "\n".join(lines)
+            values = [f"{100 * row[f'mean_{name}']:.1f}" for name in ("iou", "precision", "recall")]
+            lines.append([split, f"{row['threshold']:.2f}", row["threshold_chosen"], *values])
+    return markdown_table(["split", "threshold", "chosen", "mIoU %", "precision %", "recall %"], lines)

@@ -100,6 +100,12 @@ def seed(scores: Tensor, classes: Tensor, threshold: float) -> Tensor:
 
     Raises:
         InputError: A score is not finite, or there are not as many classes as scores.
+
+    Example:
+        >>> import torch
+        >>> scores = torch.tensor([[[0.1, 0.4, 0.9]], [[0.0, 0.7, 0.2]]])
+        >>> seed(scores, classes=torch.tensor([7, 14]), threshold=0.2).tolist()
+        [[0, 15, 8]]
     """
     if len(classes) != len(scores):
         raise InputError(f"there are maps of {len(scores)} classes but {len(classes)} classes; give one map for each.")
@@ -124,6 +130,11 @@ def background_power(cams: Tensor, alpha: float) -> Tensor:
 
     Raises:
         InputError: A value is not a number in [0, 1].
+
+    Example:
+        >>> import torch
+        >>> background_power(torch.tensor([[[0.5, 0.0]]]), alpha=2).tolist()
+        [[[0.25, 1.0]], [[0.5, 0.0]]]
     """
     if not all_within(cams):
         raise InputError("maps hold negative or non-finite values or values above 1; give maps in [0, 1].")

@@ -321,6 +321,17 @@ def dense_crf(
     Raises:
         InputError: Sizes or devices do not fit, an image does not hold values of 0-255, an energy is NaN, a setting is
             unusable, or ``pydensecrf`` is not installed.
+
+    Example:
+        >>> import torch
+        >>> image = torch.zeros(3, 8, 8, dtype=torch.uint8)
+        >>> image[:, :, 4:] = 200
+        >>> scores = torch.full((2, 8, 8), 0.5)
+        >>> scores[0, :, 0], scores[1, :, 0] = 0.9, 0.1  # the left edge is background,
+        >>> scores[0, :, 7], scores[1, :, 7] = 0.1, 0.9  # the right edge is the object
+        >>> [q] = dense_crf([image], [unary_from_scores(scores)])
+        >>> q.argmax(0)[0].tolist()
+        [0, 0, 0, 0, 1, 1, 1, 1]
     """
     field = check(preset, backend)
     if len(images) != len(unaries):

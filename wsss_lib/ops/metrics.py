@@ -67,6 +67,13 @@ def sweep_histogram(scores: Tensor, classes: Tensor, truth: Tensor, thresholds: 
     Raises:
         ValueError: Sizes do not fit, a score is not a number in [0, 1], a value of ``truth`` or ``classes`` is not a
             class, or the thresholds do not ascend.
+
+    Example:
+        >>> import torch
+        >>> scores, truth = torch.tensor([[[0.1, 0.4, 0.9]]]), torch.tensor([[0, 1, 1]], dtype=torch.uint8)
+        >>> counts = sweep_histogram(scores, torch.tensor([0]), truth, torch.tensor([0.2, 0.5]), num_classes=2)
+        >>> intersection_over_union(sweep_confusions(counts)).tolist()  # a row for each threshold
+        [[1.0, 1.0], [0.5, 0.5]]
     """
     if scores.shape[1:] != truth.shape:
         raise ValueError(f"scores are {tuple(scores.shape[1:])} but truth is {tuple(truth.shape)}")
@@ -121,6 +128,11 @@ def intersection_over_union(confusion: Tensor) -> Tensor:
 
     Returns:
         ``(..., C)`` float64 in [0, 1]; NaN for a class that neither occurs nor is predicted.
+
+    Example:
+        >>> import torch
+        >>> intersection_over_union(torch.tensor([[3, 1], [0, 4]])).tolist()
+        [0.75, 0.8]
     """
     counts = confusion.double()
     hits = counts.diagonal(dim1=-2, dim2=-1)

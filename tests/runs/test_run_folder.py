@@ -8,7 +8,9 @@ import subprocess
 import sys
 import time
 import zipfile
+from contextlib import contextmanager
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -16,8 +18,9 @@ import torch
 from PIL import Image
 
 from tests.data.trees import write
-from tests.runs.small import open_run, sentence_of, settings, silent, tiny_config, without_seconds
+from tests.runs.small import TOY_COUNTS, open_run, sentence_of, settings, silent, tiny_config, without_seconds
 from tests.runs.test_run import photo_run, photographs
+from wsss_lib.data import toy
 from wsss_lib.errors import InputError
 from wsss_lib.methods.cam import Config
 from wsss_lib.runs import report
@@ -29,6 +32,13 @@ from wsss_lib.stages.store import read_json, write_json
 
 SHORT = tiny_config(epochs=1)
 GOLDEN = Path(__file__).parents[1] / "golden" / "runs"
+
+
+@pytest.fixture(autouse=True)
+def small_world(monkeypatch):
+    """Also runs that open others draw a small toy world."""
+    for split, count in TOY_COUNTS.items():
+        monkeypatch.setitem(toy.COUNTS, split, count)
 
 
 def finished(folder, config=SHORT, **changes):
@@ -284,40 +294,36 @@ with RunFolder(Path(sys.argv[1])).locked():
 """
 
 
-@pytest.fixture
-def holder(tmp_path):
-    """A process that holds the lock of a folder."""
-    run = open_run(tmp_path / "run", SHORT)
-    root = str(Path(__file__).parents[2])
-    with subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(run.folder)],
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": root},
-    ) as process:
+@contextmanager
+def held(folder):
+    """Have another process hold the lock of a folder; yields the process."""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, "-c", HOLD, str(folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         assert process.stdout.readline() == "held\n"
-        yield run, process
+        yield process
         process.kill()
 
 
-def test_a_folder_that_another_process_works_in(holder):
-    run, process = holder
+def test_a_folder_that_another_process_works_in(tmp_path):
+    run = open_run(tmp_path / "run", SHORT)
     temporary = run.folder / f".tmp-{0:032x}"
-    temporary.touch()
-    before = tree(run.folder)
-    who = rf"is in use \(process {process.pid} on .*, since .*\); wait for its end"
-    for call in (
-        lambda: open_run(run.folder, SHORT),
-        lambda: open_run(run.folder, SHORT, seed=1, resume=False),
-        lambda: run.train(silent),
-        lambda: report.write_metrics(run, {}, {}),
-    ):
-        with pytest.raises(InputError, match=who):
-            call()
-    assert tree(run.folder) == before  # the unfinished file of the living process, too
-    reopen(run.folder, guest=True)  # looking on is allowed
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    with held(run.folder) as process:
+        temporary.touch()
+        before = tree(run.folder)
+        who = rf"is in use \(process {process.pid} on .*, since .*\); wait for its end"
+        for call in (
+            lambda: open_run(run.folder, SHORT),
+            lambda: open_run(run.folder, SHORT, seed=1, resume=False),
+            lambda: run.train(silent),
+            lambda: report.write_metrics(run, {}, {}),
+        ):
+            with pytest.raises(InputError, match=who):
+                call()
+        assert tree(run.folder) == before  # the unfinished file of the living process, too
+        reopen(run.folder, guest=True)  # looking on is allowed
+        process.send_signal(signal.SIGKILL)
+        process.wait()
     open_run(run.folder, SHORT).train(silent)
     assert not temporary.exists()
 
@@ -353,7 +359,7 @@ def with_files_of_the_user(folder):
     places = ["", "cams", "cams/val", "masks", "masks/crf-4/val", "masks/mine", "masks/mine/val", "variants"]
     places += ["variants/other", "segmentation", "growth/001", "scores/deep/er", "seeds", "data"]
     mine = [folder / place / name for place in places for name in ("notes.txt", "my picture.png")]
-    mine += [folder / "masks" / f"{first}.png", folder / "masks" / "mine" / "val" / f"{first}.png"]
+    mine += [folder / place / f"{first}.png" for place in ("masks", "masks/mine/val", "cams/val", "growth/001")]
     for path in mine:
         write(path, "mine")
     return mine
@@ -370,11 +376,13 @@ def test_starting_over_removes_what_the_run_has_written_and_nothing_else(tmp_pat
 
 def test_an_earlier_version_s_run_is_removed_likewise(tmp_path):
     folder = old_run(tmp_path)
-    write(folder / "masks" / "mine" / "val" / "p4.png", "mine")
+    mine = ["masks/mine/val/p4.png", "masks/crf-by-hand/train/p0.png", "masks/walk_my/x/p0.png", "cams/mine/p0.npz"]
+    for name in mine:
+        write(folder / name, "mine")
     run = reopen(folder)
     type(run)(settings(folder, run.settings.config, preset="photos", data_root=tmp_path / "data", resume=False))
     left = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
-    assert left == {"config.json", "images.json", ".lock", "masks/mine/val/p4.png"}
+    assert left == {"config.json", "images.json", ".lock", *mine}
 
 
 def test_a_removal_that_is_killed(tmp_path, monkeypatch):
@@ -415,3 +423,153 @@ def test_an_own_file_that_is_garbled_does_not_end_the_run(tmp_path):
         (run.folder / name).write_text("{")
     run = photo_run(tmp_path / "run", data, epochs=1)
     assert without_seconds(run.train(silent)) == without_seconds(history)
+
+
+def test_runs_of_the_user_within_a_run_s_folder_stay(tmp_path):
+    open_run(tmp_path / "run", SHORT)
+    for place in ("seeds", "variants/mine"):
+        open_run(tmp_path / "run" / place, SHORT).train(silent)
+    open_run(tmp_path / "run", SHORT, seed=1, resume=False)
+    for place in ("seeds", "variants/mine"):
+        assert open_run(tmp_path / "run" / place, SHORT).is_trained
+
+
+def test_what_is_needed_must_not_lie_in_what_is_removed(tmp_path):
+    data = photographs(tmp_path / "run" / "pictures")
+    photo_run(tmp_path / "run", data, epochs=1)
+    assert "pictures lies in out" in sentence_of(lambda: photo_run(tmp_path / "run", data, epochs=2, resume=False))
+
+
+def test_a_removal_that_is_refused_has_not_begun(tmp_path):
+    run = finished(tmp_path / "run")
+    variant = run.variant("v", alphas=(2.0,))
+    with held(variant.folder):
+        before = tree(tmp_path / "run")
+        assert "in use" in sentence_of(lambda: open_run(tmp_path / "run", SHORT, seed=1, resume=False))
+        assert tree(tmp_path / "run") == before
+    assert open_run(tmp_path / "run", SHORT).is_trained
+
+
+def test_unfinished_files_of_a_process_in_a_variant_stay(tmp_path):
+    variant = finished(tmp_path / "run").variant("v", alphas=(2.0,))
+    temporary = variant.folder / f".tmp-{0:032x}"
+    with held(variant.folder):
+        temporary.touch()
+        open_run(tmp_path / "run", SHORT)
+        assert temporary.exists()
+
+
+def test_a_run_that_is_half_removed_is_of_no_use_to_others(tmp_path):
+    finished(tmp_path / "run")
+    config = read_json(tmp_path / "run" / "config.json")
+    write_json(tmp_path / "run" / "config.json", {**config, "state": "removing"})
+    assert "is half removed" in sentence_of(lambda: reopen(tmp_path / "run", guest=True))
+    assert not open_run(tmp_path / "run", SHORT).is_trained
+
+
+# -------------------------------------------------------------------------------------------------- several at once
+
+
+def interrupted(folder, config):
+    """A run that was stopped after its first epoch."""
+    run = open_run(folder, config)
+
+    def stop(_row):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run.train(stop)
+    return run
+
+
+def test_several_runs_can_use_a_finished_one_at_a_time(tmp_path):
+    run = finished(tmp_path / "run")
+    with held(run.folder):
+        other = reopen(run.folder, guest=True)
+        assert other.train(silent)
+        assert len(list(other.infer("val").folder.glob("*.npz"))) == TOY_COUNTS["val"]
+
+
+def test_another_process_has_trained_further(tmp_path):
+    """Networks in memory are those of the checkpoint, whoever wrote it."""
+    config = tiny_config(epochs=2)
+    first = interrupted(tmp_path / "run", config)
+    first.infer("val")
+    second = open_run(tmp_path / "run", config)
+    second.train(silent)
+    second.infer("val")
+    maps = tree(tmp_path / "run" / "cams")
+    first.infer("val")
+    assert tree(tmp_path / "run" / "cams") == maps
+
+
+def test_training_again_begins_with_the_first_weights(tmp_path):
+    run = open_run(tmp_path, SHORT)
+    history = run.train(silent)
+    (tmp_path / "checkpoint.pt").unlink()
+    assert without_seconds(run.train(silent)) == without_seconds(history)
+
+
+def test_pictures_that_change_while_a_run_is_open(tmp_path):
+    data = photographs(tmp_path / "data")
+    run = photo_run(tmp_path / "run", data, epochs=1)
+    picture = data / "images" / "3.png"
+    Image.fromarray(255 - np.asarray(Image.open(picture))).save(picture)
+    assert "have changed since" in sentence_of(lambda: run.train(silent))
+    assert not (tmp_path / "run" / "checkpoint.pt").exists()
+
+
+# ------------------------------------------------------------------------------------------------ own files, damaged
+
+
+@pytest.mark.parametrize(
+    "content", ["{", "[]", '{"from": 5}', '{"from": {}, "made": [1]}', '{"from": {}, "made": [{}]}']
+)
+def test_a_damaged_record_of_training(tmp_path, content):
+    config = tiny_config(epochs=2)
+    interrupted(tmp_path, config)
+    (tmp_path / "training.json").write_text(content)
+    assert len(open_run(tmp_path, config).train(silent)) == 2
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"source": 3}', '{"source": "x", "made": 5}'])
+def test_a_damaged_record_of_a_store(tmp_path, content, capsys):
+    run = open_run(tmp_path, SHORT)
+    run.train(silent)
+    run.infer("val")
+    maps = {name: file for name, file in tree(tmp_path / "cams").items() if name.endswith(".npz")}
+    (tmp_path / "cams" / "val" / "made.json").write_text(content)
+    assert "run the stage that makes this folder again" in sentence_of(lambda: run.score("val"))
+    run.infer("val")
+    assert "is made again" in capsys.readouterr().out
+    assert {name: file for name, file in tree(tmp_path / "cams").items() if name.endswith(".npz")} == maps
+
+
+@pytest.mark.parametrize("damage", ['"ids": 5', '"files": 5', "digest"])
+def test_damaged_digests_are_made_again(tmp_path, damage):
+    data = photographs(tmp_path / "data")
+    photo_run(tmp_path / "run", data, epochs=1).train(silent)
+    path = tmp_path / "run" / "images.json"
+    content = read_json(path)
+    if damage == "digest":
+        for name, entry in content["files"].items():
+            content["files"][name] = ["0" * 16, *signature(name)] if len(entry) == 1 else ["0" * 16, *entry[1:]]
+    else:
+        content |= json.loads("{" + damage + "}")
+    write_json(path, content)
+    with mock.patch("wsss_lib.stages.contents._of_this_process", {}):
+        assert photo_run(tmp_path / "run", data, epochs=1).is_trained
+
+
+def signature(name):
+    found = Path(name).stat()
+    return [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
+
+
+def test_a_damaged_configuration_is_not_to_be_removed(tmp_path):
+    finished(tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    for resume in (True, False):
+        message = sentence_of(lambda: open_run(tmp_path, SHORT, resume=resume))  # noqa: B023
+        assert "put back a copy of this file" in message
+        assert "remove" not in message

@@ -431,8 +431,13 @@ def checked_classes(names: Sequence[str], path: Path) -> tuple[str, ...]:
     twice = [name for index, name in enumerate(names) if name in names[:index]]
     if twice:
         raise InputError(f"{path} names the class {twice[0]!r} more than once; name every class once.")
-    if "background" in seen:
-        raise InputError(f"{path} names 'background'; leave it out, mask value 0 is always the background.")
+    for name in names:
+        if spelling.key(name).strip("_") == "background":
+            raise InputError(f"{path} names {name!r}; leave it out, mask value 0 is always the background.")
+        if spelling.key(name).strip("_") in ("ignore", "ignored"):
+            raise InputError(f"{path} names {name!r}; leave it out, mask value 255 is always ignored.")
+        if name.startswith("#") or not name.isprintable():
+            raise InputError(f"{path} holds {name!r}, which is not the name of a class; take it out.")
     if len(names) >= IGNORE:
         raise InputError(f"{path} names {len(names)} classes; masks have room for {IGNORE - 1}, take some away.")
     return tuple(spelling.composed(name) for name in names)

@@ -168,10 +168,26 @@ def _find_images(folder: Path, rows: Sequence[_Row], table: Path) -> dict[str, P
     return images
 
 
+_NOTHING = ("none", "nan", "null", "n/a", "na", "-", "?", "")
+"""What people write for an image without any class, by :func:`wsss_lib.data.names.key`."""
+
+
+def _looks_like_no_name(name: str) -> bool:
+    """Return whether a label is a word for nothing, or is written as programs write lists."""
+    return key(name) in _NOTHING or bool(set(name) & set("[]{}()'\"<>*·"))
+
+
 def _find_classes(path: Path, rows: Sequence[_Row], table: Path) -> tuple[str, ...]:
     """Return the classes, once every label is known to be exactly one of them."""
     labels = [(row.image, name) for row in rows for name in row.labels]
     listed = read_classes(path) if path.is_file() else None
+    odd = [(image, name) for image, name in labels if listed is None and _looks_like_no_name(name)]
+    if odd:
+        image, name = odd[0]
+        raise InputError(
+            f"{table}: the label {name!r} of {image!r} does not look like the name of a class; leave the cell empty "
+            "for an image without any class, write names without quotes and brackets, or list the name in classes.txt."
+        )
     known = positions([name for _, name in labels] if listed is None else listed)
     for image, name in labels:
         if listed is not None and key(name) in known:

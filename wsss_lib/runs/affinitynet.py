@@ -94,6 +94,7 @@ class AffinityNetRun(Run[AffinityNet]):
         """Write the walked scores of a split, those that are not there yet, and return their store."""
         data, store, cams = self.data(split), self.scores("walk", split), self.seeds.cams(split)
         self.seeds.require(cams)
+        self.refuse_other_sources()
         with self.working(), self.timed(f"walk {split}"):
             self.begin(store, split, f"{self.source()} on {source_of(cams)}")
             if not self.delegate("infer", split):

@@ -47,9 +47,7 @@ def earlier_run(
     usual = default_folder("00_cam", settings.preset, common, {})
     mine = _data(identity)
     given: Path | None = getattr(settings, role)
-    fits = holds_run(usual) and _data(RunFolder(usual).identity()) == mine
-    fits = fits and not _other_pictures(RunFolder(usual).identity(), identity)
-    fits = fits and backbone in ("", read_settings(usual).config.backbone)
+    fits = _fits(usual, identity, backbone)
     folder = given or (usual if fits and not holds_run(own) else own)
     if holds_run(folder) or folder != own:
         earlier = continued(settings, folder)
@@ -72,7 +70,7 @@ def earlier_run(
         )
     from wsss_lib.runs.kinds import open_run  # which knows the kinds that use this module
 
-    run = open_run(earlier, guest=True)
+    run = open_run(earlier, guest=True, part=folder == own)
     assert isinstance(run, CamRun)  # its configuration makes maps
     return run, None if folder == own else folder
 
@@ -91,6 +89,19 @@ def _short(settings: Settings, backbone: str) -> CamConfig:
 
 def _data(identity: Mapping[str, Any]) -> str:
     return "; ".join(f"{name}: {value}" for name, value in identity.items() if name.startswith("data "))
+
+
+def _fits(folder: Path, identity: Mapping[str, Any], backbone: str) -> bool:
+    """Return whether a folder, which nobody has named, holds a run on the same data with a backbone."""
+    if not holds_run(folder):
+        return False
+    try:
+        theirs = RunFolder(folder).identity()
+        same = _data(theirs) == _data(identity) and not _other_pictures(theirs, identity)
+        return same and backbone in ("", read_settings(folder).config.backbone)
+    except InputError as error:
+        print(f"the run in {folder} is not used: {error}")
+        return False
 
 
 def _other_pictures(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> bool:

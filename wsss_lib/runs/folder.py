@@ -13,8 +13,8 @@ import re
 import socket
 import time
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -47,10 +47,14 @@ FILES = ("checkpoint.pt", "log.jsonl", "metrics.json", "seconds.json", "training
 _ADDED_IN_FORMAT_2 = ("pictures ", "saliency content")
 """Beginnings of the parts of an identity that folders of format 1 do not have."""
 
-_SUFFIXES = (".npz", ".png")
+_SUFFIX_OF = {"cams": ".npz", "growth": ".npz", "scores": ".npz", "masks": ".png"}
 """Endings of the files in stores."""
 
-_OLD_STORE = re.compile(r"cams/\w+|growth/\d+|(scores|masks)/(crf-|walk|seed-|segmentation).*/\w+")
+_SPLIT = "(train|val|training)"
+_OLD_STORE = re.compile(
+    rf"cams/{_SPLIT}|growth/\d{{3}}|scores/(crf-[\d.]+|walk|segmentation)/{_SPLIT}"
+    rf"|masks/(crf-[\d.]+|seed-[\d.]+|walk|walk-crf|segmentation|segmentation-crf)/{_SPLIT}"
+)
 """Folders of stores that a run of format 1 makes."""
 
 _locks: dict[Path, tuple[FileLock | None, int]] = {}
@@ -62,18 +66,22 @@ def holds_run(folder: Path) -> bool:
     return (folder / "config.json").is_file()
 
 
-def read_config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path, removing: bool = False) -> dict[str, Any]:
     """Return the content of a folder's ``config.json``.
 
+    Args:
+        folder: Folder of a run.
+        removing: Whether a run of which a removal has begun may be read.
+
     Raises:
-        InputError: The file is missing, damaged, of another program or of a newer version.
+        InputError: The file is missing, damaged, of another program or of a newer version, or the run is half removed.
     """
     path = folder / "config.json"
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder; give the folder of a run.")
     if not path.exists():
         raise InputError(f"{path} is missing; give the folder of a run.")
-    content = read_json(path)
+    content = read_json(path, "put back a copy of this file, or give another folder as out")
     parts = ("identity", "settings")
     if not isinstance(content, dict) or not all(isinstance(content.get(name), dict) for name in parts):
         raise InputError(f"{path} is not the configuration of a run; give another folder as out.")
@@ -83,6 +91,8 @@ def read_config(folder: Path) -> dict[str, Any]:
             f"{wsss_lib.__version__} reads formats up to {FORMAT}; use the newer version, or give another "
             "folder as out."
         )
+    if content.get("state") == "removing" and not removing:
+        raise InputError(f"{folder} is half removed; start its own notebook again, which finishes the removal.")
     return content
 
 
@@ -115,7 +125,7 @@ class RunFolder:
         if is_helper():
             yield
             return
-        key = self.path.absolute()
+        key = self.path.resolve()
         lock, count = _locks.get(key) or (self._acquire(), 0)
         _locks[key] = lock, count + 1
         try:
@@ -178,16 +188,14 @@ class RunFolder:
     def fingerprint(self) -> str:
         """Return a short name of the identity that the run had when it claimed the folder."""
         content = read_config(self.path)
-        return str(content.get("fingerprint") or _fingerprint(content["identity"]))
+        added = content.get("added", [])  # parts that came later; the name is that of the identity at the beginning
+        return _fingerprint({name: value for name, value in content["identity"].items() if name not in added})
 
     def digests(self) -> Digests:
         """Return the digests of files that the run has read, as far as they are known."""
-        path = self.path / "images.json"
-        try:
-            files = read_json(path)["files"]
-            return Digests({name: list(entry) for name, entry in files.items() if entry})
-        except (InputError, KeyError, TypeError, AttributeError):
-            return Digests()  # missing or damaged: every file is read again
+        content = _read_or_none(self.path / "images.json")
+        files = content.get("files") if isinstance(content, dict) else None
+        return Digests(files if isinstance(files, dict) else {})  # without them every file is read again
 
     def refuse_orphans(self) -> None:
         """Raise InputError if files of a run lie in the folder without ``config.json``, which says what made them."""
@@ -196,7 +204,7 @@ class RunFolder:
         found = next((name for name in FILES if (self.path / name).is_file()), None)
         for name, depth in STORES.items():
             inside = (self.path / name).glob("/".join(["*"] * (depth + 1)))
-            found = found or next((str(p.relative_to(self.path)) for p in inside if p.suffix in _SUFFIXES), None)
+            found = found or next((str(p.relative_to(self.path)) for p in inside if p.suffix == _SUFFIX_OF[name]), None)
         if found:
             raise InputError(
                 f"{self.path} holds {found} but not the config.json that says what made this file; give another "
@@ -225,7 +233,12 @@ class RunFolder:
                 )
 
     def claim(
-        self, identity: Mapping[str, Any], settings: Mapping[str, Any], ids: Iterable[str], digests: Digests
+        self,
+        identity: Mapping[str, Any],
+        settings: Mapping[str, Any],
+        ids: Iterable[str],
+        digests: Digests,
+        part: bool = False,
     ) -> None:
         """Make the folder that of a run: write ``images.json`` and ``config.json``, if they change.
 
@@ -234,14 +247,17 @@ class RunFolder:
             settings: All settings, as plain values.
             ids: Ids of all images of the run.
             digests: Digests of all files that the run reads.
+            part: Whether another run has made this one for itself, and removes it together with its own files.
         """
         known = read_config(self.path) if self.is_claimed else {}
-        old = known.get("format", FORMAT) == 1
+        before = known.get("identity", {})
+        added = [*known.get("added", []), *(name for name in identity if known and name not in before)]
         content = {
-            **({} if old else {"format": FORMAT}),
+            **({} if known.get("format", 1) == 1 and known else {"format": FORMAT}),
             "version": writer(known) if known else wsss_lib.__version__,
-            "fingerprint": self.fingerprint() if known else _fingerprint(identity),
-            "identity": {**identity, **known.get("identity", {})},
+            **({"added": added} if added else {}),
+            **({"part": True} if part or known.get("part") else {}),
+            "identity": {**identity, **before},
             "settings": dict(settings),
         }
         images = {"ids": sorted(ids), "files": digests.to_dict()}
@@ -259,9 +275,11 @@ class RunFolder:
     # ------------------------------------------------------------------------------------------------- emptying it
 
     def remove_unfinished(self) -> None:
-        """Remove what a process of this run that was killed while it wrote has left; the lock must be held."""
-        names = (*STORES, *SUBRUNS, *SUBRUN_GROUPS)
-        patterns = (".tmp-*", *(f"{name}/**/.tmp-*" for name in names))
+        """Remove what a process of this run that was killed while it wrote has left; the lock must be held.
+
+        The runs in this folder do so themselves: another process may work there.
+        """
+        patterns = (".tmp-*", *(f"{name}/**/.tmp-*" for name in STORES))
         for path in [path for pattern in patterns for path in self.path.glob(pattern) if is_unfinished(path)]:
             path.unlink(missing_ok=True)
 
@@ -273,33 +291,53 @@ class RunFolder:
 
         Args:
             ids: Ids of the images whose files a run of format 1 may have written.
+
+        Raises:
+            InputError: Another process works in a run that this run has made for itself; nothing is removed then.
         """
-        content = read_config(self.path)  # the config.json of another program is not ours to remove
-        write_json(self.path / "config.json", {**content, "state": "removing"})
-        images = _read_or_none(self.path / "images.json")
-        known = set(images.get("ids", []) if isinstance(images, dict) else ids)
-        for name in SUBRUNS:
-            _remove_subrun(self.path / name, known)
-        for group in SUBRUN_GROUPS:
-            for folder in sorted((self.path / group).glob("*")):
-                _remove_subrun(folder, known)
-            remove_empty(self.path / group)
+        content = read_config(self.path, removing=True)  # another program's config.json is not ours to remove
         old = content.get("format", 1) == 1
-        for name, depth in STORES.items():
-            for folder in sorted((self.path / name).glob("/".join(["*"] * depth))):
-                named = _OLD_STORE.fullmatch(folder.relative_to(self.path).as_posix())
-                if (folder / RECORD).is_file() or (old and named):
-                    _remove_store(folder, known)
-                    remove_empty(folder.parent)
-            remove_empty(self.path / name)
-        for name in FILES:
-            (self.path / name).unlink(missing_ok=True)
-        (self.path / "config.json").unlink()
+        with ExitStack() as locks:
+            parts = [part for part in self._subruns() if part.is_claimed and part._is_part(old)]
+            for part in parts:
+                locks.enter_context(part.locked())
+            write_json(self.path / "config.json", {**content, "state": "removing"})
+            images = _read_or_none(self.path / "images.json")
+            listed = images.get("ids") if isinstance(images, dict) else None
+            known = set(listed if isinstance(listed, list) else ids)
+            for part in parts:
+                part.remove(known)
+                (part.path / ".lock").unlink(missing_ok=True)
+                (part.path / ".owner").unlink(missing_ok=True)
+                remove_empty(part.path)
+            for name in SUBRUN_GROUPS:
+                remove_empty(self.path / name)
+            for name, depth in STORES.items():
+                for folder in sorted((self.path / name).glob("/".join(["*"] * depth))):
+                    named = _OLD_STORE.fullmatch(folder.relative_to(self.path).as_posix())
+                    if (folder / RECORD).is_file() or (old and named):
+                        _remove_store(folder, known, _SUFFIX_OF[name])
+                        remove_empty(folder.parent)
+                remove_empty(self.path / name)
+            for name in FILES:
+                (self.path / name).unlink(missing_ok=True)
+            (self.path / "config.json").unlink()
 
     def finish_removal(self, ids: Iterable[str]) -> None:
         """Finish a removal that was killed; the lock must be held."""
-        if self.is_claimed and read_config(self.path).get("state") == "removing":
+        content = _read_or_none(self.path / "config.json")
+        if isinstance(content, dict) and content.get("state") == "removing":
             self.remove(ids)
+
+    def _subruns(self) -> list[RunFolder]:
+        """Return the folders in which runs of this run's own may lie."""
+        groups = [folder for group in SUBRUN_GROUPS for folder in sorted((self.path / group).glob("*"))]
+        return [RunFolder(folder) for folder in (*(self.path / name for name in SUBRUNS), *groups)]
+
+    def _is_part(self, old: bool) -> bool:
+        """Return whether the run in this folder was made by the one around it; runs of format 1 do not say so."""
+        content = read_config(self.path, removing=True)
+        return bool(content.get("part")) or (old and content.get("format", 1) == 1)
 
 
 def is_helper() -> bool:
@@ -318,18 +356,8 @@ def _read_or_none(path: Path) -> Any:
         return None
 
 
-def _remove_subrun(path: Path, ids: Iterable[str]) -> None:
-    folder = RunFolder(path)
-    if folder.is_claimed:
-        with folder.locked():
-            folder.remove(ids)
-        (path / ".lock").unlink(missing_ok=True)
-    remove_empty(path)
-
-
-def _remove_store(folder: Path, ids: Iterable[str]) -> None:
-    written = frozenset(ids)
-    for path in [path for path in folder.iterdir() if path.stem in written and path.suffix in _SUFFIXES]:
+def _remove_store(folder: Path, ids: Collection[str], suffix: str) -> None:
+    for path in [path for path in folder.iterdir() if path.stem in ids and path.suffix == suffix]:
         path.unlink()
     (folder / RECORD).unlink(missing_ok=True)
     remove_empty(folder)

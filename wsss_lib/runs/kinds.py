@@ -25,14 +25,15 @@ _KINDS: dict[str, type[Run]] = {
 """By method; all others make seeds."""
 
 
-def open_run(settings: Settings, guest: bool = False) -> Run:
+def open_run(settings: Settings, guest: bool = False, part: bool = False) -> Run:
     """Open a run of the kind that its method has.
 
     Args:
         settings: Settings of the run.
         guest: Whether the run is opened for what it has made already, see :class:`wsss_lib.runs.run.Run`.
+        part: Whether another run makes this one for itself.
     """
-    return _KINDS.get(settings.method, CamRun)(settings, guest)
+    return _KINDS.get(settings.method, CamRun)(settings, guest, part)
 
 
 def reopen(folder: Path, guest: bool = False) -> Run:

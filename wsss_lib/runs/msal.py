@@ -22,7 +22,7 @@ from wsss_lib.runs.cam import CamRun
 from wsss_lib.runs.earlier import continued
 from wsss_lib.runs.folder import holds_run
 from wsss_lib.runs.run import Run
-from wsss_lib.stages.contents import combined, file_digest
+from wsss_lib.stages.contents import Digests, combined, file_digest
 from wsss_lib.stages.examples import Example, LabelledImages, SalientImages
 from wsss_lib.stages.provenance import network_digest
 
@@ -74,7 +74,7 @@ class MsalRun(CamRun):
             earlier = replace(
                 settings, method="superpixels", config=config, folder=folder, weights=None, checkpoint=None
             )
-        self.superpixel_run = SuperpixelRun(earlier, guest=True)
+        self.superpixel_run = SuperpixelRun(earlier, guest=True, part=settings.superpixels is None)
 
     def _find_saliency(self) -> SaliencyMaps | None:
         config, folder = self.settings.config, self.settings.saliency
@@ -101,12 +101,21 @@ class MsalRun(CamRun):
         identity = {**self.own_identity}
         if self.saliency is not None:
             identity["saliency"] = self.saliency.fingerprint()
-            identity["saliency content"] = combined(self.digests.of(self.saliency.paths, "saliency maps"))
+            identity |= self._saliency_digest(self.digests)
         if self.file is not None:
             identity["superpixels"] = file_digest(self.file)
         if self.superpixel_run is not None:
             identity["superpixels"] = self.superpixel_run.fingerprint()
         return identity
+
+    def input_digests(self, digests: Digests) -> dict[str, str]:
+        """Return the digests of pictures and of saliency maps."""
+        return {**super().input_digests(digests), **self._saliency_digest(digests)}
+
+    def _saliency_digest(self, digests: Digests) -> dict[str, str]:
+        if self.saliency is None:
+            return {}
+        return {"saliency content": combined(digests.of(self.saliency.paths, "saliency maps"))}
 
     def source(self) -> str:
         """Return the source of what the networks make; the superpixels are part of it."""
@@ -118,7 +127,8 @@ class MsalRun(CamRun):
 
     def training_sources(self) -> dict[str, str]:
         """Return the superpixel network's digest, if the method needs it."""
-        return {"superpixels": self._superpixel_digest} if self._needs_superpixels else {}
+        there = self.superpixel_run is None or self.superpixel_run.is_trained or not self.is_trained
+        return {"superpixels": self._superpixel_digest} if self._needs_superpixels and there else {}
 
     @property
     def _needs_superpixels(self) -> bool:

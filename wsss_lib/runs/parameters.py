@@ -16,6 +16,7 @@ from wsss_lib.methods import load_method
 from wsss_lib.methods.method import PRESETS, Config
 from wsss_lib.models.pretrained import find_weights
 from wsss_lib.runs.settings import PATHS, Settings, project_root
+from wsss_lib.stages.engine import PRECISIONS
 
 _TYPES: dict[str, type] = {
     "preset": str,
@@ -256,6 +257,8 @@ def _name(name: str, value: float | None) -> str:
         if repr(_as_papermill_reads(path.name)) == repr(value)
     }
     if alike != {str(value)}:
+        if name == "precision":
+            raise InputError(f"precision {value!r} is unknown; choose one of {', '.join(PRECISIONS)}.")
         kind = "the number " if isinstance(value, int | float) and not isinstance(value, bool) else ""
         raise InputError(
             f"{name} arrived as {kind}{value!r}; papermill turns words that look like a number, True, False or None "

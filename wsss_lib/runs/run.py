@@ -29,7 +29,7 @@ from wsss_lib.models.backbone import Normalisation
 from wsss_lib.models.pretrained import find_weights, load_backbone
 from wsss_lib.models.weights import LoadReport, read_state
 from wsss_lib.runs.folder import STORES, RunFolder, is_helper
-from wsss_lib.runs.settings import Settings
+from wsss_lib.runs.settings import PATHS, Settings
 from wsss_lib.show.progress import epoch_line
 from wsss_lib.stages.contents import Digests, file_digest, picture_digest, picture_files
 from wsss_lib.stages.engine import check_devices, is_one_of_several, launch_processes, loaders_watched, make_fabric
@@ -38,9 +38,11 @@ from wsss_lib.stages.examples import Example, TrainingImages
 from wsss_lib.stages.provenance import (
     RECORD,
     add_maker,
+    are_makers,
     begin,
     maker,
     network_digest,
+    read_record,
     remove_files,
     require,
     source_of,
@@ -53,6 +55,7 @@ from wsss_lib.stages.store import (
     read_checkpoint,
     read_json,
     read_seconds,
+    restore_json_lines,
     write_checkpoint,
     write_json,
 )
@@ -71,6 +74,7 @@ class Run(ABC, Generic[M]):
         settings: Settings of the run.
         guest: Whether the run is opened for what it has made already, as a run that another run continues. A guest
             takes the folder's lock only while it makes something itself.
+        part: Whether another run makes this one for itself, in its own folder.
 
     Attributes:
         stages: Names of the methods that several processes can share.
@@ -83,12 +87,14 @@ class Run(ABC, Generic[M]):
     stages: ClassVar[tuple[str, ...]] = ("train",)
     final_masks: ClassVar[str] = "crf"
 
-    def __init__(self, settings: Settings, guest: bool = False) -> None:
+    def __init__(self, settings: Settings, guest: bool = False, part: bool = False) -> None:
         check_devices(settings.accelerator, settings.devices, settings.precision)
         self.settings = settings
         self.folder = settings.folder
         self.place = RunFolder(self.folder)
         self._fingerprint = ""
+        self._part = part
+        self._loaded: tuple[int, ...] | None = None  # which checkpoint the networks in memory are from
         if settings.data_root is not None and self.folder.resolve() == settings.data_root.resolve():
             raise InputError(f"out {self.folder} is the folder of the data; give another one for the results.")
         world, values = self.toy_world(), settings.mask_values
@@ -132,10 +138,18 @@ class Run(ABC, Generic[M]):
 
     def _make_room(self) -> None:
         """Remove the run in the folder if the settings say so, or if an earlier removal was killed."""
-        ids = self._ids()
+        ids, settings = self._ids(), self.settings
         self.place.finish_removal(ids)
-        if not self.settings.resume and self.place.is_claimed:
-            self.place.remove(ids)
+        if settings.resume or not self.place.is_claimed:
+            return
+        for name in PATHS:
+            path = getattr(settings, name)
+            if path is not None and path.resolve().is_relative_to(self.folder.resolve()):
+                raise InputError(
+                    f"{name} {path} lies in out {self.folder}, which resume=False would empty; give another folder as "
+                    f"out, or another {name}."
+                )
+        self.place.remove(ids)
 
     def _open(self) -> None:
         """Prepare the run, and refuse a folder that holds another one."""
@@ -145,7 +159,7 @@ class Run(ABC, Generic[M]):
         self.place.refuse_other(self.identity(), self._defaults)
 
     def _claim(self) -> None:
-        self.place.claim(self.identity(), self.settings.to_dict(), self._ids(), self.digests)
+        self.place.claim(self.identity(), self.settings.to_dict(), self._ids(), self.digests, self._part)
 
     def _ids(self) -> set[str]:
         return {image_id for data in self._all_data.values() for image_id in data.ids}
@@ -164,6 +178,11 @@ class Run(ABC, Generic[M]):
         if not self.place.is_claimed or is_helper():
             return
         before = self.place.identity()
+        if any(before.get(part, digest) != digest for part, digest in self.input_digests(self.digests).items()):
+            remembered, self.digests = self.digests, Digests(shared=False)  # what is remembered may be damaged
+            self.__dict__.pop("own_identity", None)
+            self.digests.remembered = remembered.remembered
+            self.digests.read_all = True
         for name, data in self._all_data.items():
             part = f"pictures {name}"
             if before.get(part, self.own_identity[part]) == self.own_identity[part]:
@@ -222,7 +241,24 @@ class Run(ABC, Generic[M]):
         if is_helper() and self.place.is_claimed:
             known = self.place.identity()
             return {name: value for name, value in known.items() if name.startswith("pictures ")}
-        return {f"pictures {name}": picture_digest(data, self.digests) for name, data in self._all_data.items()}
+        return Run.input_digests(self, self.digests)
+
+    def input_digests(self, digests: Digests) -> dict[str, str]:
+        """Return the parts of the identity that depend on the content of many files.
+
+        Args:
+            digests: Digests of files, which learn those of the run.
+        """
+        return {f"pictures {name}": picture_digest(data, digests) for name, data in self._all_data.items()}
+
+    def _refuse_changed_inputs(self) -> None:
+        """Raise InputError if a file that is learned from has changed since the run was opened."""
+        now, identity = self.input_digests(Digests(self.digests.to_dict())), self.identity()
+        for part, digest in now.items():
+            if identity.get(part, digest) != digest:
+                raise InputError(
+                    f"the {part} have changed since {self.folder} was opened; put the old files back, and start again."
+                )
 
     def fingerprint(self) -> str:
         """Return a short name of the identity, for that of a run that continues this one."""
@@ -230,6 +266,7 @@ class Run(ABC, Generic[M]):
 
     def source(self) -> str:
         """Return the source of what the networks make as they are now, for the records of stores."""
+        self._refresh()
         states = {name: network.state_dict() for name, network in self.method.networks.items()}
         return f"network {network_digest(states)}"
 
@@ -253,7 +290,7 @@ class Run(ABC, Generic[M]):
         for name, depth in STORES.items():
             if name != "growth":
                 for path in sorted((self.folder / name).glob("/".join([*["*"] * depth, RECORD]))):
-                    found[path.parent.relative_to(self.folder).as_posix()] = read_json(path)
+                    found[path.parent.relative_to(self.folder).as_posix()] = read_record(Store(path.parent)) or {}
         return found
 
     # --------------------------------------------------------------------------------------------------- the parts
@@ -264,8 +301,28 @@ class Run(ABC, Generic[M]):
         """The method: trained as far as the folder's checkpoint, else with its pre-trained or random weights."""
         method = self._untrained
         self.equip(method)
+        self._loaded = self._checkpoint()
         resume(method, self.folder, self._fingerprint)
         return method
+
+    def _checkpoint(self) -> tuple[int, ...] | None:
+        """Return what changes with the file of the checkpoint; None if there is none."""
+        try:
+            found = (self.folder / "checkpoint.pt").stat()
+        except OSError:
+            return None
+        return found.st_ino, found.st_size, found.st_mtime_ns
+
+    def _refresh(self) -> None:
+        """Have the networks of the checkpoint in memory, also if another process or a stopped training left others."""
+        if "method" not in self.__dict__ or self._loaded == (now := self._checkpoint()):
+            return
+        if now is None:  # the checkpoint has been removed, so that training begins anew
+            self.__dict__.pop("method")
+            self.__dict__.pop("_untrained", None)
+        else:
+            resume(self.method, self.folder, self._fingerprint)
+            self._loaded = now
 
     @cached_property
     @torch.inference_mode(mode=False)
@@ -288,9 +345,13 @@ class Run(ABC, Generic[M]):
     @property
     def is_trained(self) -> bool:
         """Whether there is nothing left to train."""
-        if self.settings.checkpoint is not None:
-            return True
-        return len(resume(self.method, self.folder, self._fingerprint)) >= self.settings.config.epochs
+        return self.settings.checkpoint is not None or len(self._history()) >= self.settings.config.epochs
+
+    def _history(self) -> History:
+        """Return the epochs that the checkpoint has seen, and have its networks in memory."""
+        self._refresh()
+        method, self._loaded = self.method, self._checkpoint()
+        return resume(method, self.folder, self._fingerprint)
 
     @property
     def normalise(self) -> Normalisation:
@@ -403,7 +464,8 @@ class Run(ABC, Generic[M]):
             raise InputError(
                 f"variant {name!r} changes no setting ({present or 'none is named'}); name one with another value."
             )
-        other = type(self)(replace(self.settings, config=config, folder=folder, resume=True, **self.shared()))
+        settings = replace(self.settings, config=config, folder=folder, resume=True, **self.shared())
+        other = type(self)(settings, part=True)
         source, target = self.folder / "checkpoint.pt", folder / "checkpoint.pt"
         if changes.keys() <= config.after_training and source.is_file() and self.is_trained and not target.is_file():
             with other.working():
@@ -423,18 +485,27 @@ class Run(ABC, Generic[M]):
         """
         if self.settings.checkpoint is not None:
             return []
+        history = self._history()
+        if history:
+            self.refuse_other_sources()
+        if len(history) >= self.settings.config.epochs:  # nothing is left to do, so nobody need wait for the folder
+            restore_json_lines(self.folder / "log.jsonl", history)
+            self.method.train(False)
+            return history
         with self.working(), self.timed("training"):
+            self._refuse_changed_inputs()
             if self.delegate("train"):
-                return resume(self.method, self.folder, self._fingerprint)
-            self._record_training()
+                return self._history()
+            self._record_training(len(history))
+            method, self._loaded = self.method, (-1,)  # should training stop, the checkpoint counts
             return train(
-                self.method,
+                method,
                 self.training_batches(),
                 self.fabric,
                 self.settings.seed,
                 self.folder,
                 report,
-                self.after_epoch,
+                self._after_epoch,
                 self._fingerprint,
             )
 
@@ -444,37 +515,38 @@ class Run(ABC, Generic[M]):
 
     def training_record(self) -> dict[str, Any]:
         """Return what ``training.json`` says: the sources, and since which epoch what has trained the run."""
-        path = self.folder / "training.json"
         try:
-            record = read_json(path)
-        except InputError:  # missing, or damaged: then it is not known
-            return {}
-        return record if isinstance(record, dict) else {}
+            record = read_json(self.folder / "training.json")
+            sources, rows = dict(record["from"]), record["made"]
+            fine = are_makers(rows) and all(isinstance(row.get("epoch"), int) for row in rows)
+            return {"from": sources, "made": rows if fine else []}
+        except (InputError, KeyError, TypeError, ValueError):  # missing, or damaged: then it is not known
+            return {"from": {}, "made": []}
 
-    def _record_training(self) -> None:
-        """Write ``training.json`` before training begins or continues.
-
-        Raises:
-            InputError: The run has learned from something else so far.
-        """
-        done, sources = len(resume(self.method, self.folder, self._fingerprint)), self.training_sources()
-        if done >= self.settings.config.epochs:
-            return
-        record = self.training_record() if done else {}
-        for name, before in record.get("from", {}).items():
-            if sources.get(name) != before:
+    def refuse_other_sources(self) -> None:
+        """Raise InputError if the run has learned from something else than what there is now."""
+        sources = self.training_sources()
+        for name, before in self.training_record()["from"].items():
+            if sources.get(name, before) != before:
                 raise InputError(
-                    f"{self.folder} has learned from the {name} {before}, and now there is {sources.get(name)}; give "
+                    f"{self.folder} has learned from the {name} {before}, and now there is {sources[name]}; give "
                     "another folder as out, or resume=False to start over."
                 )
+
+    def _record_training(self, done: int) -> None:
+        """Write ``training.json`` before training begins or continues, after so many epochs."""
         if not self.fabric.is_global_zero:
             return
         for folder in sorted((self.folder / "growth").glob("*")):
             if folder.name > f"{done:03d}":  # of epochs that are trained anew
                 remove_files(CamStore(folder), self._ids())
-        rows = [row for row in record.get("made", []) if row["epoch"] <= done]
+        rows = [row for row in self.training_record()["made"] if row["epoch"] <= done]
         rows = add_maker(rows, {"epoch": done + 1, **maker(self.fabric.device)})
-        write_json(self.folder / "training.json", {"from": sources, "made": rows})
+        write_json(self.folder / "training.json", {"from": self.training_sources(), "made": rows})
+
+    def _after_epoch(self, epoch: int) -> None:
+        self._refuse_changed_inputs()
+        self.after_epoch(epoch)
 
     def after_epoch(self, epoch: int) -> None:
         """Do in one process what belongs to an epoch, from 1, before it counts as done; by default nothing."""

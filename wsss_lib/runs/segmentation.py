@@ -28,9 +28,9 @@ from wsss_lib.runs.report import write_metrics
 from wsss_lib.runs.run import Run
 from wsss_lib.runs.settings import read_settings
 from wsss_lib.show.progress import bar, epoch_line
-from wsss_lib.stages.contents import combined
+from wsss_lib.stages.contents import Digests, combined
 from wsss_lib.stages.examples import JointlyScaled, PseudoLabelled, TrainingImages
-from wsss_lib.stages.provenance import source_of
+from wsss_lib.stages.provenance import UNKNOWN, source_of
 from wsss_lib.stages.refine import Threshold, refine
 from wsss_lib.stages.segment import WrappedColours, infer_masks, probabilities_of
 from wsss_lib.stages.store import MaskStore, ScoreStore
@@ -120,12 +120,20 @@ class SegmentationRun(Run[Segmentation]):
         """Return what decides the numbers of the run; the pseudo masks are part of it, by their content."""
         return {**self.own_identity, **({} if self.pseudo_masks is None else {"pseudo masks": self._mask_digest})}
 
+    def input_digests(self, digests: Digests) -> dict[str, str]:
+        """Return the digests of pictures and of pseudo masks."""
+        found = super().input_digests(digests)
+        if self.pseudo_masks is None or self.place.is_old:
+            return found
+        paths = [self.pseudo_masks.path(image_id) for image_id in self.splits.training.ids]
+        return {**found, "pseudo masks": combined(digests.of(paths, "pseudo masks"))}
+
     @cached_property
     def _mask_digest(self) -> str:
         assert self.pseudo_masks is not None
         paths = [self.pseudo_masks.path(image_id) for image_id in self.splits.training.ids]
         if not self.place.is_old:
-            return combined(self.digests.of(paths, "pseudo masks"))
+            return self.input_digests(self.digests)["pseudo masks"]
         found = 0  # as format 1 has it
         for path in paths:
             found = zlib.crc32(path.read_bytes(), found)
@@ -159,7 +167,7 @@ class SegmentationRun(Run[Segmentation]):
         with self.working(), self.timed(f"inference {split}"):
             source, scores = self.source(), self._scores(split)
             self.begin(store, split, source)
-            if self.masks_left(split):
+            if self.masks_left(split) or source_of(scores) not in (source, UNKNOWN):
                 self.begin(scores, split, source)
             if not self.delegate("infer", split):
                 self.to_device()
@@ -187,7 +195,8 @@ class SegmentationRun(Run[Segmentation]):
         if what != "crf":
             raise InputError(f"refinement {what!r} is unknown; choose crf.")
         config, read = self.method.config, partial(probabilities_of, self._scores(split))
-        self.require(self.masks("segmentation", split))
+        for store in (self.masks("segmentation", split), self._scores(split)):
+            self.require(store)
         source = source_of(self.masks("segmentation", split))
         return self.write_masks(what, split, read, ["segmentation-crf"], config.crf, source)
 
@@ -300,5 +309,6 @@ def segment(
             saliency=None,
             checkpoint=None,
             resume=True,
-        )
+        ),
+        part=True,
     )

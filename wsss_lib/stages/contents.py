@@ -38,10 +38,16 @@ class Digests:
 
     Args:
         remembered: What :meth:`to_dict` returned earlier.
+        shared: Whether files that this process has read before are remembered, too.
+
+    Attributes:
+        read_all: Whether every file is read, though it be remembered.
     """
 
-    def __init__(self, remembered: Remembered | None = None) -> None:
-        self.remembered = dict(remembered or {})
+    def __init__(self, remembered: Remembered | None = None, shared: bool = True) -> None:
+        self.remembered = {name: entry for name, entry in (remembered or {}).items() if _is_entry(entry)}
+        self.shared = shared
+        self.read_all = False
         self._known: dict[str, list[Any]] = {}
 
     def of(self, paths: Sequence[Path], title: str) -> list[str]:
@@ -75,7 +81,8 @@ class Digests:
         return dict(self._known)
 
     def _is_known(self, name: str, signature: list[int]) -> bool:
-        for source in (self._known, _of_this_process, self.remembered):
+        remembered = {} if self.read_all else self.remembered
+        for source in (self._known, _of_this_process if self.shared else {}, remembered):
             entry = source.get(name)
             if entry is not None and list(entry[1:]) == signature:
                 self._known[name] = list(entry)
@@ -86,6 +93,13 @@ class Digests:
         settled = time.time_ns() - max(signature[1:3]) > _SETTLED
         self._known[name] = [digest, *signature] if settled else [digest]  # without a signature it is read again
         _of_this_process[name] = self._known[name]
+
+
+def _is_entry(entry: Any) -> bool:
+    """Return whether an entry of a file has the form that :meth:`Digests.to_dict` gives it."""
+    if not isinstance(entry, list) or len(entry) not in (1, 5) or not isinstance(entry[0], str):
+        return False
+    return all(type(value) is int for value in entry[1:])
 
 
 def _signature(name: str) -> list[int]:

@@ -159,7 +159,13 @@ def _tasks_of_srun() -> int:
     """
     if not {"SLURM_STEP_ID", "SLURM_STEPID"} & os.environ.keys() or "SLURM_PROCID" not in os.environ:
         return 0
-    return int(os.environ.get("SLURM_STEP_NUM_TASKS") or os.environ.get("SLURM_NTASKS") or 1)
+    return _count("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS")
+
+
+def _count(*names: str) -> int:
+    """Return the number at the beginning of the first of some environment variables that has one; 1 without any."""
+    found = (re.match(r"\d+", os.environ.get(name, "")) for name in names)
+    return next((int(match[0]) for match in found if match), 1)
 
 
 def _environment_of_srun() -> SLURMEnvironment:
@@ -169,7 +175,7 @@ def _environment_of_srun() -> SLURMEnvironment:
         InputError: The nodes have different numbers of tasks.
     """
     tasks = _tasks_of_srun()
-    nodes = int(os.environ.get("SLURM_STEP_NUM_NODES") or os.environ.get("SLURM_NNODES") or 1)
+    nodes = _count("SLURM_STEP_NUM_NODES", "SLURM_NNODES")
     shares = os.environ.get("SLURM_STEP_TASKS_PER_NODE", "")
     if tasks % nodes or "," in shares:
         raise InputError(f"srun shares {tasks} tasks unevenly among {nodes} nodes; give it --ntasks-per-node.")

@@ -21,6 +21,8 @@ from wsss_lib.stages.store import Store, read_json, write_json
 RECORD = "made.json"
 """Name of the record in the folder of a store."""
 
+DAMAGED = "a damaged record"
+
 UNKNOWN = "unknown"
 """The source of a store without a record."""
 
@@ -80,18 +82,22 @@ def _tensors(state: Mapping[str, Any], prefix: str) -> Iterable[tuple[str, Tenso
 
 
 def read_record(store: Store) -> dict[str, Any] | None:
-    """Return the record of a store, or None if the store has none.
-
-    Raises:
-        InputError: The record is damaged.
-    """
+    """Return the record of a store, or None if the store has none; the source of a damaged record is `DAMAGED`."""
     path = store.folder / RECORD
     if not path.is_file():
         return None
-    record = read_json(path)
-    if not isinstance(record, dict) or not isinstance(record.get("source"), str):
-        raise InputError(f"{path} is not the record of a store; remove {store.folder} and start the run again.")
+    try:
+        record = read_json(path)
+    except InputError:
+        record = None
+    if not isinstance(record, dict) or not isinstance(record.get("source"), str) or not are_makers(record.get("made")):
+        return {"source": DAMAGED, "made": []}
     return record
+
+
+def are_makers(value: Any) -> bool:
+    """Return whether a value is a list of what :func:`maker` returns."""
+    return isinstance(value, list) and all(isinstance(one, dict) and "versions" in one for one in value)
 
 
 def begin(store: Store, source: str, ids: Sequence[str], made_by: Mapping[str, Any], adopt: bool) -> None:

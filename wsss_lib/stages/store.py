@@ -58,8 +58,12 @@ def write_json(path: Path, value: Any, indent: int | None = 1) -> None:
     write_atomically(path, lambda file: file.write(content))
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, advice: str = "put back a copy of it, or have it made again") -> Any:
     """Read a JSON file.
+
+    Args:
+        path: The file.
+        advice: What to do if the file is damaged.
 
     Raises:
         InputError: It is missing, cannot be read or is not JSON.
@@ -71,7 +75,7 @@ def read_json(path: Path) -> Any:
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror or error}); make it a readable file.") from None
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not valid JSON ({error}); remove it and start the run again.") from None
+        raise InputError(f"{path} is not valid JSON ({error}); {advice}.") from None
 
 
 def write_json_lines(path: Path, rows: list[dict[str, Any]]) -> None:

@@ -30,15 +30,15 @@ from wsss_lib.ops.values import all_finite, all_within
 TOLERANCE = 1e-6
 """What the Chebyshev coefficients that a walk leaves out may add up to."""
 
-_FEW = 5
-"""A CPU multiplies diagonals by so many columns of scores faster than rows by all columns (measured, one thread)."""
+_FEW = 6
+"""Up to so many rows of scores, times threads, a CPU multiplies a matrix of diagonals faster than one of rows."""
 
 
 @lru_cache(maxsize=32)
 def _diagonals(height: int, width: int, radius: int, border: Border) -> list[tuple[int, Window, Window, Window]]:
     """Return for every offset the distance of its pixels in the flat grid, and its :func:`pair_windows`."""
-    windows = [(dy * width + dx, pair_windows((dy, dx), height, width, radius, border)) for dy, dx in pair_offsets(radius)]
-    return [(distance, *where) for distance, where in windows]
+    offsets = pair_offsets(radius)
+    return [(dy * width + dx, *pair_windows((dy, dx), height, width, radius, border)) for dy, dx in offsets]
 
 
 def _distances(diagonals: Sequence[tuple[int, Window, Window, Window]]) -> list[int]:
@@ -76,18 +76,18 @@ def _structure(
 def _summation(
     height: int, width: int, radius: int, border: Border, device: torch.device
 ) -> list[tuple[Tensor, Tensor]]:
-    """Return how the row sums of the matrix are added up, step by step: the terms of all sums, and where each begins.
+    """Return in which steps the rows of the matrix are added up: the terms of every sum, and where each sum begins.
 
-    PyTorch adds up a dense column in sums of 16 values, adds up each 16 of these, and so on, then what is left over
-    at the end of the column, the shortest sums first. The authors' matrix is dense, and in hundreds of walking steps
-    the last bit of D shows. Zeros change no sum; hence the entries of a sparse column, which are also those of the
-    row, are enough.
+    The authors' matrix is dense, and in hundreds of walking steps the last bit of D shows. On a CPU, PyTorch adds up
+    the columns of a dense matrix in sums of 16 values, adds up 16 such sums each, and again 16 of these; what is left
+    over at the lower end comes last, the shortest sums first. Zeros change no sum. So the few entries of a column,
+    which are those of the row, too, are enough.
     """
     rows, columns, pairs = (part.long() for part in _structure(height, width, radius, border, torch.device("cpu")))
     size = height * width
     length = 1 << max(4, (size - 1).bit_length() // 4)
     lengths = [length, length**2, length**3]
-    left_over = sum((columns >= size - size % step).long() for step in lengths)
+    left_over = sum(((columns >= size - size % step).long() for step in lengths), torch.zeros_like(columns))
     terms, steps = pairs, []
     for step in (*lengths, size):
         key = (rows * 4 + left_over) * size + columns // step
@@ -117,7 +117,7 @@ def _weigh(
             raise InputError(
                 "affinities hold negative or non-finite values or values above 1; they must lie in [0, 1]."
             )
-        weights = torch.cat([values.float().flatten() ** beta, values.new_ones(1, dtype=torch.float32)])
+        weights = torch.cat([values.float().flatten().clamp_min(0) ** beta, values.new_ones(1, dtype=torch.float32)])
         sums = weights[:, None]
         for terms, starts in _summation(height, width, radius, border, values.device):
             sums = F.embedding_bag(terms, sums, starts, mode="sum", include_last_offset=True)
@@ -165,15 +165,16 @@ def transition_matrix(
     return _blocks(entries, weights, sizes)
 
 
-def walk_coefficients(steps: int, tolerance: float = TOLERANCE) -> list[float]:
+@lru_cache(maxsize=32)
+def walk_coefficients(steps: int, tolerance: float = TOLERANCE) -> tuple[float, ...]:
     """Return the sums ``s_k = c_k + c_(k+1) + …`` of Chebyshev coefficients of ``x^t``, from s_1 on.
 
     With them ``x^t = 1 + s_1 (T_1 - T_0) + s_2 (T_2 - T_1) + …``, a polynomial that is 1 at 1 wherever it ends.
 
     Args:
-        steps: t, at least 1.
-        tolerance: Sums up to this one are left out; they change no value of the polynomial in [-1, 1] by more than
-            twice as much.
+        steps: t, at least 0.
+        tolerance: In [0, 0.5); what the c_k that are left out may add up to. The polynomial then differs from
+            ``x^t`` by at most twice as much in [-1, 1].
 
     Returns:
         As many falling numbers in (0, 1] as the polynomial's degree, which are the products that a walk needs.
@@ -185,7 +186,7 @@ def walk_coefficients(steps: int, tolerance: float = TOLERANCE) -> list[float]:
         k += 2
         coefficients += [0.0, value]
     sums = np.cumsum(coefficients[::-1])[::-1] / sum(coefficients)
-    return [float(x) for x in sums[1:] if x > tolerance]
+    return tuple(float(x) for x in sums[1:] if x > tolerance)
 
 
 def _together(scores: Sequence[Tensor], change: Callable[[Tensor], Tensor]) -> list[Tensor]:
@@ -210,6 +211,11 @@ def _apply(change: Any, values: Any, coefficients: Sequence[float]) -> Any:
     return result
 
 
+def _diagonal(sums: Tensor) -> Tensor:
+    """Return the diagonal of ``2 (S - 1)``; without 1 - 1/D, which would lose the last digits of a lonely pixel."""
+    return 2 * (1 - sums) / sums
+
+
 def _symmetric_rows(
     weighed: Sequence[tuple[Tensor, Tensor]], sizes: Sequence[tuple[int, int]], radius: int, border: Border
 ) -> SparseRows:
@@ -217,27 +223,27 @@ def _symmetric_rows(
     entries, weights = [], []
     for (values, sums), size in zip(weighed, sizes, strict=True):
         rows, columns, pairs = _structure(*size, radius, border, values.device)
-        root = sums.rsqrt()
+        root = sums.double().rsqrt()
+        scaled = (2 * values[pairs] * root[rows] * root[columns]).float()
         entries.append((rows, columns, pairs))
-        weights.append(2 * values[pairs] * root[rows] * root[columns] - 2 * (rows == columns))
+        weights.append(torch.where(rows == columns, _diagonal(sums)[rows], scaled))
     return _blocks(entries, weights, sizes)
 
 
-def _symmetric_diagonals(
-    values: Tensor, sums: Tensor, size: tuple[int, int], radius: int, border: Border
-) -> dia_array:
+def _symmetric_diagonals(values: Tensor, sums: Tensor, size: tuple[int, int], radius: int, border: Border) -> dia_array:
     """Return ``2 (S - 1)`` of one image on a CPU by its diagonals: no column numbers, and products of whole rows."""
     diagonals = _diagonals(*size, radius, border)
-    pairs = values[:-1].view(len(diagonals), *pair_count(*size, radius, border))
-    root = sums.rsqrt().view(size)
+    pairs = values[:-1].view(len(diagonals), *pair_count(*size, radius, border)).numpy()
+    root = sums.double().rsqrt().view(size).numpy()  # what is kept is rounded once
     distances = _distances(diagonals)
-    result = values.new_zeros(len(distances), *size)
+    number = {distance: k for k, distance in enumerate(distances)}
+    result = np.zeros((len(distances), *size), np.float32)
     for part, (distance, start, end, place) in zip(pairs, diagonals, strict=True):
-        scaled = part[place] * (2 * root[*start]) * root[*end]
-        result[distances.index(distance), *end] = scaled  # SciPy keeps an entry where its column is
-        result[distances.index(-distance), *start] = scaled
-    result[distances.index(0)] = 2 / sums.view(size) - 2
-    flat = result.flatten(1).numpy()
+        scaled = result[number[distance]][end]  # SciPy keeps an entry where its column is
+        np.multiply(2 * part[place] * root[start], root[end], out=scaled, casting="same_kind")
+        result[number[-distance]][start] = scaled
+    result[number[0]] = _diagonal(sums).view(size).numpy()
+    flat = result.reshape(len(distances), -1)
     return dia_array((flat, distances), shape=(flat.shape[1],) * 2)
 
 
@@ -249,6 +255,7 @@ def random_walk(
     steps: int = 256,
     radius: int = 5,
     border: Border = "official",
+    tolerance: float = TOLERANCE,
 ) -> list[Tensor]:
     """Let the scores of images walk.
 
@@ -259,16 +266,19 @@ def random_walk(
         steps: t, any number; 0 returns the scores.
         radius: As for the affinities.
         border: As for the affinities.
+        tolerance: See :func:`walk_coefficients`; the greater, the fewer products.
 
     Returns:
         For each image ``(C, h, w)`` float32: every pixel a weighted mean of the scores around it.
 
     Raises:
-        InputError: Shapes do not fit, a score is not finite, an affinity is not a number in [0, 1], or ``beta`` or
-            ``steps`` is out of range.
+        InputError: Shapes do not fit, a score is not finite, an affinity is not a number in [0, 1], or ``beta``,
+            ``steps`` or ``tolerance`` is out of range.
     """
     if steps < 0:
         raise InputError(f"steps is {steps}; a walk needs at least 0.")
+    if not 0 <= tolerance < 0.5:
+        raise InputError(f"tolerance is {tolerance}; it must be at least 0 and below 0.5.")
     if len(scores) != len(affinities):
         raise InputError(f"there are scores of {len(scores)} images but affinities of {len(affinities)}.")
     if not scores:
@@ -279,18 +289,19 @@ def random_walk(
         if not all_finite(maps):
             raise InputError("scores hold NaN or infinite values; give finite scores.")
     sizes = [(int(x.shape[1]), int(x.shape[2])) for x in scores]
-    coefficients = walk_coefficients(steps)
-    if len(coefficients) >= steps:
+    coefficients = walk_coefficients(steps, tolerance)
+    if len(coefficients) >= steps:  # the plain power needs no more products
         transition = transition_matrix(affinities, sizes, beta, radius, border)
         return _together(scores, lambda x: reduce(lambda x, _: transition @ x, range(steps), x))
     weighed = _weigh(affinities, sizes, beta, radius, border)
     roots = [sums.sqrt().view(size) for (_, sums), size in zip(weighed, sizes, strict=True)]
-    scaled = [maps.float() * root for maps, root in zip(scores, roots, strict=True)]
+    scores = [maps.float() for maps in scores]
+    scaled = [maps * root for maps, root in zip(scores, roots, strict=True)]
     if scores[0].is_cpu and torch.get_num_threads() * max(len(maps) for maps in scores) <= _FEW:
         walked = []
         for values, weights, size in zip(scaled, weighed, sizes, strict=True):
-            change = _symmetric_diagonals(*weights, size, radius, border)
-            rows = [torch.from_numpy(_apply(change, row, coefficients)) for row in values.flatten(1).numpy()]
+            diagonals = _symmetric_diagonals(*weights, size, radius, border)
+            rows = [torch.from_numpy(_apply(diagonals, row, coefficients)) for row in values.flatten(1).numpy()]
             walked.append(torch.stack(rows).view(values.shape) if rows else values)
     else:
         change = _symmetric_rows(weighed, sizes, radius, border)
@@ -299,5 +310,3 @@ def random_walk(
         (x / root).clamp(maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True))  # a mean lies between
         for x, root, maps in zip(walked, roots, scores, strict=True)
     ]
-
-

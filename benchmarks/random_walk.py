@@ -1,17 +1,19 @@
-"""Random walk along pair affinities: a sparse matrix applied t times against squaring a dense one.
+"""Random walk along pair affinities: a polynomial of a sparse matrix against squaring a dense one.
 
 Plain is what AffinityNet's infer_aff.py does, written anew: a sparse matrix of the affinities is made dense, N x N for
 a grid of N pixels, raised to beta element by element, its columns are divided by their sums, it is squared log2(t)
-times, and the scores are multiplied by it; one image after the other. Ours is wsss_lib.ops.random_walk.random_walk:
-all images in one call, as blocks of one sparse matrix, which is applied t times to the few rows of scores. Both are
-given the affinities of the pairs. The scores they return must be equal within 1e-5 (they lie in [0, 1]).
+times, and the scores are multiplied by it; one image after the other. Sparse applies the library's sparse matrix t
+times to the few rows of scores of all images. Ours is wsss_lib.ops.random_walk.random_walk, on all images in one call:
+a polynomial of the matrix in place of its power. All are given the affinities of the pairs. The scores they return
+must be equal within 1e-5 (they lie in [0, 1]).
 
-What depends on the size of the grid alone, the indices of the pairs, both make once and keep; the timed calls find it,
+What depends on the size of the grid alone, the indices of the pairs, all make once and keep; the timed calls find it,
 the measured memory includes it. The line above the table says how long the first call of ours took, with all of that.
 
 Columns: milliseconds per image, median of the turns; ratio: how many times as fast as plain in the same turn, median;
 peak MiB: by how much memory grew above the affinities and scores, measured in a process of its own (what PyTorch
-allocated on CUDA, resident memory on a CPU); ratio: of plain's peak to this one.
+allocated on CUDA, resident memory on a CPU); ratio: of plain's peak to this one; products: of two dense matrices, or of
+a sparse one with the scores; error: the greatest difference of a score from the walk in float64.
 """
 
 from __future__ import annotations
@@ -37,12 +39,13 @@ from common import (
     smooth,
     table,
 )
+from scipy.sparse import coo_array
 from torch import Tensor
 
 from wsss_lib.ops.affinity import pair_affinities
-from wsss_lib.ops.random_walk import random_walk
+from wsss_lib.ops.random_walk import random_walk, transition_matrix, walk_coefficients
 
-PLAIN, OURS = "plain", "ours"
+PLAIN, SPARSE, OURS = "plain", "sparse", "ours"
 STRIDE = 8
 BETA = 8
 RADIUS = 5
@@ -83,12 +86,53 @@ def plain_walk(scores: list[Tensor], affinities: list[Tensor], steps: int) -> li
     return results
 
 
+@torch.no_grad()
+def sparse_walk(scores: list[Tensor], affinities: list[Tensor], steps: int) -> list[Tensor]:
+    """Return the same by applying the sparse matrix of all images step by step."""
+    transition = transition_matrix(affinities, [(m.shape[1], m.shape[2]) for m in scores], BETA, RADIUS)
+    x = torch.cat([maps.flatten(1).t() for maps in scores])
+    for _ in range(steps):
+        x = transition @ x
+    parts = x.split([maps[0].numel() for maps in scores])
+    return [part.t().reshape(maps.shape) for part, maps in zip(parts, scores, strict=True)]
+
+
+def exact_walk(scores: list[Tensor], affinities: list[Tensor], steps: int) -> list[Tensor]:
+    """Return the same in float64."""
+    results = []
+    for maps, pairs in zip(scores, affinities, strict=True):
+        size = maps[0].numel()
+        half = pairs.flatten().double().cpu().numpy() ** BETA
+        indices = plain_indices(maps.shape[1], maps.shape[2], torch.device("cpu")).numpy()
+        matrix = coo_array((np.concatenate([half, half, np.ones(size)]), indices), shape=(size, size)).tocsr()
+        sums = matrix.sum(1)[:, None]
+        x = maps.flatten(1).t().double().cpu().numpy()
+        for _ in range(steps):
+            x = (matrix @ x) / sums
+        results.append(torch.from_numpy(x.T.copy()).view(maps.shape))
+    return results
+
+
+def error(walked: list[Tensor], exact: list[Tensor]) -> float:
+    """Return the greatest difference of any score."""
+    return max(float((a.cpu().double() - b).abs().max()) for a, b in zip(walked, exact, strict=True))
+
+
+def products(steps: int) -> dict[str, int]:
+    """Return how many products each variant needs: plain of dense matrices, the others of a matrix with scores."""
+    return {PLAIN: steps.bit_length(), SPARSE: steps, OURS: min(steps, len(walk_coefficients(steps)))}
+
+
 def our_walk(scores: list[Tensor], affinities: list[Tensor], steps: int) -> list[Tensor]:
     """Return the same by the library."""
     return random_walk(scores, affinities, beta=BETA, steps=steps, radius=RADIUS)
 
 
-RUN: dict[str, Callable[[list[Tensor], list[Tensor], int], list[Tensor]]] = {PLAIN: plain_walk, OURS: our_walk}
+RUN: dict[str, Callable[[list[Tensor], list[Tensor], int], list[Tensor]]] = {
+    PLAIN: plain_walk,
+    SPARSE: sparse_walk,
+    OURS: our_walk,
+}
 
 
 def make_inputs(count: int, rows: int, height: int, width: int, device: torch.device) -> Inputs:
@@ -136,9 +180,12 @@ def main() -> None:
 
     memory = peaks(list(RUN))
     walked = {}
-    first = seconds(lambda: walked.update(ours=our_walk(*inputs, options.steps)), device)
-    for ours, plain in zip(walked["ours"], plain_walk(*inputs, options.steps), strict=True):
-        torch.testing.assert_close(ours, plain, rtol=0, atol=TOLERANCE)
+    first = seconds(lambda: walked.update({OURS: our_walk(*inputs, options.steps)}), device)
+    for name in (SPARSE, PLAIN):
+        walked[name] = RUN[name](*inputs, options.steps)
+        for ours, other in zip(walked[OURS], walked[name], strict=True):
+            torch.testing.assert_close(ours, other, rtol=0, atol=TOLERANCE)
+    exact = exact_walk(*inputs, options.steps)
     variants = {name: lambda run=run: run(*inputs, options.steps) for name, run in RUN.items()}
     times = alternate(variants, options.repeats, device, warm_up=0)
 
@@ -147,8 +194,12 @@ def main() -> None:
         f"{options.steps} steps, {options.rows} rows; the first call of ours took {1000 * first:.0f} ms"
     )
     print(f"{machine(device)}; {options.repeats} turns; scores are equal (absolute tolerance {TOLERANCE:g})")
-    rows = comparison(times, memory, PLAIN, options.images)
-    print(table(("variant", "ms/image", "ratio", "peak MiB", "ratio"), rows))
+    needed = products(options.steps)
+    rows = [
+        (*row, needed[row[0]], f"{error(walked[row[0]], exact):.1e}")
+        for row in comparison(times, memory, PLAIN, options.images)
+    ]
+    print(table(("variant", "ms/image", "ratio", "peak MiB", "ratio", "products", "error"), rows))
 
 
 if __name__ == "__main__":

@@ -121,8 +121,21 @@ def _weigh(
         sums = weights[:, None]
         for terms, starts in _summation(height, width, radius, border, values.device):
             sums = F.embedding_bag(terms, sums, starts, mode="sum", include_last_offset=True)
-        results.append((weights, sums[:, 0]))
+        sums = sums[:, 0]
+        if values.is_cpu:
+            last = _last_sums(weights, *_structure(height, width, radius, border, values.device), height * width)
+            sums = torch.cat([sums[: -len(last)], last])
+        results.append((weights, sums))
     return results
+
+
+def _last_sums(weights: Tensor, rows: Tensor, columns: Tensor, pairs: Tensor, size: int) -> Tensor:
+    """Add up the last columns of the dense matrix: PyTorch takes 64 at once, and those left over in another order."""
+    start = max(0, size - size % 64 - 64)
+    begin = int(torch.searchsorted(rows, torch.tensor([start], dtype=rows.dtype)))
+    dense = weights.new_zeros(size, size - start)
+    dense[columns[begin:], rows[begin:] - start] = weights[pairs[begin:]]
+    return dense.sum(0)
 
 
 def _blocks(

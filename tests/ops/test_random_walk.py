@@ -147,9 +147,12 @@ def test_the_error_of_float32(device):
 
 @pytest.mark.usefixtures("layout")
 def test_means_stay_within_the_scores(device):
-    """A polynomial of few terms leaves the range a little, which would make scores negative."""
-    scores = (torch.rand(3, 20, 30, device=device) > 0.99).float()
-    (result,) = random_walk([scores], [affinities(20, 30, low=0.0, device=device)], beta=40.0)
+    """A polynomial and its rounding leave the range a little, and scores above 1 would be refused elsewhere."""
+    scores = torch.zeros(2, 9, 90, device=device)
+    scores[0, 4, 4] = scores[1] = 1
+    scores[1, 4, 4] = 0
+    given = affinities(9, 90, border="full", device=device)
+    (result,) = random_walk([scores], [given], steps=64, border="full")
     assert result.min() >= 0
     assert result.max() <= 1
 
@@ -179,7 +182,8 @@ def test_the_sums_round_as_those_of_a_dense_matrix(height, width, device):
     dense = torch.zeros(height * width, height * width)
     dense[rows, columns] = powers.cpu()
     expected = powers.cpu() / dense.sum(0)[rows]
-    assert (matrix.weights.cpu() != expected).float().mean() < 0.01
+    other = (matrix.weights.cpu() != expected).float().mean()
+    assert other == 0 if device.type == "cpu" else other < 0.01
 
 
 def test_the_matrix_can_be_learnt_through_after_an_inference():

@@ -79,25 +79,19 @@ def _summation(
     """Return in which steps the rows of the matrix are added up: the terms of every sum, and where each sum begins.
 
     The authors' matrix is dense, and in hundreds of walking steps the last bit of D shows. On a CPU, PyTorch adds up
-    the columns of a dense matrix in sums of 16 values, adds up 16 such sums each, and again 16 of these; what is left
-    over at the lower end comes last, the shortest sums first. Zeros change no sum. So the few entries of a column,
-    which are those of the row, too, are enough.
+    the columns of a dense matrix in sums of 16 values, adds up 16 such sums each, again 16 of these, and then what
+    there is. Zeros change no sum. So the few entries of a column, which are those of the row, too, are enough.
     """
     rows, columns, pairs = (part.long() for part in _structure(height, width, radius, border, torch.device("cpu")))
     size = height * width
     length = 1 << max(4, (size - 1).bit_length() // 4)
-    lengths = [length, length**2, length**3]
-    left_over = sum(((columns >= size - size % step).long() for step in lengths), torch.zeros_like(columns))
     terms, steps = pairs, []
-    for step in (*lengths, size):
-        key = (rows * 4 + left_over) * size + columns // step
+    for step in (length, length**2, length**3, size):
+        key = rows * size + columns // step
         first = torch.cat([key.new_ones(1), key.diff()]).nonzero().flatten()
         steps.append((terms, torch.cat([first, first.new_tensor([len(key)])])))
-        rows, columns, left_over = rows[first], columns[first], left_over[first]
+        rows, columns = rows[first], columns[first]
         terms = torch.arange(len(first))
-    order = (rows * 4 - left_over).argsort()  # the shortest sums first
-    counts = torch.bincount(rows, minlength=size)
-    steps.append((order, torch.cat([counts.new_zeros(1), counts.cumsum(0)])))
     return [(part.int().to(device), starts.int().to(device)) for part, starts in steps]
 
 

@@ -252,14 +252,14 @@ def test_a_run_of_an_earlier_version_does_not_hide_a_change(tmp_path):
 
 
 def test_a_field_that_is_new_takes_its_default(tmp_path):
-    run = open_run(tmp_path, SHORT)
-    run.train(silent)
+    open_run(tmp_path, SHORT)
     config = read_json(tmp_path / "config.json")
     for part in (config["identity"], config["settings"]["config"]):
         del part["momentum"]
     del config["settings"]["workers"]
     write_json(tmp_path / "config.json", config)
-    assert open_run(tmp_path, SHORT).is_trained
+    open_run(tmp_path, SHORT).train(silent)
+    assert reopen(tmp_path).is_trained
     other = SHORT.replace(momentum=0.5)
     assert f"momentum is {Config().momentum} there and 0.5 here" in sentence_of(lambda: open_run(tmp_path, other))
 

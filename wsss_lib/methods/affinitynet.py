@@ -8,7 +8,8 @@ equations 4-6).
 Differences from the authors' release (jiwoon-ahn/psa):
 
 - Pair features are sliced, not gathered: equal values and gradients at a fraction of the memory.
-- The walk multiplies the few rows of scores by a sparse matrix 256 times instead of squaring a dense one 8 times.
+- The walk multiplies the few rows of scores by a sparse matrix 78 times, for a polynomial that is the 256th power to
+  1e-6, instead of squaring a dense one 8 times.
 - Pairs near the image's border are missing there. That is the default here too; ``border="full"`` has them.
 - The momentum is 5e-4, because the weight decay is passed in its place, see `wsss_lib.methods.cam`; the learning rate
   of its README, 0.1, suits VGG-16 only.

@@ -2,23 +2,48 @@
 
 Ahn and Kwak (CVPR 2018), equations 4-6: with ``A = a^beta`` (element by element) and ``T = D⁻¹ A``, where D holds the
 row sums of A, the refined scores are ``T^t M``. A is sparse, as only nearby pixels are connected, and there are few
-rows of scores; so the scores are multiplied t times by a sparse matrix instead of squaring a dense one.
+rows of scores; so the scores are multiplied by a sparse matrix instead of squaring a dense one.
+
+T is similar to the symmetric ``S = D^-½ A D^-½``, whose eigenvalues lie in [-1, 1]. There ``x^t`` is the sum of
+``c_k T_k(x)`` over the Chebyshev polynomials with ``c_k = 2^(1-t) C(t, (t-k)/2)`` (half of it for k = 0). The c_k are
+positive, add up to 1 and soon vanish: about ``√(2 t ln(2 / ε))`` products suffice instead of t.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import lru_cache
-from itertools import pairwise
+from collections.abc import Callable, Sequence
+from functools import lru_cache, reduce
 from math import inf
+from typing import Any
 
+import numpy as np
 import torch
+import torch.nn.functional as F
+from scipy.sparse import dia_array
 from torch import Tensor
 
 from wsss_lib.errors import InputError
-from wsss_lib.ops.affinity import Border, pair_count, pair_offsets, pair_windows
+from wsss_lib.ops.affinity import Border, Window, pair_count, pair_offsets, pair_windows
 from wsss_lib.ops.sparse import SparseRows
 from wsss_lib.ops.values import all_finite, all_within
+
+TOLERANCE = 1e-6
+"""What the Chebyshev coefficients that a walk leaves out may add up to."""
+
+_FEW = 6
+"""Up to so many rows of scores, times threads, a CPU multiplies a matrix of diagonals faster than one of rows."""
+
+
+@lru_cache(maxsize=32)
+def _diagonals(height: int, width: int, radius: int, border: Border) -> list[tuple[int, Window, Window, Window]]:
+    """Return for every offset the distance of its pixels in the flat grid, and its :func:`pair_windows`."""
+    offsets = pair_offsets(radius)
+    return [(dy * width + dx, *pair_windows((dy, dx), height, width, radius, border)) for dy, dx in offsets]
+
+
+def _distances(diagonals: Sequence[tuple[int, Window, Window, Window]]) -> list[int]:
+    """Return how far the entries of each diagonal of the matrix lie to the right of its main one, from the left."""
+    return sorted({sign * distance for distance, *_ in diagonals for sign in (-1, 1)} | {0})
 
 
 @lru_cache(maxsize=32)
@@ -28,38 +53,97 @@ def _structure(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the sparse symmetric matrix of a grid: row and column of every entry, and which pair it comes from.
 
-    The entries are in the order of their rows, then of their columns. Those of the diagonal come from "pair" P · n.
+    The entries are int32, in the order of their rows, then of their columns. Those of the diagonal come from "pair"
+    P · n.
     """
-    index = torch.arange(height * width).view(height, width)
-    offsets = pair_offsets(radius)
     grid = pair_count(height, width, radius, border)
-    place = torch.arange(len(offsets) * grid[0] * grid[1]).view(len(offsets), *grid)
-    start, end, pair = [], [], []
-    for k, offset in enumerate(offsets):
-        one, other, where = pair_windows(offset, height, width, radius, border)
-        start.append(index[*one].flatten())
-        end.append(index[*other].flatten())
-        pair.append(place[k, *where].flatten())
-    i, j, p = torch.cat(start), torch.cat(end), torch.cat(pair)
-    diagonal = index.flatten()
-    rows, columns = torch.cat([i, j, diagonal]), torch.cat([j, i, diagonal])
-    pairs = torch.cat([p, p, torch.full_like(diagonal, place.numel())])
-    order = (rows * index.numel() + columns).argsort()
-    return rows[order].to(device), columns[order].to(device), pairs[order].to(device)
+    diagonals = _diagonals(height, width, radius, border)
+    pairs = torch.arange(len(diagonals) * grid[0] * grid[1], dtype=torch.int32).view(len(diagonals), *grid)
+    distances = _distances(diagonals)
+    table = torch.full((len(distances), height, width), -1, dtype=torch.int32)  # pair by distance and row
+    table[distances.index(0)] = pairs.numel()
+    for of_offset, (distance, start, end, place) in zip(pairs, diagonals, strict=True):
+        table[distances.index(distance), *start] = of_offset[place]
+        table[distances.index(-distance), *end] = of_offset[place]
+    flat = table.flatten(1).t()
+    rows, which = (flat >= 0).nonzero(as_tuple=True)
+    columns = rows + torch.tensor(distances)[which]
+    return rows.int().to(device), columns.int().to(device), flat[rows, which].to(device)
 
 
-def _column_sums(rows: Tensor, columns: Tensor, weights: Tensor, size: int, block: int = 256) -> Tensor:
-    """Add up the columns of a symmetric sparse matrix in the order in which a dense one is.
+@lru_cache(maxsize=32)
+@torch.inference_mode(mode=False)
+def _summation(
+    height: int, width: int, radius: int, border: Border, device: torch.device
+) -> list[tuple[Tensor, Tensor]]:
+    """Return in which steps the rows of the matrix are added up: the terms of every sum, and where each sum begins.
 
-    Its entries are sorted by rows. The authors' matrix is dense, and in hundreds of steps the last bit of D shows.
+    The authors' matrix is dense, and in hundreds of walking steps the last bit of D shows. On a CPU, PyTorch adds up
+    the columns of a dense matrix in sums of 16 values, adds up 16 such sums each, again 16 of these, and then what
+    there is. Zeros change no sum. So the few entries of a column, which are those of the row, too, are enough.
     """
-    ends = torch.searchsorted(rows, torch.arange(0, size + block, block, device=rows.device)).tolist()
-    sums = []
-    for start, (first, last) in zip(range(0, size, block), pairwise(ends), strict=True):
-        dense = weights.new_zeros(size, min(block, size - start))
-        dense[columns[first:last], rows[first:last] - start] = weights[first:last]
-        sums.append(dense.sum(0))
-    return torch.cat(sums)
+    rows, columns, pairs = (part.long() for part in _structure(height, width, radius, border, torch.device("cpu")))
+    size = height * width
+    length = 1 << max(4, (size - 1).bit_length() // 4)
+    terms, steps = pairs, []
+    for step in (length, length**2, length**3, size):
+        key = rows * size + columns // step
+        first = torch.cat([key.new_ones(1), key.diff()]).nonzero().flatten()
+        steps.append((terms, torch.cat([first, first.new_tensor([len(key)])])))
+        rows, columns = rows[first], columns[first]
+        terms = torch.arange(len(first))
+    return [(part.int().to(device), starts.int().to(device)) for part, starts in steps]
+
+
+def _weigh(
+    affinities: Sequence[Tensor], sizes: Sequence[tuple[int, int]], beta: float, radius: int, border: Border
+) -> list[tuple[Tensor, Tensor]]:
+    """Return for each image ``a^beta`` ``(P · n + 1,)`` float32, with the diagonal's 1 last, and D ``(h · w,)``."""
+    if not 0 <= beta < inf:
+        raise InputError(f"beta is {beta}; it must be a finite number of at least 0.")
+    results = []
+    for values, (height, width) in zip(affinities, sizes, strict=True):
+        grid = pair_count(height, width, radius, border)
+        wanted = (len(pair_offsets(radius)), grid[0] * grid[1])
+        if values.shape != wanted:
+            raise InputError(f"affinities of a {height} × {width} grid must be {wanted}, not {tuple(values.shape)}.")
+        if not all_within(values):
+            raise InputError(
+                "affinities hold negative or non-finite values or values above 1; they must lie in [0, 1]."
+            )
+        weights = torch.cat([values.float().flatten().clamp_min(0) ** beta, values.new_ones(1, dtype=torch.float32)])
+        sums = weights[:, None]
+        for terms, starts in _summation(height, width, radius, border, values.device):
+            sums = F.embedding_bag(terms, sums, starts, mode="sum", include_last_offset=True)
+        sums = sums[:, 0]
+        if values.is_cpu:
+            last = _last_sums(weights, *_structure(height, width, radius, border, values.device), height * width)
+            sums = torch.cat([sums[: -len(last)], last])
+        results.append((weights, sums))
+    return results
+
+
+def _last_sums(weights: Tensor, rows: Tensor, columns: Tensor, pairs: Tensor, size: int) -> Tensor:
+    """Add up the last columns of the dense matrix: PyTorch takes 64 at once, and those left over in another order."""
+    start = max(0, size - size % 64 - 64)
+    begin = int(torch.searchsorted(rows, torch.tensor([start], dtype=rows.dtype)))
+    dense = weights.new_zeros(size, size - start)
+    dense[columns[begin:], rows[begin:] - start] = weights[pairs[begin:]]
+    return dense.sum(0)
+
+
+def _blocks(
+    entries: Sequence[tuple[Tensor, Tensor, Tensor]], weights: Sequence[Tensor], sizes: Sequence[tuple[int, int]]
+) -> SparseRows:
+    """Return the images' matrices as the blocks of one, from :func:`_structure` and the entries' values."""
+    columns, lengths, first = [], [], 0
+    for (rows, others, _), (height, width) in zip(entries, sizes, strict=True):
+        columns.append(others + first)
+        lengths.append(torch.bincount(rows, minlength=height * width))
+        first += height * width
+    counts = torch.cat(lengths)
+    ends = torch.cat([counts.new_zeros(1), counts.cumsum(0)]).int()
+    return SparseRows(torch.cat(columns), torch.cat(list(weights)), ends)
 
 
 def transition_matrix(
@@ -82,29 +166,92 @@ def transition_matrix(
         InputError: Affinities and sizes do not fit, an affinity is not a number in [0, 1], or ``beta`` is negative or
             not finite.
     """
-    if not 0 <= beta < inf:
-        raise InputError(f"beta is {beta}; it must be a finite number of at least 0.")
-    columns, weights, lengths, sums = [], [], [], []
-    first = 0
-    for values, (height, width) in zip(affinities, sizes, strict=True):
-        grid = pair_count(height, width, radius, border)
-        wanted = (len(pair_offsets(radius)), grid[0] * grid[1])
-        if values.shape != wanted:
-            raise InputError(f"affinities of a {height} × {width} grid must be {wanted}, not {tuple(values.shape)}.")
-        if not all_within(values):
-            raise InputError(
-                "affinities hold negative or non-finite values or values above 1; they must lie in [0, 1]."
-            )
-        rows, others, pairs = _structure(height, width, radius, border, values.device)
-        weights.append(torch.cat([values.float().flatten(), values.new_ones(1, dtype=torch.float32)])[pairs] ** beta)
-        columns.append(others + first)
-        lengths.append(torch.bincount(rows, minlength=height * width))
-        sums.append(_column_sums(rows, others, weights[-1], height * width))
-        first += height * width
-    counts = torch.cat(lengths)
-    ends = torch.cat([counts.new_zeros(1), counts.cumsum(0)]).int()
-    transition = torch.cat(weights) / torch.cat(sums).repeat_interleave(counts)  # A / D
-    return SparseRows(torch.cat(columns).int(), transition, ends)
+    weighed = _weigh(affinities, sizes, beta, radius, border)
+    entries = [_structure(*size, radius, border, a.device) for size, a in zip(sizes, affinities, strict=True)]
+    weights = [w[pairs] / sums[rows] for (w, sums), (rows, _, pairs) in zip(weighed, entries, strict=True)]  # A / D
+    return _blocks(entries, weights, sizes)
+
+
+@lru_cache(maxsize=32)
+def walk_coefficients(steps: int, tolerance: float = TOLERANCE) -> tuple[float, ...]:
+    """Return the sums ``s_k = c_k + c_(k+1) + …`` of Chebyshev coefficients of ``x^t``, from s_1 on.
+
+    With them ``x^t = 1 + s_1 (T_1 - T_0) + s_2 (T_2 - T_1) + …``, a polynomial that is 1 at 1 wherever it ends.
+
+    Args:
+        steps: t, at least 0.
+        tolerance: In [0, 0.5); what the c_k that are left out may add up to. The polynomial then differs from
+            ``x^t`` by at most twice as much in [-1, 1].
+
+    Returns:
+        As many falling numbers in (0, 1] as the polynomial's degree, which are the products that a walk needs.
+    """
+    value, k = 1.0, steps % 2
+    coefficients = [0.0] * k + [value if k else value / 2]
+    while k < steps and value > 1e-20:
+        value *= (steps - k) / (steps + k + 2)  # binomials next to each other
+        k += 2
+        coefficients += [0.0, value]
+    sums = np.cumsum(coefficients[::-1])[::-1] / sum(coefficients)
+    return tuple(float(x) for x in sums[1:] if x > tolerance)
+
+
+def _together(scores: Sequence[Tensor], change: Callable[[Tensor], Tensor]) -> list[Tensor]:
+    """Change the scores ``(C, h, w)`` of all images as the rows of one matrix, a column for each class."""
+    counts = [maps.shape[1] * maps.shape[2] for maps in scores]
+    x = scores[0].new_zeros(sum(counts), max(len(maps) for maps in scores), dtype=torch.float32)
+    for part, maps in zip(x.split(counts), scores, strict=True):
+        part[:, : len(maps)] = maps.flatten(1).t()
+    changed = change(x).split(counts)
+    return [part[:, : len(maps)].t().reshape(maps.shape) for part, maps in zip(changed, scores, strict=True)]
+
+
+def _apply(change: Any, values: Any, coefficients: Sequence[float]) -> Any:
+    """Multiply values by the polynomial of a matrix S, given ``2 (S - 1)``; both of PyTorch, or of SciPy and NumPy."""
+    step = 0.5 * (change @ values)  # T_k - T_(k-1)
+    current = values + step
+    result = values + coefficients[0] * step
+    for coefficient in coefficients[1:]:
+        step += change @ current
+        current += step
+        result += coefficient * step
+    return result
+
+
+def _diagonal(sums: Tensor) -> Tensor:
+    """Return the diagonal of ``2 (S - 1)``; without 1 - 1/D, which would lose the last digits of a lonely pixel."""
+    return 2 * (1 - sums) / sums
+
+
+def _symmetric_rows(
+    weighed: Sequence[tuple[Tensor, Tensor]], sizes: Sequence[tuple[int, int]], radius: int, border: Border
+) -> SparseRows:
+    """Return ``2 (S - 1)`` of all images, as the blocks of one matrix."""
+    entries, weights = [], []
+    for (values, sums), size in zip(weighed, sizes, strict=True):
+        rows, columns, pairs = _structure(*size, radius, border, values.device)
+        root = sums.double().rsqrt()
+        scaled = (2 * values[pairs] * root[rows] * root[columns]).float()
+        entries.append((rows, columns, pairs))
+        weights.append(torch.where(rows == columns, _diagonal(sums)[rows], scaled))
+    return _blocks(entries, weights, sizes)
+
+
+def _symmetric_diagonals(values: Tensor, sums: Tensor, size: tuple[int, int], radius: int, border: Border) -> dia_array:
+    """Return ``2 (S - 1)`` of one image on a CPU by its diagonals: no column numbers, and products of whole rows."""
+    diagonals = _diagonals(*size, radius, border)
+    pairs = values[:-1].view(len(diagonals), *pair_count(*size, radius, border)).numpy()
+    root = sums.double().rsqrt().view(size).numpy()  # what is kept is rounded once
+    distances = _distances(diagonals)
+    number = {distance: k for k, distance in enumerate(distances)}
+    result = np.zeros((len(distances), *size), np.float32)
+    for part, (distance, start, end, place) in zip(pairs, diagonals, strict=True):
+        scaled = result[number[distance]][end]  # SciPy keeps an entry where its column is
+        np.multiply(2 * part[place] * root[start], root[end], out=scaled, casting="same_kind")
+        result[number[-distance]][start] = scaled
+    result[number[0]] = _diagonal(sums).view(size).numpy()
+    flat = result.reshape(len(distances), -1)
+    return dia_array((flat, distances), shape=(flat.shape[1],) * 2)
 
 
 @torch.no_grad()
@@ -115,6 +262,7 @@ def random_walk(
     steps: int = 256,
     radius: int = 5,
     border: Border = "official",
+    tolerance: float = TOLERANCE,
 ) -> list[Tensor]:
     """Let the scores of images walk.
 
@@ -125,16 +273,19 @@ def random_walk(
         steps: t, any number; 0 returns the scores.
         radius: As for the affinities.
         border: As for the affinities.
+        tolerance: See :func:`walk_coefficients`; the greater, the fewer products.
 
     Returns:
         For each image ``(C, h, w)`` float32: every pixel a weighted mean of the scores around it.
 
     Raises:
-        InputError: Shapes do not fit, a score is not finite, an affinity is not a number in [0, 1], or ``beta`` or
-            ``steps`` is out of range.
+        InputError: Shapes do not fit, a score is not finite, an affinity is not a number in [0, 1], or ``beta``,
+            ``steps`` or ``tolerance`` is out of range.
     """
     if steps < 0:
         raise InputError(f"steps is {steps}; a walk needs at least 0.")
+    if not 0 <= tolerance < 0.5:
+        raise InputError(f"tolerance is {tolerance}; it must be at least 0 and below 0.5.")
     if len(scores) != len(affinities):
         raise InputError(f"there are scores of {len(scores)} images but affinities of {len(affinities)}.")
     if not scores:
@@ -145,11 +296,24 @@ def random_walk(
         if not all_finite(maps):
             raise InputError("scores hold NaN or infinite values; give finite scores.")
     sizes = [(int(x.shape[1]), int(x.shape[2])) for x in scores]
-    transition = transition_matrix(affinities, sizes, beta, radius, border)
-    counts = [h * w for h, w in sizes]
-    x = scores[0].new_zeros(sum(counts), max(len(m) for m in scores), dtype=torch.float32)
-    for part, maps in zip(x.split(counts), scores, strict=True):
-        part[:, : len(maps)] = maps.flatten(1).t()
-    for _ in range(steps):
-        x = transition @ x
-    return [part[:, : len(m)].t().reshape(m.shape) for part, m in zip(x.split(counts), scores, strict=True)]
+    coefficients = walk_coefficients(steps, tolerance)
+    if len(coefficients) >= steps:  # the plain power needs no more products
+        transition = transition_matrix(affinities, sizes, beta, radius, border)
+        return _together(scores, lambda x: reduce(lambda x, _: transition @ x, range(steps), x))
+    weighed = _weigh(affinities, sizes, beta, radius, border)
+    roots = [sums.sqrt().view(size) for (_, sums), size in zip(weighed, sizes, strict=True)]
+    scores = [maps.float() for maps in scores]
+    scaled = [maps * root for maps, root in zip(scores, roots, strict=True)]
+    if scores[0].is_cpu and torch.get_num_threads() * max(len(maps) for maps in scores) <= _FEW:
+        walked = []
+        for values, weights, size in zip(scaled, weighed, sizes, strict=True):
+            diagonals = _symmetric_diagonals(*weights, size, radius, border)
+            rows = [torch.from_numpy(_apply(diagonals, row, coefficients)) for row in values.flatten(1).numpy()]
+            walked.append(torch.stack(rows).view(values.shape) if rows else values)
+    else:
+        change = _symmetric_rows(weighed, sizes, radius, border)
+        walked = _together(scaled, lambda x: _apply(change, x, coefficients))
+    return [
+        (x / root).clamp(maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True))  # a mean lies between
+        for x, root, maps in zip(walked, roots, scores, strict=True)
+    ]

@@ -1,0 +1,168 @@
+"""Affinities along paths: two cells belong together unless a boundary lies between them.
+
+Ahn, Cho and Kwak, "Weakly Supervised Learning of Instance Segmentation with Inter-pixel Relations" (CVPR 2019),
+section 3.3. The affinity of two cells is one minus the highest boundary probability on the straight path between them.
+Pairs, their order and the two borders are those of :mod:`wsss_lib.ops.affinity`.
+
+The authors gather the boundary values of all paths: 2134 values per cell at radius 10. Here a path is a few straight
+runs of cells, and the highest value of every run comes from one table per length, so that nothing is gathered.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from itertools import groupby
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from wsss_lib.errors import InputError
+from wsss_lib.ops.affinity import Border, pair_count, pair_offsets, pair_windows
+
+Offset = tuple[int, int]
+"""(dy, dx): rows down and columns to the right."""
+
+
+class _Run(NamedTuple):
+    """Cells of a path that lie in a row (``axis`` 2) or in a column (``axis`` 1): the first cell, and how many."""
+
+    y: int
+    x: int
+    length: int
+    axis: int
+
+
+def path(offset: Offset) -> list[Offset]:
+    """Return the path to an offset: all cells between that are less than 1 away from the straight line.
+
+    Returns:
+        (y, x) of every cell, from the destination to the origin, both included.
+    """
+    dy, dx = offset
+    square = dy * dy + dx * dx
+    rows, columns = range(min(0, dy), max(0, dy) + 1), range(min(0, dx), max(0, dx) + 1)
+    cells = [(y, x) for y in rows for x in columns if (dy * x - dx * y) ** 2 < square]
+    return sorted(cells, key=lambda cell: -abs(cell[0]) - abs(cell[1]))
+
+
+def official_order(radius: int) -> list[int]:
+    """Return the positions in ``pair_offsets(radius)`` in the order of the authors' arrays: the shorter paths first."""
+    offsets = pair_offsets(radius)
+    return sorted(range(len(offsets)), key=lambda k: len(path(offsets[k])))
+
+
+def path_affinities(boundaries: Tensor, radius: int = 10, border: Border = "official") -> Tensor:
+    """Return the affinity of every pair, ``a_ij = 1 - max over the path from i to j of the boundary probability``.
+
+    The gradient of a pair goes to the highest value only; of equals to the first in the order of :func:`path`.
+
+    Args:
+        boundaries: ``(B, h, w)`` float in [0, 1], the probability that a boundary crosses the cell.
+        radius: Pairs are nearer to each other than this, in cells.
+        border: ``official`` or ``full``.
+
+    Returns:
+        ``(B, P, n)`` float32 in [0, 1]; 0 where a pair leaves the grid.
+
+    Raises:
+        InputError: The grid is too small for any pair, the radius is too small, or a value lies outside [0, 1].
+    """
+    check_radius("radius", radius)
+    if boundaries.ndim != 3:
+        raise InputError(f"boundaries of shape {tuple(boundaries.shape)} have no paths; give (B, h, w).")
+    if ((boundaries < 0) | (boundaries > 1)).any():
+        raise InputError("boundaries hold values below 0 or above 1; give probabilities.")
+    return _PathAffinity.apply(boundaries.float(), radius, border)
+
+
+def check_radius(name: str, radius: int) -> None:
+    """Raise InputError, which calls the radius ``name``, if there is no pair within it."""
+    if radius < 2:
+        raise InputError(f"{name} is {radius}, which leaves no pairs; give at least 2.")
+
+
+@lru_cache(maxsize=32)
+def _runs(radius: int) -> list[list[_Run]]:
+    """Return the runs of the path to every offset: along the axis on which fewer are needed."""
+    result = []
+    for offset in pair_offsets(radius):
+        flat = offset[0] <= abs(offset[1])
+        runs = []
+        for _, group in groupby(sorted(path(offset), key=lambda c: c if flat else c[::-1]), lambda c: c[not flat]):
+            cells = list(group)
+            runs.append(_Run(*cells[0], len(cells), 2 if flat else 1))
+        result.append(runs)
+    return result
+
+
+def _windows(keys: Tensor, axis: int, longest: int) -> list[Tensor]:
+    """Return for the lengths 1, 2, ... the highest key of every run of that length, stored where the run begins."""
+    windows = [keys]
+    for length in range(2, min(longest, keys.shape[axis]) + 1):
+        count = keys.shape[axis] - length + 1
+        windows.append(torch.maximum(windows[-1].narrow(axis, 0, count), keys.narrow(axis, length - 1, count)))
+    return windows
+
+
+def _ranks(height: int, width: int, leftward: bool, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return the rank of every cell, ``(h, w)`` int64, and the cells by their rank.
+
+    Of two cells of a path, the one with the higher rank comes first. One order serves all paths that go to the right
+    (the farther from the upper left corner, the earlier, and above before below), and another one those to the left.
+    """
+    y = torch.arange(height, device=device)[:, None]
+    x = torch.arange(width, device=device)
+    order = (y + (width - 1 - x if leftward else x)) * height + height - 1 - y
+    cells = order.flatten().argsort()
+    rank = torch.empty_like(cells)
+    rank[cells] = torch.arange(len(cells), device=device)
+    return rank.view(height, width), cells
+
+
+class _PathAffinity(torch.autograd.Function):
+    """``a = 1 - max``. A key is a value and, below it, the rank of its cell; the highest key so tells value and cell.
+
+    Numbers that are not negative have the order of their bits.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, boundaries: Tensor, radius: int, border: Border) -> Tensor:
+        batch, height, width = boundaries.shape
+        offsets, runs = pair_offsets(radius), _runs(radius)
+        shape = (batch, len(offsets), *pair_count(height, width, radius, border))
+        result = boundaries.new_zeros(shape)
+        learns = ctx.needs_input_grad[0]
+        crossed = torch.zeros(shape if learns else 0, dtype=torch.int32, device=boundaries.device)
+        bits = boundaries.contiguous().abs().view(torch.int32).long() << 32  # abs for -0 and the sign of NaN
+        for leftward in (False, True):
+            rank, cells = _ranks(height, width, leftward, boundaries.device)
+            windows = {axis: _windows(bits | rank, axis, radius) for axis in (1, 2)}
+            for k, offset in enumerate(offsets):
+                start, _, place = pair_windows(offset, height, width, radius, border)
+                if (offset[1] < 0) != leftward or not start[0].stop:
+                    continue
+                highest = None
+                for y, x, length, axis in runs[k]:
+                    rows = slice(start[0].start + y, start[0].stop + y)
+                    columns = slice(start[1].start + x, start[1].stop + x)
+                    part = windows[axis][length - 1][:, rows, columns]
+                    highest = part if highest is None else torch.maximum(highest, part)
+                assert highest is not None
+                result[:, k, *place] = 1 - (highest >> 32).int().view(torch.float32)
+                if learns:
+                    crossed[:, k, *place] = cells[highest & 0xFFFFFFFF].int()
+        ctx.save_for_backward(crossed)
+        ctx.pairs = (height, width), radius, border
+        return result.flatten(2)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        (crossed,) = ctx.saved_tensors
+        size, radius, border = ctx.pairs
+        gradient = gradient.view(crossed.shape)
+        result = gradient.new_zeros(len(gradient), size[0] * size[1])
+        for k, offset in enumerate(pair_offsets(radius)):
+            _, _, place = pair_windows(offset, *size, radius, border)
+            result.scatter_add_(1, crossed[:, k, *place].flatten(1).long(), -gradient[:, k, *place].flatten(1))
+        return result.unflatten(1, size), None, None

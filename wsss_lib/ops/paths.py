@@ -1,7 +1,7 @@
 """Affinities along paths: two cells belong together unless a boundary lies between them.
 
-Ahn, Cho and Kwak, "Weakly Supervised Learning of Instance Segmentation with Inter-pixel Relations" (CVPR 2019),
-section 3.3. The affinity of two cells is one minus the highest boundary probability on the straight path between them.
+Ahn, Cho and Kwak, "Weakly Supervised Learning of Instance Segmentation with Inter-pixel Relations" (CVPR 2019).
+The affinity of two cells is one minus the highest boundary probability on the straight path between them.
 Pairs, their order and the two borders are those of :mod:`wsss_lib.ops.affinity`.
 
 The authors gather the boundary values of all paths: 2134 values per cell at radius 10. Here a path is a few straight
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from itertools import groupby
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import torch
@@ -87,12 +88,10 @@ def _runs(radius: int) -> list[list[_Run]]:
     """Return the runs of the path to every offset: along the axis on which fewer are needed."""
     result = []
     for offset in pair_offsets(radius):
-        flat = offset[0] <= abs(offset[1])
-        runs = []
-        for _, group in groupby(sorted(path(offset), key=lambda c: c if flat else c[::-1]), lambda c: c[not flat]):
-            cells = list(group)
-            runs.append(_Run(*cells[0], len(cells), 2 if flat else 1))
-        result.append(runs)
+        line = int(offset[0] > abs(offset[1]))  # 0: along rows
+        cells = sorted(path(offset), key=itemgetter(line, 1 - line))
+        runs = [list(group) for _, group in groupby(cells, key=itemgetter(line))]
+        result.append([_Run(*run[0], len(run), 2 - line) for run in runs])
     return result
 
 
@@ -153,16 +152,16 @@ class _PathAffinity(torch.autograd.Function):
                 if learns:
                     crossed[:, k, *place] = cells[highest & 0xFFFFFFFF].int()
         ctx.save_for_backward(crossed)
-        ctx.pairs = (height, width), radius, border
+        ctx.pairs = height, width, radius, border
         return result.flatten(2)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         (crossed,) = ctx.saved_tensors
-        size, radius, border = ctx.pairs
+        height, width, radius, border = ctx.pairs
         gradient = gradient.view(crossed.shape)
-        result = gradient.new_zeros(len(gradient), size[0] * size[1])
+        result = gradient.new_zeros(len(gradient), height * width)
         for k, offset in enumerate(pair_offsets(radius)):
-            _, _, place = pair_windows(offset, *size, radius, border)
+            _, _, place = pair_windows(offset, height, width, radius, border)
             result.scatter_add_(1, crossed[:, k, *place].flatten(1).long(), -gradient[:, k, *place].flatten(1))
-        return result.unflatten(1, size), None, None
+        return result.unflatten(1, (height, width)), None, None

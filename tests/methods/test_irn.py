@@ -419,7 +419,7 @@ def test_the_largest_radius_that_a_crop_allows():
 def test_a_checkpoint_of_another_radius():
     method, checkpoint = filled("irn_net")
     state = checkpoint | {f"path_indices{i}": torch.zeros(3, 2, 4, dtype=torch.int64) for i in range(9)}
-    with pytest.raises(InputError, match="^irn.pth was trained with pairs of radius 5, not 10; set the radius"):
+    with pytest.raises(InputError, match=r"^irn\.pth was trained with pairs of radius 5, not 10; set the radius"):
         method.load_official(state, "irn.pth")
     other = IRN(dataclasses.replace(method.config, radius=5), 20)
     assert len(other.load_official(state, "irn.pth").loaded) == len(checkpoint)

@@ -14,6 +14,7 @@ from wsss_lib.methods.affinitynet import affinity_loss
 from wsss_lib.methods.irn import (
     IRN,
     Config,
+    boundary_loss,
     confident_labels,
     displacement_loss,
     final_scores,
@@ -132,10 +133,10 @@ def test_official_losses_and_gradients(device):
     golden = recipe.golden("irn/losses")
     edge = torch.from_numpy(recipe.array("irn/losses/edge", (2, 1, 24, 24), 1.5)).to(device).requires_grad_()
     displacements = torch.from_numpy(recipe.array("irn/losses/dp", (2, 2, 24, 24), 2.0)).to(device).requires_grad_()
-    kinds = pair_labels(torch.from_numpy(golden["label"]).to(device), 10)
+    labels = torch.from_numpy(golden["label"]).to(device)
+    kinds = pair_labels(labels, 10)
     np.testing.assert_array_equal([kind.sum().item() for kind in kinds], golden["counts"])
-    losses = affinity_loss(path_affinities(edge.sigmoid()[:, 0], 10), *kinds)
-    losses |= displacement_loss(displacements, *kinds[:2], 10)
+    losses = boundary_loss(edge.sigmoid()[:, 0], labels, 10) | displacement_loss(displacements, labels, 10)
     parts = in_official_parts(losses)
     total = losses["loss"] + (losses["displacement_object"] + losses["displacement_background"]) / 2
     np.testing.assert_allclose([*parts, total.item()], golden["losses"], rtol=1e-5)
@@ -159,7 +160,7 @@ def test_displacement_losses_one_pair_at_a_time(height, width, radius, border, d
         chosen = kind[:, offset, place].double()
         expected.append(((difference - wanted).abs().sum(1) * chosen).sum() / (2 * chosen.sum() + 1e-5))
     ours = field.to(device).requires_grad_()
-    found = displacement_loss(ours, background.to(device), object_.to(device), radius, border)
+    found = displacement_loss(ours, labels.to(device), radius, border)
     found = [found["displacement_object"], found["displacement_background"]]
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_allclose(one.item(), other.item(), rtol=1e-6)
@@ -168,13 +169,48 @@ def test_displacement_losses_one_pair_at_a_time(height, width, radius, border, d
     torch.testing.assert_close(ours.grad.cpu().double(), theirs.grad, rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.parametrize(
+    ("height", "width", "radius", "border"),
+    [(6, 9, 4, "official"), (10, 20, 10, "official"), (5, 4, 6, "full"), (1, 1, 3, "full")],
+)
+def test_the_loss_of_boundaries_is_that_of_their_affinities(height, width, radius, border, device):
+    labels = torch.tensor([0, 0, 1, 2, 255], dtype=torch.uint8)[torch.randint(0, 5, (3, height, width))]
+    values = torch.rand(3, height, width).clamp(0.01, 0.99)
+    theirs, ours = values.clone().requires_grad_(), values.to(device).requires_grad_()
+    kinds = pair_labels(labels, radius, border)
+    expected = affinity_loss(oracles.path_affinities(theirs, radius, border), *kinds)
+    found = boundary_loss(ours, labels.to(device), radius, border)
+    assert list(found) == list(expected)
+    for name, loss in expected.items():
+        np.testing.assert_allclose(found[name].item(), loss.item(), rtol=1e-5, err_msg=name)
+    weights = torch.tensor([1.0, 0.3, -2.0, 0.7])
+    (torch.stack(list(found.values())).cpu() * weights).sum().backward()
+    (torch.stack(list(expected.values())) * weights).sum().backward()
+    torch.testing.assert_close(ours.grad.cpu(), theirs.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_losses_on_a_map_that_is_smaller_than_the_radius():
+    labels = torch.zeros(1, 6, 30, dtype=torch.uint8)
+    for loss, field in ((boundary_loss, torch.rand(1, 6, 30)), (displacement_loss, torch.rand(1, 2, 6, 30))):
+        with pytest.raises(InputError, match="6 × 30 features is too small for pairs of radius 10"):
+            loss(field, labels, 10)
+    with pytest.raises(InputError, match="boundaries hold values below 0 or above 1"):
+        boundary_loss(torch.full((1, 9, 9), 1.5), torch.zeros(1, 9, 9, dtype=torch.uint8), 3)
+
+
+@pytest.mark.parametrize("value", [torch.nan, -torch.nan])
+def test_boundaries_that_are_no_numbers_show_in_the_loss(value):
+    labels = torch.zeros(1, 9, 9, dtype=torch.uint8)
+    assert boundary_loss(torch.full((1, 9, 9), value), labels, 3)["loss"].isnan()
+
+
 def test_displacements_that_meet_cost_nothing():
     """All cells of a square that point to its centre."""
     y, x = torch.meshgrid(torch.arange(7.0), torch.arange(9.0), indexing="ij")
-    kinds = pair_labels(torch.ones(1, 7, 9, dtype=torch.uint8), 4)
-    losses = displacement_loss(torch.stack([3 - y, 4 - x])[None], *kinds[:2], 4)
+    labels = torch.ones(1, 7, 9, dtype=torch.uint8)
+    losses = displacement_loss(torch.stack([3 - y, 4 - x])[None], labels, 4)
     assert [loss.item() for loss in losses.values()] == [0.0, 0.0]
-    losses = displacement_loss(torch.stack([y - 3, 4 - x])[None], *kinds[:2], 4)
+    losses = displacement_loss(torch.stack([y - 3, 4 - x])[None], labels, 4)
     assert losses["displacement_object"] > 0.5
 
 

@@ -6,8 +6,8 @@ order of the paper:
 - Confident labels of the maps of any classifier (:func:`label`), and what they say about pairs of pixels.
 - Displacements: ``d_i - d_j`` should be the offset from i to j within an object (:func:`displacement_loss`).
 - Boundaries: the affinity of two cells is one minus the highest boundary probability on the path between them,
-  ``a_ij = 1 - max_k B(x_k)`` (`wsss_lib.ops.paths`). The loss of affinities is AffinityNet's
-  (`wsss_lib.methods.affinitynet.affinity_loss`): somewhere between two different pixels there must be a boundary.
+  ``a_ij = 1 - max_k B(x_k)`` (`wsss_lib.ops.paths`). Their loss is AffinityNet's (:func:`boundary_loss`): somewhere
+  between two different pixels there must be a boundary.
 - The walk, ``T^t vec(M ⊙ (1 - B))`` with ``T = S⁻¹ A`` and ``A = a^beta`` (:meth:`IRN.walk`), and masks
   (:func:`final_scores`).
 
@@ -37,7 +37,7 @@ from torch import Tensor
 
 from wsss_lib.errors import InputError
 from wsss_lib.methods import method
-from wsss_lib.methods.affinitynet import affinity_loss, enlarge
+from wsss_lib.methods.affinitynet import enlarge
 from wsss_lib.methods.method import Batch, Engine, Method
 from wsss_lib.methods.optimisers import create_optimizer, polynomial_schedule
 from wsss_lib.models import create_backbone
@@ -45,7 +45,7 @@ from wsss_lib.models.backbone import Backbone
 from wsss_lib.models.irn_net import IRNNet, check_radius
 from wsss_lib.models.weights import LoadReport, load_into
 from wsss_lib.ops import dense_crf, paths
-from wsss_lib.ops.affinity import UNKNOWN, Border, pair_count, pair_labels, pair_offsets, pair_windows
+from wsss_lib.ops.affinity import UNKNOWN, Border, Window, pair_count, pair_offsets, pair_windows
 from wsss_lib.ops.cam import highest, upsample
 from wsss_lib.ops.random_walk import random_walk
 from wsss_lib.ops.values import all_within
@@ -119,38 +119,110 @@ def label(images: Sequence[Tensor], cams: Sequence[Tensor], classes: Sequence[Te
 # ------------------------------------------------------------------------------------------------------------ losses
 
 
-class _Displacements(torch.autograd.Function):
-    """The sums of both displacement losses over all pairs, offset after offset; only two maps are kept for backward."""
+_KINDS = ("background", "object", "different")
+"""The kinds of pairs: both background, both of one class, of different classes."""
+
+
+def _kinds(labels: Tensor, start: Window, end: Window) -> tuple[Tensor, Tensor, Tensor]:
+    """Return for the pairs of one offset ``(B, rows, columns)`` bool, which are of what kind."""
+    i, j = labels[:, *start], labels[:, *end]
+    background, unknown, same = i == 0, i == UNKNOWN, i == j
+    known_same = same & ~unknown
+    return known_same & background, known_same & ~background, ~(same | unknown | (j == UNKNOWN))
+
+
+class _AffinitySums(torch.autograd.Function):
+    """The sums of the costs of all pairs of each kind, and how many there are, offset after offset.
+
+    The sums are scalars, so that their gradients can be computed at once: a few maps, and nothing that is as large as
+    all pairs.
+    """
 
     @staticmethod
-    def forward(
-        ctx: Any, field: Tensor, object_: Tensor, background: Tensor, radius: int, border: Border
-    ) -> tuple[Tensor, Tensor]:
-        height, width = field.shape[2:]
-        grid = pair_count(height, width, radius, border)
-        kinds = [kind.unflatten(2, grid) for kind in (object_, background)]
-        sums, gradients = field.new_zeros(2, dtype=torch.float64), field.new_zeros(2, *field.shape)
-        for k, offset in enumerate(pair_offsets(radius)):
-            start, end, place = pair_windows(offset, height, width, radius, border)
-            difference = field[..., *start] - field[..., *end]  # (B, 2, rows, columns)
-            wanted = field.new_tensor(offset).view(2, 1, 1)
-            for i, kind in enumerate(kinds):
-                error = (difference - wanted if i == 0 else difference) * kind[:, k, *place].unsqueeze(1)
-                sums[i] += error.abs().sum()
-                sign = error.sign_()
-                gradients[i][..., *start] += sign
-                gradients[i][..., *end] -= sign
-        ctx.save_for_backward(gradients)
-        return sums[0].to(field.dtype), sums[1].to(field.dtype)
+    def forward(ctx: Any, boundaries: Tensor, labels: Tensor, radius: int, border: Border) -> tuple[Tensor, Tensor]:
+        batch, height, width = boundaries.shape
+        pair_count(height, width, radius, border)
+        cells = 2 * height * width  # one for either rank
+        costs, counts = boundaries.new_zeros(3, dtype=torch.float64), boundaries.new_zeros(3)
+        slopes = boundaries.new_zeros(batch, 3 * cells)
+        for crossing in paths.crossings(boundaries, radius, border):
+            background, object_, different = kinds = _kinds(labels, crossing.start, crossing.end)
+            argument = torch.where(different, crossing.values, 1 - crossing.values).add_(_EPS)
+            log = argument.log()
+            costs -= torch.stack([(log * kind).sum() for kind in kinds])
+            counts += torch.stack([kind.count_nonzero() for kind in kinds])
+            slope = (1 / argument).mul_(background | object_ | different)  # by the boundary; not the sign of the last
+            at = crossing.ranks + torch.where(different, 2 * cells, torch.where(object_, cells, 0))
+            slopes.scatter_add_(1, at.flatten(1), slope.flatten(1))
+        slopes = paths.per_cell(slopes.unflatten(1, (3, cells)), height, width)
+        ctx.save_for_backward(slopes * slopes.new_tensor([1.0, 1.0, -1.0]).view(3, 1, 1))
+        ctx.mark_non_differentiable(counts)
+        return costs.float(), counts
 
     @staticmethod
-    def backward(ctx: Any, first: Tensor, second: Tensor) -> tuple[Tensor, None, None, None, None]:
-        (gradients,) = ctx.saved_tensors
-        return first * gradients[0] + second * gradients[1], None, None, None, None
+    def backward(ctx: Any, gradient: Tensor, _: Any) -> tuple[Tensor, None, None, None]:
+        (slopes,) = ctx.saved_tensors
+        return (gradient.view(-1, 1, 1) * slopes).sum(1), None, None, None
+
+
+def boundary_loss(boundaries: Tensor, labels: Tensor, radius: int, border: Border = "official") -> dict[str, Tensor]:
+    """Return the loss of boundaries, AffinityNet's loss of the affinities along paths.
+
+    ``L = L_bg / 4 + L_fg / 4 + L_neg / 2``, where ``L_bg`` and ``L_fg`` are the means of ``-log a`` over the pairs
+    within background and within a class, and ``L_neg`` is the mean of ``-log(1 - a)`` over pairs of different labels:
+    somewhere between them there must be a boundary. It is `wsss_lib.methods.affinitynet.affinity_loss` of
+    `wsss_lib.ops.paths.path_affinities`, without ever holding all pairs.
+
+    Args:
+        boundaries: ``(B, h, w)`` float in [0, 1].
+        labels: ``(B, h, w)`` uint8: 0 background, another value a class, 255 not known.
+        radius: Pairs are nearer to each other than this, in cells.
+        border: ``official`` or ``full``.
+
+    Returns:
+        Scalars ``loss``, ``background``, ``object`` and ``different``; 0 for a kind that does not occur.
+
+    Raises:
+        InputError: The grid is too small for any pair, the radius is too small, or a boundary lies outside [0, 1].
+    """
+    paths.check_boundaries(boundaries, radius)
+    sums, counts = _AffinitySums.apply(boundaries.float(), labels, radius, border)
+    parts = dict(zip(_KINDS, sums / (counts + _EPS), strict=True))
+    return {"loss": parts["background"] / 4 + parts["object"] / 4 + parts["different"] / 2, **parts}
+
+
+class _DisplacementSums(torch.autograd.Function):
+    """The sums of the errors of all pairs within background and within objects, and how many pairs there are."""
+
+    @staticmethod
+    def forward(ctx: Any, displacements: Tensor, labels: Tensor, radius: int, border: Border) -> tuple[Tensor, Tensor]:
+        height, width = displacements.shape[2:]
+        costs, counts = displacements.new_zeros(2, dtype=torch.float64), displacements.new_zeros(2)
+        slopes = displacements.new_zeros(2, *displacements.shape)
+        for offset in pair_offsets(radius):
+            start, end, _ = pair_windows(offset, height, width, radius, border)
+            difference = displacements[..., *start] - displacements[..., *end]  # (B, 2, rows, columns)
+            wanted = displacements.new_tensor(offset).view(2, 1, 1)
+            background, object_, _ = _kinds(labels, start, end)
+            for i, (kind, error) in enumerate(((background, difference), (object_, difference - wanted))):
+                error = error * kind.unsqueeze(1)
+                costs[i] += error.abs().sum()
+                counts[i] += kind.count_nonzero()
+                slope = error.sign_()
+                slopes[i][..., *start] += slope
+                slopes[i][..., *end] -= slope
+        ctx.save_for_backward(slopes)
+        ctx.mark_non_differentiable(counts)
+        return costs.float(), counts
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor, _: Any) -> tuple[Tensor, None, None, None]:
+        (slopes,) = ctx.saved_tensors
+        return gradient[0] * slopes[0] + gradient[1] * slopes[1], None, None, None
 
 
 def displacement_loss(
-    displacements: Tensor, background: Tensor, object_: Tensor, radius: int, border: Border = "official"
+    displacements: Tensor, labels: Tensor, radius: int, border: Border = "official"
 ) -> dict[str, Tensor]:
     """Return the losses of displacements, which should lead all pixels of an object to one point.
 
@@ -160,18 +232,19 @@ def displacement_loss(
 
     Args:
         displacements: ``(B, 2, h, w)`` float, (dy, dx) in cells.
-        background: ``(B, P, n)`` bool, see :func:`wsss_lib.ops.affinity.pair_labels`.
-        object_: ``(B, P, n)`` bool, both pixels are of the same class.
-        radius: As for the pairs.
-        border: As for the pairs.
+        labels: As in :func:`boundary_loss`.
+        radius: As in :func:`boundary_loss`.
+        border: As in :func:`boundary_loss`.
 
     Returns:
-        Scalars ``displacement_object`` and ``displacement_background``; 0 for a kind that does not occur.
+        Scalars ``displacement_background`` and ``displacement_object``; 0 for a kind that does not occur.
+
+    Raises:
+        InputError: The grid is too small for any pair.
     """
-    sums = _Displacements.apply(displacements.float(), object_, background, radius, border)
-    counts = object_.sum(), background.sum()
-    names = "displacement_object", "displacement_background"
-    return {name: s / (2 * n + _EPS) for name, s, n in zip(names, sums, counts, strict=True)}
+    sums, counts = _DisplacementSums.apply(displacements.float(), labels, radius, border)
+    names = "displacement_background", "displacement_object"
+    return dict(zip(names, sums / (2 * counts + _EPS), strict=True))
 
 
 # ------------------------------------------------------------------------------------------------------------- masks
@@ -384,11 +457,9 @@ class IRN(Method):
         """
         config = self.config
         edges, displacements = self.forward(batch.images)
-        affinities = paths.path_affinities(edges.float().sigmoid()[:, 0], config.radius, config.border)
-        background, object_, different = pair_labels(batch.labels, config.radius, config.border)
-        losses = affinity_loss(affinities, background, object_, different)
+        losses = boundary_loss(edges.float().sigmoid()[:, 0], batch.labels, config.radius, config.border)
         if displacements is not None:
-            parts = displacement_loss(displacements, background, object_, config.radius, config.border)
+            parts = displacement_loss(displacements, batch.labels, config.radius, config.border)
             losses = {"loss": losses.pop("loss") + sum(parts.values()) / 2, **losses, **parts}
         self.optimizers["network"].zero_grad()
         self.engine.backward(losses["loss"])

@@ -10,7 +10,8 @@ runs of cells, and the highest value of every run comes from one table per lengt
 
 from __future__ import annotations
 
-from functools import lru_cache
+from collections.abc import Iterator
+from functools import lru_cache, reduce
 from itertools import groupby
 from operator import itemgetter
 from typing import Any, NamedTuple
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor
 
 from wsss_lib.errors import InputError
-from wsss_lib.ops.affinity import Border, pair_count, pair_offsets, pair_windows
+from wsss_lib.ops.affinity import Border, Window, pair_count, pair_offsets, pair_windows
 
 Offset = tuple[int, int]
 """(dy, dx): rows down and columns to the right."""
@@ -69,12 +70,17 @@ def path_affinities(boundaries: Tensor, radius: int = 10, border: Border = "offi
     Raises:
         InputError: The grid is too small for any pair, the radius is too small, or a value lies outside [0, 1].
     """
+    check_boundaries(boundaries, radius)
+    return _PathAffinity.apply(boundaries.float(), radius, border)
+
+
+def check_boundaries(boundaries: Tensor, radius: int) -> None:
+    """Raise InputError unless boundaries are probabilities ``(B, h, w)`` and there are pairs within the radius."""
     check_radius("radius", radius)
     if boundaries.ndim != 3:
         raise InputError(f"boundaries of shape {tuple(boundaries.shape)} have no paths; give (B, h, w).")
     if ((boundaries < 0) | (boundaries > 1)).any():
         raise InputError("boundaries hold values below 0 or above 1; give probabilities.")
-    return _PathAffinity.apply(boundaries.float(), radius, border)
 
 
 def check_radius(name: str, radius: int) -> None:
@@ -104,64 +110,100 @@ def _windows(keys: Tensor, axis: int, longest: int) -> list[Tensor]:
     return windows
 
 
-def _ranks(height: int, width: int, leftward: bool, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return the rank of every cell, ``(h, w)`` int64, and the cells by their rank.
+def _ranks(height: int, width: int, device: torch.device) -> Tensor:
+    """Return two ranks of every cell, ``(2, h, w)`` int64: for paths to the right and for those to the left.
 
     Of two cells of a path, the one with the higher rank comes first. One order serves all paths that go to the right
     (the farther from the upper left corner, the earlier, and above before below), and another one those to the left.
+    The ranks of the second order follow those of the first.
     """
     y = torch.arange(height, device=device)[:, None]
     x = torch.arange(width, device=device)
-    order = (y + (width - 1 - x if leftward else x)) * height + height - 1 - y
-    cells = order.flatten().argsort()
-    rank = torch.empty_like(cells)
-    rank[cells] = torch.arange(len(cells), device=device)
-    return rank.view(height, width), cells
+    orders = torch.stack([(y + far) * height + height - 1 - y for far in (x, width - 1 - x)]).flatten(1)
+    return (orders.argsort(1).argsort(1) + orders.new_tensor([[0], [height * width]])).view(2, height, width)
+
+
+class Crossing(NamedTuple):
+    """The highest boundary on the path of every pair at one offset.
+
+    Attributes:
+        number: Position of the offset in :func:`wsss_lib.ops.affinity.pair_offsets`.
+        start: Where the "from" cells lie in the grid.
+        end: Where the "to" cells lie in the grid.
+        place: Where the pairs lie in the grid of "from" cells.
+        values: ``(B, rows, columns)`` float32, the highest boundary probability of each pair.
+        ranks: ``(B, rows, columns)`` int64, the rank of the cell that has it, see :func:`per_cell`.
+    """
+
+    number: int
+    start: Window
+    end: Window
+    place: Window
+    values: Tensor
+    ranks: Tensor
+
+
+def crossings(boundaries: Tensor, radius: int, border: Border) -> Iterator[Crossing]:
+    """Yield the highest boundaries offset by offset, so that only those of one offset need memory at a time.
+
+    A key is a value and, below it, the rank of its cell; the highest key of a path so tells both. Numbers that are not
+    negative have the order of their bits.
+
+    Args:
+        boundaries: ``(B, h, w)`` float32 in [0, 1].
+        radius: As in :func:`path_affinities`.
+        border: As in :func:`path_affinities`.
+    """
+    height, width = boundaries.shape[1:]
+    offsets, runs = pair_offsets(radius), _runs(radius)
+    bits = boundaries.detach().contiguous().abs().view(torch.int32).long() << 32  # abs for -0 and the sign of NaN
+    for leftward, ranks in enumerate(_ranks(height, width, boundaries.device)):
+        windows = {axis: _windows(bits | ranks, axis, radius) for axis in (1, 2)}
+        for k, offset in enumerate(offsets):
+            start, end, place = pair_windows(offset, height, width, radius, border)
+            if (offset[1] < 0) != bool(leftward) or not start[0].stop:
+                continue
+            parts = []
+            for y, x, length, axis in runs[k]:
+                rows = slice(start[0].start + y, start[0].stop + y)
+                columns = slice(start[1].start + x, start[1].stop + x)
+                parts.append(windows[axis][length - 1][:, rows, columns])
+            highest = reduce(torch.maximum, parts)
+            values = (highest >> 32).int().view(torch.float32)
+            yield Crossing(k, start, end, place, values, highest & 0xFFFFFFFF)
+
+
+def per_cell(per_rank: Tensor, height: int, width: int) -> Tensor:
+    """Return what every cell got, ``(..., h, w)``, from what every rank got, ``(..., 2 h w)``."""
+    ranks = _ranks(height, width, per_rank.device)
+    return per_rank[..., ranks[0]] + per_rank[..., ranks[1]]
 
 
 class _PathAffinity(torch.autograd.Function):
-    """``a = 1 - max``. A key is a value and, below it, the rank of its cell; the highest key so tells value and cell.
-
-    Numbers that are not negative have the order of their bits.
-    """
+    """``a = 1 - max``; of every pair only the rank of the cell that has the maximum is kept for backward."""
 
     @staticmethod
     def forward(ctx: Any, boundaries: Tensor, radius: int, border: Border) -> Tensor:
         batch, height, width = boundaries.shape
-        offsets, runs = pair_offsets(radius), _runs(radius)
-        shape = (batch, len(offsets), *pair_count(height, width, radius, border))
+        shape = (batch, len(pair_offsets(radius)), *pair_count(height, width, radius, border))
         result = boundaries.new_zeros(shape)
         learns = ctx.needs_input_grad[0]
-        crossed = torch.zeros(shape if learns else 0, dtype=torch.int32, device=boundaries.device)
-        bits = boundaries.contiguous().abs().view(torch.int32).long() << 32  # abs for -0 and the sign of NaN
-        for leftward in (False, True):
-            rank, cells = _ranks(height, width, leftward, boundaries.device)
-            windows = {axis: _windows(bits | rank, axis, radius) for axis in (1, 2)}
-            for k, offset in enumerate(offsets):
-                start, _, place = pair_windows(offset, height, width, radius, border)
-                if (offset[1] < 0) != leftward or not start[0].stop:
-                    continue
-                highest = None
-                for y, x, length, axis in runs[k]:
-                    rows = slice(start[0].start + y, start[0].stop + y)
-                    columns = slice(start[1].start + x, start[1].stop + x)
-                    part = windows[axis][length - 1][:, rows, columns]
-                    highest = part if highest is None else torch.maximum(highest, part)
-                assert highest is not None
-                result[:, k, *place] = 1 - (highest >> 32).int().view(torch.float32)
-                if learns:
-                    crossed[:, k, *place] = cells[highest & 0xFFFFFFFF].int()
-        ctx.save_for_backward(crossed)
+        ranks = torch.zeros(shape if learns else 0, dtype=torch.int32, device=boundaries.device)
+        for crossing in crossings(boundaries, radius, border):
+            result[:, crossing.number, *crossing.place] = 1 - crossing.values
+            if learns:
+                ranks[:, crossing.number, *crossing.place] = crossing.ranks.int()
+        ctx.save_for_backward(ranks)
         ctx.pairs = height, width, radius, border
         return result.flatten(2)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        (crossed,) = ctx.saved_tensors
+        (ranks,) = ctx.saved_tensors
         height, width, radius, border = ctx.pairs
-        gradient = gradient.view(crossed.shape)
-        result = gradient.new_zeros(len(gradient), height * width)
+        gradient = gradient.view(ranks.shape)
+        result = gradient.new_zeros(len(gradient), 2 * height * width)
         for k, offset in enumerate(pair_offsets(radius)):
             _, _, place = pair_windows(offset, height, width, radius, border)
-            result.scatter_add_(1, crossed[:, k, *place].flatten(1).long(), -gradient[:, k, *place].flatten(1))
-        return result.unflatten(1, (height, width)), None, None
+            result.scatter_add_(1, ranks[:, k, *place].flatten(1).long(), -gradient[:, k, *place].flatten(1))
+        return per_cell(result, height, width), None, None

@@ -142,22 +142,24 @@ class _AffinitySums(torch.autograd.Function):
     def forward(ctx: Any, boundaries: Tensor, labels: Tensor, radius: int, border: Border) -> tuple[Tensor, Tensor]:
         batch, height, width = boundaries.shape
         pair_count(height, width, radius, border)
-        cells = 2 * height * width  # one for either rank
-        costs, counts = boundaries.new_zeros(3, dtype=torch.float64), boundaries.new_zeros(3)
-        slopes = boundaries.new_zeros(batch, 3 * cells)
+        ranks = 2 * height * width
+        codes = torch.where(labels == 0, 0, torch.where(labels == UNKNOWN, 3, 1)) * ranks
+        logs, slopes, counts = boundaries.new_zeros(3, batch, 4 * ranks)  # the fourth kind is: not known
         for crossing in paths.crossings(boundaries, radius, border):
-            background, object_, different = kinds = _kinds(labels, crossing.start, crossing.end)
-            argument = torch.where(different, crossing.values, 1 - crossing.values).add_(_EPS)
-            log = argument.log()
-            costs -= torch.stack([(log * kind).sum() for kind in kinds])
-            counts += torch.stack([kind.count_nonzero() for kind in kinds])
-            slope = (1 / argument).mul_(background | object_ | different)  # by the boundary; not the sign of the last
-            at = crossing.ranks + torch.where(different, 2 * cells, torch.where(object_, cells, 0))
-            slopes.scatter_add_(1, at.flatten(1), slope.flatten(1))
-        slopes = paths.per_cell(slopes.unflatten(1, (3, cells)), height, width)
+            start, end = (..., *crossing.start), (..., *crossing.end)
+            unlike = labels[start] != labels[end]
+            kind = torch.maximum(torch.maximum(unlike * (2 * ranks), codes[start]), codes[end])
+            at = kind.add_(crossing.ranks).flatten(1)
+            argument = (1 - crossing.values).sub_(unlike.float()).abs_().add_(_EPS).flatten(1)  # of the logarithm
+            logs.scatter_add_(1, at, argument.log())
+            counts.scatter_add_(1, at, torch.ones_like(argument))
+            slopes.scatter_add_(1, at, argument.reciprocal_())
+        log_sums, pairs = (x.unflatten(1, (4, -1))[:, :3].sum((0, 2), dtype=torch.float64) for x in (logs, counts))
+        slopes = paths.per_cell(slopes.unflatten(1, (4, -1))[:, :3], height, width)  # by the boundary, but for the sign
         ctx.save_for_backward(slopes * slopes.new_tensor([1.0, 1.0, -1.0]).view(3, 1, 1))
-        ctx.mark_non_differentiable(counts)
-        return costs.float(), counts
+        number = pairs.float()
+        ctx.mark_non_differentiable(number)
+        return -log_sums.float(), number
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor, _: Any) -> tuple[Tensor, None, None, None]:

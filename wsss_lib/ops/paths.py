@@ -110,6 +110,8 @@ def _windows(keys: Tensor, axis: int, longest: int) -> list[Tensor]:
     return windows
 
 
+@lru_cache(maxsize=32)
+@torch.inference_mode(mode=False)  # what is kept must serve training, too
 def _ranks(height: int, width: int, device: torch.device) -> Tensor:
     """Return two ranks of every cell, ``(2, h, w)`` int64: for paths to the right and for those to the left.
 

@@ -25,7 +25,7 @@ from wsss_lib.methods.method import Batch
 from wsss_lib.ops import dense_crf
 from wsss_lib.ops.affinity import pair_labels
 from wsss_lib.ops.cam import seed
-from wsss_lib.ops.paths import path_affinities
+from wsss_lib.ops.paths import official_order, path_affinities
 
 KINDS = ("background", "object", "different")
 
@@ -124,6 +124,15 @@ def test_labels_of_maps_that_are_no_shares(value):
     image = torch.zeros(3, 8, 8, dtype=torch.uint8)
     with pytest.raises(InputError, match=r"maps hold negative or non-finite values or values above 1; give maps in"):
         label([image], [torch.full((1, 8, 8), value)], [torch.tensor([0])], Config())
+
+
+@pytest.mark.parametrize("draw", [0, 1, 2])
+def test_official_pairs_of_labels(draw):
+    golden = recipe.golden("irn/aff_item")
+    kinds = pair_labels(torch.from_numpy(golden[f"reduced_{draw}"])[None], 10)
+    for name, kind in zip(("bg", "fg", "neg"), kinds, strict=True):
+        np.testing.assert_array_equal(np.packbits(kind[0, official_order(10)].numpy()), golden[f"{name}_{draw}"])
+        assert kind.sum() == golden[f"{name}_count_{draw}"]
 
 
 # ------------------------------------------------------------------------------------------------------------ losses
@@ -337,6 +346,23 @@ def test_official_masks_from_given_boundaries():
     torch.testing.assert_close(walked, golden["rw"][:, 0], rtol=0, atol=1e-4)
     mask = seed(final_scores(walked, 4, image.shape[1:]), golden["keys"], 0.25)
     assert (mask == golden["pred"]).double().mean() > 0.999
+
+
+def test_official_instances():
+    golden = {key: torch.from_numpy(value) for key, value in recipe.golden("irn/instance").items()}
+    size = tuple(golden["size"].tolist())
+    found = small().instances_on(golden["edge"][0], golden["dp"], golden["cam"], golden["cls"], size)
+    assert torch.equal(found.classes, golden["out_class"])
+    np.testing.assert_allclose(found.scores.numpy(), golden["score"].numpy(), rtol=0, atol=1e-4)
+    shape = golden["mask_shape"].tolist()
+    masks = np.unpackbits(golden["mask"].numpy())[: np.prod(shape)].reshape(shape)
+    assert (found.masks.numpy() == masks).mean() > 0.995
+
+
+def test_an_image_without_classes_has_no_instance():
+    displacements = torch.randn(2, 6, 7)
+    found = small().instances_on(torch.rand(6, 7), displacements, torch.zeros(0, 6, 7), torch.arange(0), (24, 28))
+    assert found.masks.shape == (0, 24, 28)
 
 
 def test_a_batch_is_its_images(device):

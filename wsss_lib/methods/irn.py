@@ -20,7 +20,7 @@ Differences from the authors' release (jiwoon-ahn/irn):
 - Maps without any score become background; there they divide zero by zero and become the first class.
 - The official walk uses maps that are not quite aligned with the image (:mod:`wsss_lib.methods.irn_cam`). Maps of full
   size, as every run of this library stores them, are reduced to cells here, which aligns them.
-- Instances need :meth:`IRN.displacements`; semantic masks do not, and the branch can be left out.
+- Only instances (:meth:`IRN.instances_on`) need displacements; without them the branch can be left out.
 - The backbone is fixed if it has ImageNet weights, as there; without them, as in the toy world, it is trained, too.
 """
 
@@ -47,6 +47,7 @@ from wsss_lib.models.weights import LoadReport, load_into
 from wsss_lib.ops import dense_crf, paths
 from wsss_lib.ops.affinity import UNKNOWN, Border, Window, pair_count, pair_offsets, pair_windows
 from wsss_lib.ops.cam import highest, upsample
+from wsss_lib.ops.instances import Instances, find_centres, group_cells, separate
 from wsss_lib.ops.random_walk import random_walk
 from wsss_lib.ops.values import all_within
 
@@ -540,6 +541,25 @@ class IRN(Method):
             return scores
         affinities = paths.path_affinities(boundaries, config.walk_radius, "full")
         return random_walk(scores, list(affinities), config.beta, config.walk_steps, config.walk_radius, "full")
+
+    def instances_on(
+        self, boundaries: Tensor, displacements: Tensor, cams: Tensor, classes: Tensor, size: tuple[int, int]
+    ) -> Instances:
+        """Return the instances of one image (``make_ins_seg_labels.py``): every group of cells walks by itself.
+
+        Args:
+            boundaries: ``(h, w)``, see :meth:`boundaries`.
+            displacements: ``(2, h, w)``, see :meth:`displacements`.
+            cams: ``(n, h, w)`` float in [0, 1], or of any other size.
+            classes: ``(n,)`` int64, from 0.
+            size: ``(H, W)`` of the image.
+        """
+        groups = group_cells(displacements, find_centres(displacements))
+        members = F.one_hot(groups).movedim(-1, 0)  # (G, h, w)
+        cells = upsample(cams[None].float(), (groups.shape[0], groups.shape[1]))[0]
+        parts = (cells.unsqueeze(1) * members).flatten(0, 1)
+        scores = final_scores(self.walk_on(boundaries[None], [parts])[0], self.network.stride, size)
+        return separate(scores.unflatten(0, (len(cams), len(members))), classes, self.config.background)
 
     def _on_canvas(self, images: Tensor) -> Tensor:
         """Pad images at the right and the bottom with the mean colour."""

@@ -537,8 +537,6 @@ class IRN(Method):
                 raise InputError("maps hold negative or non-finite values or values above 1; give maps in [0, 1].")
             cells = maps.float() if maps.shape[1:] == size else upsample(maps[None].float(), size)[0]
             scores.append(cells.clamp(min=0) ** config.power * (1 - boundary))
-        if not any(map(len, scores)):
-            return scores
         affinities = paths.path_affinities(boundaries, config.walk_radius, "full")
         return random_walk(scores, list(affinities), config.beta, config.walk_steps, config.walk_radius, "full")
 

@@ -44,7 +44,8 @@ def filled(name, **changes):
 
 def small(**changes):
     torch.manual_seed(0)
-    return IRN(Config.preset("toy").replace(**changes), 3)
+    official_walk = {"beta": 10.0, "walk_steps": 256}
+    return IRN(Config.preset("toy").replace(**(official_walk | changes)), 3)
 
 
 def started(method, steps):

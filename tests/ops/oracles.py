@@ -29,6 +29,27 @@ def pair_affinities(features, radius=5, border="official"):
     return result
 
 
+def path_affinities(boundaries, radius=5, border="official"):
+    """``1 - max`` over the cells less than 1 away from the line between both ends; 0 where there is no pair.
+
+    The cells of a path go from its far end to its near end, in rows where they are equally far; `max` takes the first.
+    """
+    batch, height, width = boundaries.shape
+    (offset, place, i, j), shape = pairs(height, width, radius, border)
+    flat, values = boundaries.flatten(1), boundaries.detach().flatten(1).tolist()
+    chosen = []
+    for one, other in torch.stack([i, j], 1).tolist():
+        (y, x), (dy, dx) = divmod(one, width), (other // width - one // width, other % width - one % width)
+        box = [(v, u) for v in range(dy + 1) for u in range(min(dx, 0), max(dx, 0) + 1)]
+        cells = [(v, u) for v, u in box if abs(dy * u - dx * v) / (dy**2 + dx**2) ** 0.5 < 1 - 1e-9]
+        cells.sort(key=lambda c: (-c[0] - abs(c[1]), c))
+        places = [(y + v) * width + x + u for v, u in cells]
+        chosen.append([max(places, key=lambda at, row=row: row[at]) for row in values])
+    result = flat.new_zeros(batch, *shape)
+    result[:, offset, place] = 1 - flat.gather(1, torch.tensor(chosen, dtype=torch.int64).view(-1, batch).t())
+    return result
+
+
 def affinity_matrix(affinities, size, radius=5, border="official", missing=0.0):
     """The symmetric ``(h w, h w)`` matrix of ``(P, n)`` affinities, 1 on the diagonal."""
     (offset, place, i, j), shape = pairs(*size, radius, border)

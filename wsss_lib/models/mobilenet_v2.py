@@ -32,8 +32,8 @@ class MobileNetV2(Backbone):
 
     Input: RGB, 0-1, ImageNet mean and standard deviation (a weight file may state others, see
     :func:`wsss_lib.models.weights.read_sidecar`).
-    Taps, at width 1: ``features.3`` (24 channels, stride 4), ``features.6`` (32, 8), ``features.13`` (96) and
-    ``features.18`` (1280), the last two at the output stride at most.
+    Taps, at width 1: ``features.2`` and ``features.3`` (24 channels, stride 4), ``features.6`` (32, 8),
+    ``features.13`` (96) and ``features.18`` (1280), the last two at the output stride at most.
 
     Args:
         width: Factor of the channel counts; 1 is the paper's network.
@@ -45,13 +45,13 @@ class MobileNetV2(Backbone):
 
     def __init__(self, width: float = 1.0, output_stride: Literal[8, 16] = 16) -> None:
         features = mobilenet_v2(width_mult=width, norm_layer=BatchNorm2d).features
-        strides = {3: 4, 6: 8, 13: output_stride, 18: output_stride}
+        strides = {2: 4, 3: 4, 6: 8, 13: output_stride, 18: output_stride}
         super().__init__({f"features.{i}": Tap(features[i].out_channels, s) for i, s in strides.items()})
         dilate(features, output_stride)
         self.features = features
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Map ``(B, 3, H, W)`` to the four taps ``(B, channels, ceil(H / stride), ceil(W / stride))``."""
+        """Map ``(B, 3, H, W)`` to the five taps ``(B, channels, ceil(H / stride), ceil(W / stride))``."""
         taps = {}
         x = images
         for i, block in enumerate(self.features):

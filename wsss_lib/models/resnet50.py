@@ -17,8 +17,8 @@ class ResNet50(Backbone):
     """ResNet-50: 23.5 M parameters without its classifier.
 
     Input: RGB, 0-1, ImageNet mean and standard deviation.
-    Taps: ``layer1`` (256 channels, stride 4), ``layer2`` (512, 8), ``layer3`` (1024) and ``layer4`` (2048), the last
-    two at the output stride.
+    Taps: ``maxpool`` (64 channels, stride 4), ``layer1`` (256, 4), ``layer2`` (512, 8), ``layer3`` (1024) and
+    ``layer4`` (2048), the last two at the output stride.
 
     Args:
         width: Factor of all channel counts; 1 is the paper's network. Below 1, every stage also has one block only,
@@ -34,7 +34,8 @@ class ResNet50(Backbone):
         planes = [scaled(64 * 2**i, width) for i in range(4)]
         channels = [Bottleneck.expansion * count for count in planes]
         strides = (4, 8, output_stride, output_stride)
-        super().__init__({f"layer{i + 1}": Tap(channels[i], strides[i]) for i in range(4)})
+        stages = {f"layer{i + 1}": Tap(channels[i], strides[i]) for i in range(4)}
+        super().__init__({"maxpool": Tap(planes[0], 4), **stages})
         fine = output_stride == 8
         self.conv1 = nn.Conv2d(3, planes[0], 7, stride=2, padding=3, bias=False)
         self.bn1 = BatchNorm2d(planes[0])
@@ -49,12 +50,12 @@ class ResNet50(Backbone):
         initialise(self)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Map ``(B, 3, H, W)`` to the four taps ``(B, channels, ceil(H / stride), ceil(W / stride))``."""
-        x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
-        layer1 = self.layer1(x)
-        layer2 = self.layer2(layer1)
-        layer3 = self.layer3(layer2)
-        return {"layer1": layer1, "layer2": layer2, "layer3": layer3, "layer4": self.layer4(layer3)}
+        """Map ``(B, 3, H, W)`` to the five taps ``(B, channels, ceil(H / stride), ceil(W / stride))``."""
+        x = images
+        taps = {"maxpool": (x := self.maxpool(self.relu(self.bn1(self.conv1(x)))))}
+        for name in ("layer1", "layer2", "layer3", "layer4"):
+            taps[name] = x = self.get_submodule(name)(x)
+        return taps
 
     def until_last(self, images: Tensor) -> Tensor:
         """Return ``layer3``."""

@@ -49,7 +49,7 @@ $(READY): pyproject.toml
 	done; \
 	test -n "$$found" || { echo "Python 3.11 or 3.12 is needed; install it or say make PYTHON=/path/to/python3.12"; exit 1; }; \
 	test -x $(BIN)/python || $$found -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,onnx,photos]'
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[crf]' 2>$(VENV)/crf.log \
 	    || echo "pydensecrf2 could not be built (no C++ compiler?): going on without it. See $(VENV)/crf.log"
 	@touch $@

@@ -52,7 +52,7 @@ from wsss_lib.methods.affinitynet import enlarge
 from wsss_lib.ops.affinity import pair_affinities
 from wsss_lib.ops.cam import background_power
 from wsss_lib.ops.random_walk import random_walk, transition_matrix, walk_coefficients
-from wsss_lib.pipeline.refine import label_map
+from wsss_lib.stages.refine import label_map
 
 PLAIN, SPARSE, OURS = "plain", "sparse", "ours"
 STRIDE = 8

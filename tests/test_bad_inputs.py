@@ -149,7 +149,7 @@ def photos_with_weights(change: Callable[[Path], object]) -> Callable[[Path], ob
 
 def imagenet(folder: Path) -> None:
     """Weights, though random ones, of the backbone that the preset ``photos`` has."""
-    saved("net.pth", lambda: create_backbone("mobilenet_v2").state_dict())(folder)
+    saved("net.pth", lambda: create_backbone("efficientnet_lite0").state_dict())(folder)
 
 
 def other_seed(folder: Path) -> None:
@@ -225,7 +225,7 @@ def flipped_weights(folder: Path) -> None:
 
 
 def half_safetensors(folder: Path) -> None:
-    safetensors.torch.save_file(create_backbone("mobilenet_v2").state_dict(), folder / "net.pth")
+    safetensors.torch.save_file(create_backbone("efficientnet_lite0").state_dict(), folder / "net.pth")
     cut("net.pth")(folder)
 
 

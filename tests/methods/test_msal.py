@@ -12,7 +12,7 @@ from wsss_lib.data.transforms import Augmentation
 from wsss_lib.errors import InputError
 from wsss_lib.methods import msal
 from wsss_lib.methods.cam import classification_loss
-from wsss_lib.methods.method import PRESETS, Batch
+from wsss_lib.methods.method import LIGHT, PRESETS, Batch
 from wsss_lib.methods.msal import (
     MSAL,
     Config,
@@ -24,6 +24,7 @@ from wsss_lib.methods.msal import (
 )
 from wsss_lib.methods.optimisers import polynomial_schedule
 from wsss_lib.methods.superpixels import Config as SuperpixelConfig
+from wsss_lib.models import create_backbone
 from wsss_lib.models.backbone import Normalisation
 from wsss_lib.models.superpixel_net import SuperpixelNet
 from wsss_lib.models.weights import load_into
@@ -284,7 +285,9 @@ def test_what_is_switched_off_needs_no_superpixels():
 
 def test_the_normalisation_of_the_authors():
     assert MSAL(Config.preset("voc12").replace(pretrained=False), 20).backbone.normalisation == Normalisation(MEAN, STD)
-    assert MSAL(Config.preset("photos").replace(pretrained=False), 20).backbone.normalisation == Normalisation()
+    for name in LIGHT:
+        backbone = MSAL(Config.preset("photos", name).replace(pretrained=False), 20).backbone
+        assert backbone.normalisation == create_backbone(name).normalisation
 
 
 def test_padding_is_told_by_the_first_pixel_of_a_cell():

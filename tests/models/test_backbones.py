@@ -16,6 +16,7 @@ SMALL = {
     "resnet38d": {"width": 0.125},
     "vgg16": {"width": 0.125},
     "resnet50": {"width": 0.25},
+    "efficientnet_lite0": {"width": 0.5},
     "mobilenet_v2": {"width": 0.5},
 }
 

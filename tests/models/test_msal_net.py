@@ -7,6 +7,7 @@ import torch
 from tests import recipe
 from tests.ops.test_superpixels import near
 from wsss_lib.errors import InputError
+from wsss_lib.models import create_backbone
 from wsss_lib.models.classifier import MapClassifier
 from wsss_lib.models.mobilenet_v2 import MobileNetV2
 from wsss_lib.models.msal_net import MSALNet, mode_of
@@ -81,11 +82,11 @@ def test_official_network(mode):
 
 def small(backbone="resnet50", mode="concat"):
     torch.manual_seed(0)
-    net = ResNet50(0.25, dilated=False) if backbone == "resnet50" else MobileNetV2(0.5)
+    net = ResNet50(0.25, dilated=False) if backbone == "resnet50" else create_backbone(backbone, width=0.5)
     return MSALNet(net, 3, mode, 0.25)
 
 
-@pytest.mark.parametrize("backbone", ["resnet50", "mobilenet_v2"])
+@pytest.mark.parametrize("backbone", ["resnet50", "efficientnet_lite0", "mobilenet_v2"])
 @pytest.mark.parametrize("mode", ["concat", "noq", "off"])
 def test_with_small_networks(backbone, mode):
     network = small(backbone, mode).eval()
@@ -96,7 +97,7 @@ def test_with_small_networks(backbone, mode):
     assert torch.equal(other, maps) is (mode != "concat")
 
 
-@pytest.mark.parametrize("backbone", ["resnet50", "mobilenet_v2"])
+@pytest.mark.parametrize("backbone", ["resnet50", "efficientnet_lite0", "mobilenet_v2"])
 def test_the_two_parts_of_a_backbone_are_the_whole(backbone):
     net = small(backbone).backbone.eval()
     images = torch.randn(1, 3, 64, 64)

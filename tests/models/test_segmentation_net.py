@@ -91,6 +91,7 @@ def test_the_result_is_the_maximum_over_the_pyramid():
 @pytest.mark.parametrize(
     ("name", "taps", "strides"),
     [
+        ("efficientnet_lite0", ["blocks.2", "blocks.4", "head"], (4, 8, 16)),
         ("mobilenet_v2", ["features.3", "features.6", "features.18"], (4, 8, 16)),
         ("resnet50", ["layer1", "layer2", "layer4"], (4, 8, 16)),
         ("resnet101_caffe", ["layer2", "layer5"], (4, 8)),

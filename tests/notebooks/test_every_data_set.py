@@ -155,7 +155,7 @@ EXPECTED = {
 def network_files(folder):
     """Networks with random weights, by notebook."""
     plain, transformer, pieces = (folder / name for name in ("net.pth", "deit.pth", "pieces.tar"))
-    torch.save(create_backbone("mobilenet_v2", **NARROW).state_dict(), plain)
+    torch.save(create_backbone("efficientnet_lite0", **NARROW).state_dict(), plain)
     head = {"head.weight": torch.zeros(1000, 384), "head.bias": torch.zeros(1000)}
     torch.save({"model": {**DeiT(1).state_dict(), **head}}, transformer)
     torch.save({"state_dict": SuperpixelNet().state_dict()}, pieces)

@@ -28,7 +28,7 @@ def run_on_photographs(name, root, folder, *parameters, fails=False):
 
     from wsss_lib.models import create_backbone
 
-    torch.save(create_backbone("mobilenet_v2").state_dict(), folder / "net.pth")
+    torch.save(create_backbone("efficientnet_lite0").state_dict(), folder / "net.pth")
     result = papermill(
         ROOT, f"notebooks/{name}.ipynb", folder / "out.ipynb",
         "-p", "preset", "photos", "-p", "data_root", str(root), "-p", "weights", str(folder / "net.pth"),

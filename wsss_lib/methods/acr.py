@@ -27,7 +27,16 @@ import torch
 from torch import Tensor, nn
 
 from wsss_lib.methods.cam import classification_loss
-from wsss_lib.methods.method import Batch, CamMethod, Engine, LongSideConfig, backbone_options, draw_targets, pick
+from wsss_lib.methods.method import (
+    LIGHT,
+    Batch,
+    CamMethod,
+    Engine,
+    LongSideConfig,
+    backbone_options,
+    draw_targets,
+    pick,
+)
 from wsss_lib.methods.optimisers import create_optimizer, parameter_groups, polynomial_schedule
 from wsss_lib.models import create_backbone
 from wsss_lib.models.backbone import Backbone
@@ -241,7 +250,7 @@ class Config(LongSideConfig):
             )
         if name == "photos":
             return cls(
-                backbone=backbone or "mobilenet_v2",
+                backbone=backbone or LIGHT[0],
                 reconstructor={"width": 0.125},
                 start="classifier",
                 epochs=4,

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from wsss_lib.errors import InputError
 from wsss_lib.methods import method
-from wsss_lib.methods.method import Batch, Engine, Method, backbone_options
+from wsss_lib.methods.method import LIGHT, Batch, Engine, Method, backbone_options
 from wsss_lib.methods.optimisers import create_optimizer, parameter_groups, polynomial_schedule
 from wsss_lib.models import create_backbone
 from wsss_lib.models.affinity_net import AffinityNet as Network
@@ -150,6 +150,7 @@ class Config(method.Config):
             backbone = backbone or "resnet50"
             fine = {  # an object of the toy world is only a few cells large at stride 8
                 "resnet50": {"taps": ["layer1", "layer2", "layer4"]},
+                "efficientnet_lite0": {"taps": ["blocks.2", "blocks.4", "head"]},
                 "mobilenet_v2": {"taps": ["features.3", "features.6", "features.18"]},
             }
             return cls(
@@ -172,7 +173,7 @@ class Config(method.Config):
             )
         options = {"vgg16": {"fc6_dilation": 4}}
         if name == "photos":
-            backbone = backbone or "mobilenet_v2"
+            backbone = backbone or LIGHT[0]
             return cls(
                 backbone=backbone,
                 backbone_options=options.get(backbone, {}),

@@ -22,7 +22,7 @@ from typing import Literal, Self
 import torch.nn.functional as F
 from torch import Tensor
 
-from wsss_lib.methods.method import Batch, CamMethod, Engine, LongSideConfig, backbone_options
+from wsss_lib.methods.method import LIGHT, Batch, CamMethod, Engine, LongSideConfig, backbone_options
 from wsss_lib.methods.optimisers import create_optimizer, parameter_groups, polynomial_schedule
 from wsss_lib.models import create_backbone
 from wsss_lib.models.backbone import Backbone
@@ -82,7 +82,7 @@ class Config(LongSideConfig):
             )
         if name == "photos":
             return cls(
-                backbone=backbone or "mobilenet_v2",
+                backbone=backbone or LIGHT[0],
                 epochs=6,
                 crop_size=257,
                 min_long_side=257,

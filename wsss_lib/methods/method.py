@@ -40,10 +40,14 @@ class Batch:
 
 PRESETS = ("toy", "photos", "voc12", "coco14")
 
+LIGHT = ("efficientnet_lite0", "mobilenet_v2")
+"""The networks that learn from photographs on a laptop; the first is that of the preset ``photos``."""
+
 _SMALL: dict[str, dict[str, Any]] = {
     "resnet38d": {"width": 0.0625, "dropout": [0.0, 0.0]},
     "vgg16": {"width": 0.125},
     "resnet50": {"width": 0.25, "output_stride": 8},
+    "efficientnet_lite0": {"width": 0.5, "output_stride": 8},
     "mobilenet_v2": {"width": 0.5, "output_stride": 8},
     "resnet101_caffe": {"width": 0.25},
 }
@@ -52,6 +56,16 @@ _SMALL: dict[str, dict[str, Any]] = {
 def backbone_options(preset: str, backbone: str) -> dict[str, Any]:
     """Return the arguments of a backbone's class: the small variant for ``toy``, else the published network."""
     return dict(_SMALL[backbone]) if preset == "toy" else {}
+
+
+def further_backbone(preset: str, backbone: str) -> str:
+    """Return the backbone of a further network in a run; "" for the preset's.
+
+    Args:
+        preset: Of the run.
+        backbone: Of the run's own network.
+    """
+    return backbone if preset == "photos" and backbone in LIGHT else ""
 
 
 @dataclass(frozen=True)
@@ -75,7 +89,7 @@ class Config:
         weight_decay: Decay of the weights, not of the biases.
     """
 
-    backbones: ClassVar[tuple[str, ...]] = ("resnet38d", "vgg16", "resnet50", "mobilenet_v2")
+    backbones: ClassVar[tuple[str, ...]] = ("resnet38d", "vgg16", "resnet50", "efficientnet_lite0", "mobilenet_v2")
     toy_world: ClassVar[ToyOptions] = ToyOptions()
     after_training: ClassVar[frozenset[str]] = frozenset({"scales", "view_multiple", "alphas"})
 

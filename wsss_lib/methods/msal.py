@@ -29,7 +29,7 @@ from torch.optim import SGD, AdamW, Optimizer
 from wsss_lib.data.transforms import Augmentation
 from wsss_lib.errors import InputError
 from wsss_lib.methods.cam import classification_loss
-from wsss_lib.methods.method import Batch, CamMethod, Engine, LongSideConfig, backbone_options
+from wsss_lib.methods.method import LIGHT, Batch, CamMethod, Engine, LongSideConfig, backbone_options
 from wsss_lib.methods.optimisers import polynomial_schedule
 from wsss_lib.models import create_backbone
 from wsss_lib.models.backbone import Backbone, Normalisation
@@ -147,7 +147,7 @@ class Config(LongSideConfig):
         clip: Greatest norm of all gradients together.
     """
 
-    backbones: ClassVar[tuple[str, ...]] = ("resnet50", "mobilenet_v2")
+    backbones: ClassVar[tuple[str, ...]] = ("resnet50", "efficientnet_lite0", "mobilenet_v2")
     after_training: ClassVar[frozenset[str]] = LongSideConfig.after_training | {
         "iterations",
         "along_superpixels",
@@ -188,7 +188,7 @@ class Config(LongSideConfig):
     @classmethod
     def for_preset(cls, name: str, backbone: str) -> Self:
         """Return the settings of a preset."""
-        backbone = backbone or ("mobilenet_v2" if name == "photos" else "resnet50")
+        backbone = backbone or (LIGHT[0] if name == "photos" else "resnet50")
         options = backbone_options(name, backbone)
         if backbone == "resnet50":
             options = {**options, "output_stride": 16, "dilated": False}

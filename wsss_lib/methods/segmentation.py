@@ -36,7 +36,7 @@ from wsss_lib.data.files import IGNORE
 from wsss_lib.data.label_transforms import LabelledAugmentation, ScaleChoice, UniformScale
 from wsss_lib.errors import InputError
 from wsss_lib.methods import method
-from wsss_lib.methods.method import Batch, Engine, Method, backbone_options
+from wsss_lib.methods.method import LIGHT, Batch, Engine, Method, backbone_options
 from wsss_lib.methods.optimisers import (
     create_optimizer,
     parameter_groups,
@@ -142,7 +142,7 @@ class Config(method.Config):
         crf_image: Whether the CRF sees the image, or one with wrapped colours as in DeepLab's code.
     """
 
-    backbones: ClassVar[tuple[str, ...]] = ("resnet101_caffe", "resnet38d", "mobilenet_v2")
+    backbones: ClassVar[tuple[str, ...]] = ("resnet101_caffe", "resnet38d", "efficientnet_lite0", "mobilenet_v2")
     after_training: ClassVar[frozenset[str]] = frozenset({"scales", "inference", "crf", "crf_image"})
 
     backbone: str = "resnet101_caffe"
@@ -190,9 +190,9 @@ class Config(method.Config):
         if name == "toy":
             return cls._toy(backbone or "resnet101_caffe")
         if name == "photos" and not backbone:
-            backbone = "mobilenet_v2"
-        if backbone == "mobilenet_v2":
-            return cls._light()
+            backbone = LIGHT[0]
+        if backbone in LIGHT:
+            return cls._light(backbone)
         if backbone == "resnet38d":
             return cls(
                 backbone=backbone,
@@ -217,10 +217,10 @@ class Config(method.Config):
         return cls(epochs=12 if name == "coco14" else 19)  # 100,000 steps for COCO
 
     @classmethod
-    def _light(cls) -> Self:
-        """Return settings for MobileNetV2 with ImageNet weights."""
+    def _light(cls, backbone: str) -> Self:
+        """Return settings for a small network with ImageNet weights."""
         return cls(
-            backbone="mobilenet_v2",
+            backbone=backbone,
             epochs=6,
             batch_size=8,
             crop_size=257,

@@ -7,6 +7,7 @@ from typing import Any
 from wsss_lib.errors import InputError
 from wsss_lib.models.backbone import Backbone
 from wsss_lib.models.deit import DeiT
+from wsss_lib.models.efficientnet_lite0 import EfficientNetLite0
 from wsss_lib.models.mobilenet_v2 import MobileNetV2
 from wsss_lib.models.resnet38d import ResNet38d
 from wsss_lib.models.resnet50 import ResNet50
@@ -17,6 +18,7 @@ BACKBONES: dict[str, type[Backbone]] = {
     "resnet38d": ResNet38d,
     "vgg16": VGG16,
     "resnet50": ResNet50,
+    "efficientnet_lite0": EfficientNetLite0,
     "mobilenet_v2": MobileNetV2,
     "resnet101_caffe": CaffeResNet101,
     "deit_small": DeiT,

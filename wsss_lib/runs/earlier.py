@@ -9,11 +9,19 @@ from typing import Any, Literal
 
 from wsss_lib.errors import InputError
 from wsss_lib.methods import load_method
+<<<<<<< HEAD:wsss_lib/runs/earlier.py
 from wsss_lib.methods.method import CamConfig
 from wsss_lib.runs.cam import CamRun
 from wsss_lib.runs.folder import RunFolder, holds_run
 from wsss_lib.runs.parameters import default_folder
 from wsss_lib.runs.settings import Settings, read_settings
+=======
+from wsss_lib.methods.method import CamConfig, further_backbone
+from wsss_lib.runs.folder import RunFolder, holds_run
+from wsss_lib.runs.parameters import default_folder
+from wsss_lib.runs.cam import CamRun
+from wsss_lib.runs.settings import Settings, read_settings
+>>>>>>> weights2:wsss_lib/runs/earlier.py
 
 _IN_COMMON = ("data_root", "labels", "mask_values", "pretrained_folder", "accelerator", "devices", "workers")
 """Settings that a run and the one that it continues have in common."""
@@ -81,8 +89,10 @@ def continued(settings: Settings, folder: Path) -> Settings:
 
 
 def _short(settings: Settings, backbone: str) -> CamConfig:
-    """Return the configuration of 00_cam with half its epochs, and with another backbone unless that is ""."""
-    config: CamConfig = load_method("cam").Config.preset(settings.preset, backbone)
+    """Return the configuration of 00_cam with half its epochs, and with a backbone; "" leaves the choice to this."""
+    config: CamConfig = load_method("cam").Config.preset(
+        settings.preset, backbone or further_backbone(settings.preset, settings.config.backbone)
+    )
     batch_size = min(config.batch_size, settings.config.batch_size)
     return config.replace(epochs=max(1, config.epochs // 2), batch_size=batch_size)
 

@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from wsss_lib.errors import InputError
 from wsss_lib.methods import load_method
-from wsss_lib.methods.method import PRESETS, Config
+from wsss_lib.methods.method import PRESETS, Config, further_backbone
 from wsss_lib.models.pretrained import find_weights
 from wsss_lib.runs.settings import PATHS, Settings, project_root
 from wsss_lib.stages.engine import PRECISIONS
@@ -95,8 +95,9 @@ def read_parameters(notebook: str, method: str, namespace: Mapping[str, Any]) ->
     config.check()
     _refuse_ignored(preset, values)
     if values.get("segmentation"):
-        same = config.backbone == load_method("segmentation").Config.preset(preset).backbone
-        check_final_network(preset, "", same and bool(values.get("weights")))
+        further = further_backbone(preset, config.backbone)
+        same = config.backbone == load_method("segmentation").Config.preset(preset, further).backbone
+        check_final_network(preset, further, same and bool(values.get("weights")))
     paths: dict[str, Any] = {name: existing(name, values.get(name, "")) for name in PATHS}
     return Settings(
         notebook=notebook,

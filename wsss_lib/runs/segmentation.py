@@ -20,6 +20,7 @@ from wsss_lib.data.dataset import Dataset
 from wsss_lib.data.files import IGNORE
 from wsss_lib.data.toy import ToyOptions
 from wsss_lib.errors import InputError
+from wsss_lib.methods.method import further_backbone
 from wsss_lib.methods.segmentation import Config, Segmentation
 from wsss_lib.runs.affinitynet import AffinityNetRun
 from wsss_lib.runs.cam import CamRun
@@ -283,7 +284,8 @@ def segment(
     Args:
         run: The run.
         masks: Its masks of the split ``training``: what is trained on.
-        backbone: Of the network, which comes with the settings of its authors; "" for that of the preset.
+        backbone: Of the network, which comes with the settings of its authors; "" for that of the
+            run in the folder, or of the run itself if it is a light one for ``photos``, or of the preset.
         weights: File of its pre-trained weights; None for the run's own if it has this backbone, else for the usual.
         changes: Fields of the segmentation stage's configuration that differ from these settings.
 
@@ -291,6 +293,10 @@ def segment(
         InputError: A mask is missing or does not fit, or the folder holds a run on other masks.
     """
     settings, what = run.settings, masks.folder.parent.name
+    folder = run.folder / "segmentation" / (f"{what}-{backbone}" if backbone else what)
+    if not backbone and holds_run(folder):  # begun when the preset had perhaps another one
+        backbone = read_settings(folder).config.backbone
+    backbone = backbone or further_backbone(settings.preset, settings.config.backbone)
     config = Config.preset(settings.preset, backbone).replace(**changes)
     config.check()
     if weights is None and config.backbone == settings.config.backbone:
@@ -300,7 +306,7 @@ def segment(
             settings,
             method="segmentation",
             config=config,
-            folder=run.folder / "segmentation" / (f"{what}-{backbone}" if backbone else what),
+            folder=folder,
             weights=weights,
             pseudo_masks=masks.folder,
             seeds=None,

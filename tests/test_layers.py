@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "wsss_lib"
-LAYERS = ["errors", "ops", "data", "models", "methods", "show", "pipeline", "__main__"]
+LAYERS = ["errors", "ops", "data", "models", "methods", "show", "pipeline", "use", "__main__"]
 ALLOWED = {
     "models": {"errors", "ops"},
     "ops": {"errors"},

@@ -156,6 +156,7 @@ def _explained(command: str) -> str:
 
 
 def _fit(options: argparse.Namespace) -> int:
+    from wsss_lib.pipeline.parameters import existing
     from wsss_lib.use.chains import fit, open_method, read_words
     from wsss_lib.use.model_file import NAME, check_target, save_model
 
@@ -167,8 +168,13 @@ def _fit(options: argparse.Namespace) -> int:
     if folder:
         if "data_root" in values:
             raise InputError(f"data_root is given, and so is the folder {folder}; leave one out.")
+        existing("data_root", folder)  # before weights are looked for
         values["data_root"] = folder
         values.setdefault("preset", "photos")
+    elif "data_root" not in values and values.get("preset", "photos") != "toy":
+        raise InputError(
+            "the folder of the pictures is missing; write wsss fit PICTURES, or preset=toy for drawn ones."
+        )
     if options.model is not None:
         check_target(options.model)
     run = open_method(parameters, with_final=True)

@@ -83,12 +83,12 @@ def find_pictures(pictures: str | os.PathLike[str] | Sequence[str | os.PathLike[
 
 def _files(path: Path) -> list[Path]:
     try:
-        if path.is_dir():
-            return _in_folder(path)
-        exists = path.is_file()
+        is_folder, exists = path.is_dir(), path.is_file()
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"pictures {str(path)[:80]!r} cannot be used ({reason}); give another path.") from None
+    if is_folder:
+        return _in_folder(path)
     if not exists:
         raise InputError(f"{path} does not exist; give a picture, a folder of pictures, or a .txt file with a list.")
     if path.suffix.lower() != ".txt":

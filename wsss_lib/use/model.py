@@ -186,7 +186,7 @@ class Model:
             InputError: The pictures are so small that nothing is left at the smallest scale.
         """
         shortest = max(1, int(min(pictures[0].size) * min(options.scales)))
-        if int(shortest * min(1.0, *self.network.pyramid)) < 1:
+        if int(shortest * min((1.0, *self.network.pyramid))) < 1:
             raise InputError("the picture is too small for the network; enlarge it, or choose greater scales.")
         pixels = torch.stack([to_tensor(picture) for picture in pictures]).to(self.device)
         images = self.about.normalisation(pixels)

@@ -255,12 +255,21 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
     first = words[0] if words else "--help"
     if first.startswith("-"):
         return _parser().parse_args([first])
-    is_stage = first not in _COMMANDS or (
-        len(words) > 1 and words[1] in ("train", "infer", "refine", "label") and holds_run(Path(first))
-    )
+    is_stage = first not in _COMMANDS or _names_stage(first, words[1] if len(words) > 1 else "")
     if is_stage and not Path(first).exists() and (near := difflib.get_close_matches(first, _COMMANDS, 1)):
         raise InputError(f"command {first!r} is unknown; perhaps {near[0]} is meant.")
     return _parser(first).parse_args(["stage", *words] if is_stage else list(words))
+
+
+def _names_stage(folder: str, word: str) -> bool:
+    """Whether the first word, which is a command, is meant as the folder of a run that is called like the command."""
+    if not holds_run(Path(folder)):
+        return False
+    if word in ("train", "infer", "refine", "label"):  # as processes are started, whatever else there may be
+        return True
+    from wsss_lib.use.chains import NOTEBOOKS
+
+    return not (word in NOTEBOOKS or "=" in word or word.startswith("-") or Path(word).exists())
 
 
 def main() -> int:

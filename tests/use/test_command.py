@@ -132,6 +132,9 @@ def test_a_stage_of_a_run_in_a_folder_with_any_name(name, said, tmp_path):
     assert said("stage", name, "infer", "val")[0] == 0
     assert all(image_id in run.cams("val") for image_id in run.data("val").ids)
     assert "the arguments of stage infer do not fit" in said(name, "infer")[1]
+    assert "stage 'trian' is unknown" in said(name, "trian")[1]
+    assert "parameter epoch is unknown" in said("run", "cam", "epoch=1")[1]
+    assert "parameter epoch is unknown" in said("fit", "preset=toy", "epoch=1")[1]
 
 
 @pytest.mark.slow

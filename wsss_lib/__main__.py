@@ -1,52 +1,296 @@
-"""One stage of an existing run, for several processes.
+"""The commands of the shell: ``wsss ...`` or ``python -m wsss_lib ...``.
 
+One stage of an existing run, for several processes, has no command's name:
 ``torchrun --nproc-per-node 8 -m wsss_lib FOLDER train``, or ``srun --ntasks 8 python -m wsss_lib FOLDER train``.
 """
 
 from __future__ import annotations
 
 import argparse
+import difflib
 import inspect
 import sys
 import traceback
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from textwrap import wrap
+from typing import TYPE_CHECKING, NoReturn
 
-from wsss_lib.errors import InputError, ProcessError
+from wsss_lib.errors import InputError, ProcessError, printable
+from wsss_lib.runs.folder import holds_run
 from wsss_lib.runs.kinds import reopen
 from wsss_lib.stages.agent import end_with_launcher, report
 
+if TYPE_CHECKING:
+    from wsss_lib.use.predict import Summary
+
+_DESCRIPTION = """\
+Masks of objects from image-level labels alone.
+
+  wsss fit my_pictures                              train on labelled pictures, to the final network
+  wsss predict MODEL new_pictures --out masks       masks of pictures that nobody has labelled
+"""
+
+_STAGES = """\
+One stage of an existing run, alone or in several processes that torchrun or srun starts:
+
+  python -m wsss_lib FOLDER train                   the others: infer SPLIT, refine WHAT SPLIT, label
+  torchrun --nproc-per-node 8 -m wsss_lib FOLDER train
+
+`wsss COMMAND --help` explains a command. A command that was stopped goes on when it is started again.
+Bad input ends with one sentence and the exit status 1.
+"""
+
+_FIT = """\
+Train METHOD (method=cam unless you say otherwise) on labelled pictures, make masks of the pictures with it, train a
+segmentation network on the masks, score what can be scored, and write the network to one file, the model.
+
+PICTURES is a folder with images/ and labels.csv, or one in VOC's layout; data/README.md describes them. The run is the
+one that the notebook of the method makes, in the same folder under runs/, and goes on after a stop.
+"""
+
+_RUN = """\
+Train a method, make its maps and masks, and score them: the run of the method's notebook without the notebook, and
+without the final network, which `fit` adds.
+"""
+
+_PREDICT = """\
+Write masks of pictures: one palette PNG for each, of the picture's own size, called like the picture; a table,
+predictions.csv, with the classes of every picture, their share of the area and the model's confidence in them; and what
+made all this, predictions.json. Masks that the same model has made with the same options stay as they are.
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser that says in one sentence what is wrong."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what :func:`main` prints."""
+        raise InputError(f"{message}; `{self.prog} --help` explains the command.")
+
+
+def _parser(wanted: str = "") -> argparse.ArgumentParser:
+    """Return the parser of the commands; only the wanted one explains its parameters, for which methods are loaded."""
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = _Parser(prog="wsss", description=_DESCRIPTION, epilog=_STAGES, formatter_class=raw)
+    commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
+
+    def command(name: str, do: Callable[[argparse.Namespace], int], about: str, text: str) -> argparse.ArgumentParser:
+        epilog = _explained(name) if name == wanted and name in ("fit", "run") else None
+        one = commands.add_parser(name, help=about, description=text, epilog=epilog, formatter_class=raw)
+        one.set_defaults(do=do)
+        return one
+
+    one = command("fit", _fit, "labelled pictures in, a model file out", _FIT)
+    one.add_argument(
+        "words", nargs="+", metavar="PICTURES [name=value]", help="the folder, then parameters (see below)"
+    )
+    one.add_argument("--model", type=Path, metavar="FILE", help="the model file, by default in the folder of the run")
+
+    one = command("run", _run, "a method's maps and masks, without the final network", _RUN)
+    one.add_argument("method", metavar="METHOD", help="cam, affinitynet, oc_cse, acr, pcss or msal")
+    one.add_argument("words", nargs="*", metavar="name=value", help="parameters (see below)")
+
+    one = command("predict", _predict, "a model file and pictures in, masks out", _PREDICT)
+    one.add_argument("model", type=Path, metavar="MODEL", help="model file; with --maps the folder of a run")
+    one.add_argument(
+        "pictures", nargs="+", type=Path, metavar="PICTURES", help="pictures, folders, or .txt files that list pictures"
+    )
+    one.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where the results go")
+    one.add_argument(
+        "--overlay",
+        nargs="?",
+        const="jpg",
+        default="",
+        choices=("jpg", "png"),
+        help="also write the masks over the pictures, overlays/NAME.jpg; with --maps the maps, overlays/NAME.png",
+    )
+    one.add_argument("--scores", action="store_true", help="also write the probabilities, scores/NAME.npz")
+    one.add_argument("--classes", metavar="A,B", help="only these classes may be found; with --maps the maps of these")
+    one.add_argument("--scales", metavar="0.75,1", help="sizes at which a picture is looked at (default: the model's)")
+    one.add_argument(
+        "--mirror",
+        action=argparse.BooleanOptionalAction,
+        help="look at the mirror image, too, or do not (default: as the model was scored); without, twice as fast",
+    )
+    one.add_argument("--crf", action="store_true", help="refine the masks along edges with a dense CRF; slower")
+    one.add_argument("--device", default="auto", metavar="auto|cpu|cuda", help="where it is computed (default: auto)")
+    one.add_argument("--precision", default="32-true", metavar="32-true|bf16-mixed|16-mixed", help="default: 32-true")
+    one.add_argument("--maps", action="store_true", help="write the class activation maps of a run instead of masks")
+
+    one = command("save", _save, "write the final network of a run to a model file", "Write the model file of a run.")
+    one.add_argument("folder", type=Path, metavar="RUN", help="folder of a run that has a final network")
+    one.add_argument("file", type=Path, metavar="FILE", help="the model file, *.safetensors")
+
+    one = command("stage", _stage, "one stage of an existing run", "Do one stage of an existing run.")
+    one.add_argument("folder", type=Path, help="folder of a run, with its config.json")
+    one.add_argument("stage", help="train, infer, refine and, for AffinityNet, label")
+    one.add_argument("arguments", nargs="*", help="infer: the split; refine: what, such as crf, and the split")
+    return parser
+
+
+def _explained(command: str) -> str:
+    """Return the explanation of all parameters that a command takes."""
+    from wsss_lib.use import chains
+
+    common = chains.known_parameters("cam")
+    groups = {"Parameters of every method, or of method=cam": ("", chains.explain("cam"), common)}
+    for method in list(chains.NOTEBOOKS)[1:]:
+        own = sorted({*chains.known_parameters(method)} - {*common})
+        groups[f"More with {'method=' if command == 'fit' else ''}{method}"] = ("", chains.explain(method), own)
+    if command == "fit":
+        groups["Parameters of the final network"] = (
+            chains.FINAL,
+            chains.explain("segmentation"),
+            [*chains.final_parameters()],
+        )
+    lines = [f"\nMethods: {', '.join(f'{name} ({notebook})' for name, notebook in chains.NOTEBOOKS.items())}"]
+    for title, (prefix, texts, names) in groups.items():
+        lines.append(f"\n{title}:\n")
+        for name in names:
+            lines += wrap(texts.get(name, ""), 116, initial_indent=f"  {prefix + name:24} ", subsequent_indent=" " * 27)
+    return "\n".join(lines)
+
+
+# --------------------------------------------------------------------------------------------------------- the commands
+
+
+def _fit(options: argparse.Namespace) -> int:
+    from wsss_lib.runs.parameters import existing
+    from wsss_lib.use.chains import fit, open_method, read_words
+    from wsss_lib.use.model_file import NAME, check_target, save_model
+
+    folder, words = "", list(options.words)
+    if "=" not in words[0] or Path(words[0]).exists():
+        folder = words.pop(0)
+    parameters = read_words(words)
+    values = parameters.values
+    if folder:
+        if "data_root" in values:
+            raise InputError(f"data_root is given, and so is the folder {folder}; leave one out.")
+        existing("data_root", folder)  # before weights are looked for
+        values["data_root"] = folder
+        values.setdefault("preset", "photos")
+    elif "data_root" not in values and values.get("preset", "photos") != "toy":
+        raise InputError(
+            "the folder of the pictures is missing; write wsss fit PICTURES, or preset=toy for drawn ones."
+        )
+    if options.model is not None:
+        check_target(options.model)
+    run = open_method(parameters, with_final=True)
+    final = fit(run, parameters.final)
+    path = save_model(final, options.model or run.folder / NAME)
+    print(f"model file: {printable(path)}\nuse it: wsss predict {printable(path)} PICTURES --out FOLDER")
+    return 0
+
+
+def _run(options: argparse.Namespace) -> int:
+    from wsss_lib.use.chains import open_method, read_words, run_method
+
+    run_method(open_method(read_words(options.words, options.method), with_final=False))
+    return 0
+
+
+def _predict(options: argparse.Namespace) -> int:
+    classes = None if options.classes is None else [name for name in options.classes.split(",") if name.strip()]
+    if options.maps:
+        from wsss_lib.use.maps import map_folder
+
+        summary = map_folder(options.model, options.pictures, options.out, bool(options.overlay), classes)
+        return _conclude(summary, "maps", options.out)
+    from wsss_lib.use.model_file import load_model
+    from wsss_lib.use.predict import predict_folder
+
+    summary = predict_folder(
+        load_model(options.model, options.device, options.precision),
+        options.pictures,
+        options.out,
+        options.overlay,
+        options.scores,
+        options.scales,
+        options.mirror,
+        options.crf,
+        classes,
+    )
+    return _conclude(summary, "masks", options.out)
+
+
+def _conclude(summary: Summary, what: str, out: Path) -> int:
+    kept = f", {summary.kept} were there already" if summary.kept else ""
+    print(f"{summary.made} {what} made{kept}, in {printable(out)}")
+    if summary.broken:
+        print(f"{len(summary.broken)} pictures cannot be used (named above)")
+    return int(bool(summary.broken))
+
+
+def _save(options: argparse.Namespace) -> int:
+    from wsss_lib.use.model_file import check_target, final_network, save_model
+
+    check_target(options.file)
+    print(f"model file: {printable(save_model(final_network(options.folder), options.file))}")
+    return 0
+
+
+def _stage(options: argparse.Namespace) -> int:
+    end_with_launcher()
+    run = reopen(options.folder)
+    if options.stage not in run.stages:
+        raise InputError(f"stage {options.stage!r} is unknown; choose one of {', '.join(run.stages)}.")
+    stage = getattr(run, options.stage)
+    wanted = [name for name, p in inspect.signature(stage).parameters.items() if p.default is p.empty]
+    if len(options.arguments) != len(wanted):
+        raise InputError(
+            f"the arguments of stage {options.stage} do not fit ({' '.join(options.arguments) or 'none'}); "
+            f"give {' and '.join(wanted) or 'none'}."
+        )
+    stage(*options.arguments)
+    return 0
+
+
+_COMMANDS = ("fit", "run", "predict", "save", "stage")
+
+
+def _parse(words: Sequence[str]) -> argparse.Namespace:
+    """Return what the words of the command line mean; ``FOLDER STAGE`` is short for ``stage FOLDER STAGE``."""
+    first = words[0] if words else "--help"
+    if first.startswith("-"):
+        return _parser().parse_args([first])
+    is_stage = first not in _COMMANDS or _names_stage(first, words[1] if len(words) > 1 else "")
+    if is_stage and not Path(first).exists() and (near := difflib.get_close_matches(first, _COMMANDS, 1)):
+        raise InputError(f"command {first!r} is unknown; perhaps {near[0]} is meant.")
+    return _parser(first).parse_args(["stage", *words] if is_stage else list(words))
+
+
+def _names_stage(folder: str, word: str) -> bool:
+    """Whether the first word, which is a command, is meant as the folder of a run that is called like the command."""
+    if not holds_run(Path(folder)):
+        return False
+    if word in ("train", "infer", "refine", "label"):  # as processes are started, whatever else there may be
+        return True
+    from wsss_lib.use.chains import NOTEBOOKS
+
+    return not (word in NOTEBOOKS or "=" in word or word.startswith("-") or Path(word).exists())
+
 
 def main() -> int:
-    """Run one stage of the run in a folder; a notebook has made the folder and its ``config.json``."""
-    parser = argparse.ArgumentParser(prog="python -m wsss_lib", description=__doc__)
-    parser.add_argument("folder", type=Path, help="folder of a run, with its config.json")
-    parser.add_argument("stage", help="train, infer, refine and, for AffinityNet, label")
-    parser.add_argument("arguments", nargs="*", help="infer: the split; refine: what, such as crf, and the split")
-    options = parser.parse_args()
-    end_with_launcher()
+    """Do what the command line says and return the exit status."""
     try:
-        run = reopen(options.folder)
-        if options.stage not in run.stages:
-            raise InputError(f"stage {options.stage!r} is unknown; choose one of {', '.join(run.stages)}.")
-        stage = getattr(run, options.stage)
-        wanted = [name for name, p in inspect.signature(stage).parameters.items() if p.default is p.empty]
-        if len(options.arguments) != len(wanted):
-            raise InputError(
-                f"the arguments of stage {options.stage} do not fit ({' '.join(options.arguments) or 'none'}); "
-                f"give {' and '.join(wanted) or 'none'}."
-            )
-        stage(*options.arguments)
+        options = _parse(sys.argv[1:])
+        done: int = options.do(options)
     except (InputError, ProcessError) as error:
         sentence = f"{type(error).__name__}: {error}"
         if not report(sentence):
             sys.stdout.write(f"\n{sentence}\n")  # in one piece: other processes write to the same pipe
             sys.stdout.flush()
         return 1
+    except KeyboardInterrupt:
+        sys.stdout.write("\nstopped; start the same command again, and it continues.\n")
+        return 130
     except Exception:
         if not report(traceback.format_exc()):
             raise
         return 1
-    return 0
+    return done
 
 
 if __name__ == "__main__":

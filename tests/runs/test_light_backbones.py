@@ -10,8 +10,7 @@ from tests.runs.test_run import photographs
 from wsss_lib.methods import cam, load_method
 from wsss_lib.methods.affinitynet import Config as AffinityConfig
 from wsss_lib.models import pretrained
-from wsss_lib.runs import earlier
-from wsss_lib.runs import segmentation
+from wsss_lib.runs import earlier, segmentation
 from wsss_lib.runs.parameters import read_parameters
 from wsss_lib.runs.segmentation import segment
 from wsss_lib.runs.settings import Settings

@@ -7,6 +7,8 @@ import unicodedata
 from collections.abc import Collection, Iterable, Sequence
 from functools import lru_cache
 
+from wsss_lib.errors import InputError
+
 SEPARATORS = ",|，、；｜\n\r\t"
 """Characters that are in no class name, but that people put between several of them."""
 
@@ -32,6 +34,19 @@ def key(name: str) -> str:
 def positions(classes: Iterable[str]) -> dict[str, int]:
     """Return the position of every class by the :func:`key` of its name."""
     return {key(name): index for index, name in enumerate(classes)}
+
+
+def class_numbers(names: str | Sequence[str], classes: Sequence[str]) -> list[int]:
+    """Return the positions of the classes that a user names, one or several, ascending.
+
+    Raises:
+        InputError: There is no class of such a name.
+    """
+    known, names = positions(classes), [names] if isinstance(names, str) else names
+    unknown = [name for name in names if key(name) not in known]
+    if unknown:
+        raise InputError(f"class {unknown[0]!r} is unknown; choose among {', '.join(classes)}.")
+    return sorted({known[key(name)] for name in names})
 
 
 def parts(name: str, known: Collection[str]) -> list[str]:

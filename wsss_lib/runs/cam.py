@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor
 
 from wsss_lib.data.dataset import Dataset, Derived
+from wsss_lib.data.names import class_numbers
+from wsss_lib.data.pictures import Given, open_picture
 from wsss_lib.errors import InputError
 from wsss_lib.methods.method import CamMethod
 from wsss_lib.runs.run import Run
 from wsss_lib.stages.evaluate import CamScores, score_seeds
 from wsss_lib.stages.examples import Example, LabelledImages
-from wsss_lib.stages.infer import classify, infer, infer_some
+from wsss_lib.stages.infer import believed, cam_of_picture, classify, infer, infer_some
 from wsss_lib.stages.provenance import begin, maker, remove_files, source_of
 from wsss_lib.stages.refine import Powers
 from wsss_lib.stages.store import CamStore, MaskStore
@@ -102,6 +107,30 @@ class CamRun(Run[CamMethod]):
         self.require(store)
         names = [f"crf-{alpha:g}" for alpha in alphas]
         return self.write_masks(what, split, Powers(store, alphas), names, "psa", source_of(store))
+
+    def cam(self, picture: Given, labels: str | Sequence[str] | None = None) -> tuple[Tensor, Tensor]:
+        """Return the class activation maps of any picture, which need not be one of the run's data.
+
+        Args:
+            picture: A file, a Pillow image or an array, see :func:`wsss_lib.data.pictures.open_picture`.
+            labels: Names of the classes whose maps are wanted; None for those that the network believes in: the ones
+                with a logit above 0 or, if there is none, the one with the highest.
+
+        Returns:
+            ``classes`` ``(n,)`` int64 and their maps ``(n, H, W)`` float32 in [0, 1), of the picture's working size, on
+            the CPU.
+
+        Raises:
+            InputError: The picture cannot be read, or there is no class of such a name.
+        """
+        image, _ = open_picture(picture)
+        self.to_device()
+        if labels is None:
+            wanted = believed(self.method, image, self.fabric, self.normalise)
+        else:
+            wanted = torch.zeros(len(self.splits.classes))
+            wanted[class_numbers(labels, self.splits.classes)] = 1
+        return cam_of_picture(self.method, image, wanted, self.fabric, self.normalise)
 
     def classify(self, data: Dataset) -> Tensor:
         """Return the logits ``(n, K)`` of the network for whole images."""

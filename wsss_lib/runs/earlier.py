@@ -9,19 +9,11 @@ from typing import Any, Literal
 
 from wsss_lib.errors import InputError
 from wsss_lib.methods import load_method
-<<<<<<< HEAD:wsss_lib/runs/earlier.py
-from wsss_lib.methods.method import CamConfig
-from wsss_lib.runs.cam import CamRun
-from wsss_lib.runs.folder import RunFolder, holds_run
-from wsss_lib.runs.parameters import default_folder
-from wsss_lib.runs.settings import Settings, read_settings
-=======
 from wsss_lib.methods.method import CamConfig, further_backbone
+from wsss_lib.runs.cam import CamRun
 from wsss_lib.runs.folder import RunFolder, holds_run
 from wsss_lib.runs.parameters import default_folder
-from wsss_lib.runs.cam import CamRun
 from wsss_lib.runs.settings import Settings, read_settings
->>>>>>> weights2:wsss_lib/runs/earlier.py
 
 _IN_COMMON = ("data_root", "labels", "mask_values", "pretrained_folder", "accelerator", "devices", "workers")
 """Settings that a run and the one that it continues have in common."""

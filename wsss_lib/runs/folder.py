@@ -41,7 +41,15 @@ SUBRUN_GROUPS = ("segmentation", "variants")
 STORES = {"cams": 1, "growth": 1, "scores": 2, "masks": 2}
 """Folders that hold stores, and how deep the folder of a store lies in them."""
 
-FILES = ("checkpoint.pt", "log.jsonl", "metrics.json", "seconds.json", "training.json", "images.json")
+FILES = (
+    "checkpoint.pt",
+    "log.jsonl",
+    "metrics.json",
+    "seconds.json",
+    "training.json",
+    "images.json",
+    "model.safetensors",
+)
 """Files of a run besides ``config.json``."""
 
 _ADDED_IN_FORMAT_2 = ("pictures ", "saliency content")

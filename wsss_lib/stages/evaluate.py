@@ -30,6 +30,7 @@ from wsss_lib.ops.metrics import (
 from wsss_lib.show.progress import bar
 from wsss_lib.stages.store import CamStore, MaskStore, read_cams
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 THRESHOLDS = tuple(i / 100 for i in range(100))
@@ -215,7 +216,7 @@ def _sum_over_images(count: Callable[[int], Tensor], data: Dataset) -> Tensor:
     return total
 
 
-def ahead(pool: ThreadPoolExecutor, function: Callable[[int], T], items: Iterable[int], count: int = 16) -> Iterator[T]:
+def ahead(pool: ThreadPoolExecutor, function: Callable[[S], T], items: Iterable[S], count: int = 16) -> Iterator[T]:
     """Yield ``function`` of every item in order, while the pool works on the next ones.
 
     Unlike ``pool.map`` it never has more than ``count`` of them begun and not yielded, so that results which come

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import torch
 from lightning_fabric import Fabric
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
@@ -180,6 +181,45 @@ def infer_some(method: CamMethod, data: Dataset, store: CamStore, fabric: Fabric
         with named(data, index), fabric.autocast():
             [result] = multi_scale_cam(method, images, fabric.to_device(data.labels[[index]]), data.size(index))
         store.write(data.ids[index], *result)
+
+
+@torch.inference_mode()
+def believed(method: CamMethod, image: Image.Image, fabric: Fabric, normalise: Normalise) -> Tensor:
+    """Return labels ``(K,)`` for an RGB picture: 1 for the classes with a logit above 0, else for the highest."""
+    method.train(False)
+    pixels = fabric.to_device(view(image, 1.0, normalise, method.config.view_multiple or None))
+    with fabric.autocast():
+        logits = method.logits(pixels[None])[0].float()
+    return ((logits > 0) | ((logits == logits.max()) & (logits.max() <= 0))).float()
+
+
+@torch.inference_mode()
+def cam_of_picture(
+    method: CamMethod, image: Image.Image, labels: Tensor, fabric: Fabric, normalise: Normalise
+) -> tuple[Tensor, Tensor]:
+    """Return the maps of one RGB picture, made as :func:`infer` makes those of a data set.
+
+    Args:
+        method: What makes the maps; put into evaluation mode.
+        image: The picture, of its working size, see `wsss_lib.data.large`.
+        labels: ``(K,)``, 1 for the classes whose maps are wanted.
+        fabric: The engine.
+        normalise: From pixels to the network's input.
+
+    Returns:
+        ``classes`` ``(n,)`` int64 and their maps ``(n, H, W)`` float32 in [0, 1), on the CPU.
+    """
+    method.train(False)
+    scales = (1.0,) if method.scales_itself else method.config.scales
+    views = [view(image, scale, normalise, method.config.view_multiple or None) for scale in scales]
+    with fabric.autocast():
+        [(classes, maps)] = multi_scale_cam(
+            method,
+            [fabric.to_device(pixels)[None] for pixels in views],
+            fabric.to_device(labels)[None],
+            (image.height, image.width),
+        )
+    return classes.cpu(), maps.float().cpu()
 
 
 @torch.inference_mode()

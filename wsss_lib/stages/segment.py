@@ -40,8 +40,24 @@ class WrappedColours(Derived):
 
     def image(self, index: int) -> Image.Image:
         """Return image ``index``, whose 8-bit "RGB" is BGR."""
-        pixels = torch.from_numpy(np.array(super().image(index))).float() - self.mean
-        return Image.fromarray(pixels.flip(-1).trunc().remainder(256).to(torch.uint8).numpy())
+        return wrapped_colours(super().image(index), self.mean)
+
+
+def wrapped_colours(image: Image.Image, mean: Tensor) -> Image.Image:
+    """Return one image of :class:`WrappedColours`; ``mean`` is the mean colour ``(3,)``, from 0 to 255."""
+    pixels = torch.from_numpy(np.array(image)).float() - mean
+    return Image.fromarray(pixels.flip(-1).trunc().remainder(256).to(torch.uint8).numpy())
+
+
+def likely_classes(scores: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what a CRF gets of class probabilities ``(1 + K, H, W)``, background first.
+
+    Returns:
+        The n classes that may be in the image, ``(n,)`` int64 from 0, and their probabilities ``(1 + n, H, W)``,
+        background first.
+    """
+    classes = (scores[1:].amax((1, 2)) > _NEGLIGIBLE).nonzero().flatten()
+    return classes, torch.cat([scores[:1], scores[1 + classes]])
 
 
 def probabilities_of(store: ScoreStore, data: Dataset, index: int) -> tuple[Tensor, Tensor]:
@@ -81,9 +97,7 @@ def infer_masks(
         with named(data, int(indices[0])), fabric.autocast():
             found = method.probabilities(fabric.to_device(images.contiguous()))
         for index, image_scores in zip(indices.tolist(), found, strict=True):
-            classes = (image_scores[1:].amax((1, 2)) > _NEGLIGIBLE).nonzero().flatten()
-            chosen = torch.cat([image_scores[:1], image_scores[1 + classes]])
-            scores.write(data.ids[index], classes, chosen)
+            scores.write(data.ids[index], *likely_classes(image_scores))
             every = torch.arange(len(image_scores) - 1, device=image_scores.device)
             masks.write(data.ids[index], label_map(every, image_scores, data.own_size(index)))
     fabric.barrier()

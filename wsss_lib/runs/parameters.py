@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from wsss_lib.errors import InputError
 from wsss_lib.methods import load_method
 from wsss_lib.methods.method import PRESETS, Config, further_backbone
-from wsss_lib.models.pretrained import find_weights
+from wsss_lib.models.pretrained import backbone_of_weights, find_weights
 from wsss_lib.runs.settings import PATHS, Settings, project_root
 from wsss_lib.stages.engine import PRECISIONS
 
@@ -89,6 +89,8 @@ def read_parameters(notebook: str, method: str, namespace: Mapping[str, Any]) ->
     values = read_values(namespace, types)
 
     preset, backbone = values.get("preset", "toy"), values.get("backbone", "")
+    if preset == "photos" and not backbone and values.get("weights") and "mobilenet_v2" in config_class.backbones:
+        backbone = backbone_of_weights(existing("weights", values["weights"]))
     changes = {k: v for k, v in values.items() if k not in _TYPES and v}
     _refuse_other_choices(config_class, changes)
     config = config_class.preset(preset, backbone).replace(**changes)

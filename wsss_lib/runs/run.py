@@ -94,6 +94,7 @@ class Run(ABC, Generic[M]):
         self.place = RunFolder(self.folder)
         self._fingerprint = ""
         self._part = part
+        self._training = False
         self._loaded: tuple[int, ...] | None = None  # which checkpoint the networks in memory are from
         if settings.data_root is not None and self.folder.resolve() == settings.data_root.resolve():
             raise InputError(f"out {self.folder} is the folder of the data; give another one for the results.")
@@ -315,7 +316,7 @@ class Run(ABC, Generic[M]):
 
     def _refresh(self) -> None:
         """Have the networks of the checkpoint in memory, also if another process or a stopped training left others."""
-        if "method" not in self.__dict__ or self._loaded == (now := self._checkpoint()):
+        if self._training or "method" not in self.__dict__ or self._loaded == (now := self._checkpoint()):
             return
         if now is None:  # the checkpoint has been removed, so that training begins anew
             self.__dict__.pop("method")
@@ -497,17 +498,20 @@ class Run(ABC, Generic[M]):
             if self.delegate("train"):
                 return self._history()
             self._record_training(len(history))
-            method, self._loaded = self.method, (-1,)  # should training stop, the checkpoint counts
-            return train(
-                method,
-                self.training_batches(),
-                self.fabric,
-                self.settings.seed,
-                self.folder,
-                report,
-                self._after_epoch,
-                self._fingerprint,
-            )
+            self._training = True
+            try:
+                return train(
+                    self.method,
+                    self.training_batches(),
+                    self.fabric,
+                    self.settings.seed,
+                    self.folder,
+                    report,
+                    self._after_epoch,
+                    self._fingerprint,
+                )
+            finally:
+                self._training, self._loaded = False, (-1,)  # wherever training has stopped, the checkpoint counts
 
     def training_sources(self) -> dict[str, str]:
         """Return the sources of what is learned from besides the data, by name; by default nothing."""

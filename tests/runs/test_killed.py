@@ -142,6 +142,8 @@ def check_files(folder: Path, unfinished: bool) -> int:
     for path in paths:
         if path.name.startswith(".tmp-"):
             assert unfinished, path
+        elif path.name in (".lock", ".owner"):
+            continue
         elif path.suffix == ".json":
             read_json(path)
         elif path.suffix == ".jsonl":
@@ -155,7 +157,7 @@ def check_files(folder: Path, unfinished: bool) -> int:
         else:
             assert path.suffix == ".pt", path
             read_checkpoint(path)
-    return len([path for path in paths if path.name != "seconds.json"])
+    return len([path for path in paths if path.name not in ("seconds.json", ".lock", ".owner")])
 
 
 def torment(method: str, folder: Path, kills: int) -> None:

@@ -737,7 +737,7 @@ def test_a_classifier_that_knows_nothing_is_refused(tmp_path, data):
         f"the ordinary classifier {poor.folder} puts {share:.0f} % of the labels of 8 training images first, and the "
         "mere frequency of classes 50 %; give one that is trained on this data."
     )
-    assert sorted(contents(tmp_path / "run")) == ["config.json"]
+    assert sorted(contents(tmp_path / "run")) == ["config.json", "images.json"]
     start = tiny("acr", start="classifier")  # which nobody asks anything
     assert len(open_adversarial(tmp_path / "acr", "acr", data, start, classifier=poor.folder).train(silent)) == 2
 
@@ -885,7 +885,7 @@ def test_a_checkpoint_of_the_authors_is_used_as_it_is(tmp_path, data, classifier
     run = open_adversarial(tmp_path / "run", method, data, **given)
     assert run.is_trained
     assert run.train(silent) == []
-    assert sorted(contents(tmp_path / "run")) == ["config.json"]
+    assert sorted(contents(tmp_path / "run")) == ["config.json", "images.json"]
     for store in (run.infer("val"), reopen(run.folder).infer("train")):
         expected = source.infer(store.folder.name)
         assert contents(store.folder) == contents(expected.folder)
@@ -928,7 +928,8 @@ def test_variants_share_the_classifier(tmp_path, monkeypatch):
     with mock.patch.dict(toy.COUNTS, TOY_COUNTS):
         assert run.variant("nothing erased", erasing_weight=0.0, erasing_slope=0.0).is_trained
     toy_run(tmp_path / "run", resume=False)
-    assert sorted(contents(tmp_path / "run")) == ["classifier/config.json", "config.json"]
+    files = ["config.json", "images.json"]
+    assert sorted(contents(tmp_path / "run")) == [*(f"classifier/{name}" for name in files), *files]
 
 
 def test_without_weights_acr_has_no_adversary(tmp_path, data):

@@ -37,17 +37,15 @@ _OFFICIAL = {
 def backbone_of_weights(path: Path | None) -> str:
     """Return ``mobilenet_v2`` for a file with that network's weights, else "".
 
-    It was the only light backbone once: whoever names its file, and no backbone, means it.
+    MobileNetV2 was once the only light backbone: whoever names a file of its weights, and no backbone, means it.
 
     Args:
-        path: File of weights; None for none.
-
-    Raises:
-        InputError: The file cannot be read.
+        path: File of weights; None for none. A file that cannot be read is refused where its weights are needed.
     """
-    if path is None:
+    try:
+        return "mobilenet_v2" if path is not None and "features.18.0.weight" in read_state(path) else ""
+    except InputError:
         return ""
-    return "mobilenet_v2" if "features.18.0.weight" in read_state(path) else ""
 
 
 def find_weights(backbone: str, folder: Path) -> Path:

@@ -389,9 +389,9 @@ def _eight_bit(image: Tensor, index: int) -> Tensor:
     if image.dtype == torch.uint8:
         return image
     whole = not image.is_complex() and bool((image == image.to(torch.uint8)).all())
-    if not whole or image.dtype == torch.bool or (image.is_floating_point() and image.any() and image.max() <= 1):
+    if not whole or image.dtype == torch.bool or (image.is_floating_point() and not image.max() > 1):
         raise InputError(
-            f"image {index} has {image.dtype} values that are not the picture's grey levels of 0-255; give the picture "
+            f"image {index} has {image.dtype} values that are not surely the picture's grey levels of 0-255; give them "
             "as uint8, neither scaled to 0-1 nor normalised."
         )
     return image.to(torch.uint8)

@@ -63,7 +63,9 @@ def boundary_scores(runs: Mapping[str, CamRun], comparison: Comparison, radius: 
         data = run.data("val")
         if name in comparison and data.has_masks:
             threshold = comparison[name]["threshold"]
-            scores[name] = float(score_seeds(run.cams("val"), NearBoundaries(data, radius), [threshold]).mean_iou[0])
+            scores[name] = float(
+                score_seeds(run.cams("val"), NearBoundaries(data, radius), [threshold], partial=True).mean_iou[0]
+            )
     return scores
 
 

@@ -229,6 +229,7 @@ class RunFolder:
         """
         if not self.is_claimed:
             return
+        identity, defaults = (json.loads(json.dumps(values)) for values in (identity, defaults))  # as in the file
         found = {**defaults, **self.identity()}
         for name in names or [*identity, *found]:
             if name not in found and self.is_old and name.startswith(_ADDED_IN_FORMAT_2):

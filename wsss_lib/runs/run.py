@@ -92,6 +92,7 @@ class Run(ABC, Generic[M]):
         self.settings = settings
         self.folder = settings.folder
         self.place = RunFolder(self.folder)
+        self._identity: dict[str, Any] = {}
         self._fingerprint = ""
         self._part = part
         self._training = False
@@ -157,10 +158,11 @@ class Run(ABC, Generic[M]):
         self._refuse_changed_pictures()
         self.place.refuse_other(self.own_identity, self._defaults, [*self.own_identity, "checkpoint"])
         self.prepare()
-        self.place.refuse_other(self.identity(), self._defaults)
+        self._identity = self.identity()
+        self.place.refuse_other(self._identity, self._defaults)
 
     def _claim(self) -> None:
-        self.place.claim(self.identity(), self.settings.to_dict(), self._ids(), self.digests, self._part)
+        self.place.claim(self._identity, self.settings.to_dict(), self._ids(), self.digests, self._part)
 
     def _ids(self) -> set[str]:
         return {image_id for data in self._all_data.values() for image_id in data.ids}
@@ -207,7 +209,7 @@ class Run(ABC, Generic[M]):
             if not is_helper():
                 if not self.place.is_claimed:
                     raise InputError(f"{self.folder} holds this run no longer; open the run again.")
-                self.place.refuse_other(self.identity(), self._defaults)
+                self.place.refuse_other(self._identity, self._defaults)
                 self.place.update_settings(self.settings.to_dict())
             yield
 
@@ -254,9 +256,8 @@ class Run(ABC, Generic[M]):
 
     def _refuse_changed_inputs(self) -> None:
         """Raise InputError if a file that is learned from has changed since the run was opened."""
-        now, identity = self.input_digests(Digests(self.digests.to_dict())), self.identity()
-        for part, digest in now.items():
-            if identity.get(part, digest) != digest:
+        for part, digest in self.input_digests(Digests(self.digests.to_dict())).items():
+            if self._identity.get(part, digest) != digest:
                 raise InputError(
                     f"the {part} have changed since {self.folder} was opened; put the old files back, and start again."
                 )

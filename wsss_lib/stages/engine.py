@@ -124,7 +124,7 @@ def loaders_watched() -> Iterator[None]:
         try:
             yield
             return
-        except ConnectionError:  # the sockets of a process close before the system says that it has ended
+        except (ConnectionError, EOFError):  # the sockets of a process close before the system says that it has ended
             time.sleep(1)  # PyTorch raises in here
             raise
     except RuntimeError as error:

@@ -138,13 +138,16 @@ def _sweep(cams: Tensor, classes: Tensor, truth: Tensor, levels: Tensor, num_cla
     return total
 
 
-def score_seeds(store: CamStore, data: Dataset, thresholds: Sequence[float] = THRESHOLDS) -> CamScores:
+def score_seeds(
+    store: CamStore, data: Dataset, thresholds: Sequence[float] = THRESHOLDS, partial: bool = False
+) -> CamScores:
     """Score the maps of a store, enlarged to the images' own sizes, against the masks of a data set.
 
     Args:
         store: The maps, normalised to [0, 1].
         data: The images, with masks.
         thresholds: The background thresholds, ascending.
+        partial: Whether the masks hold only a part of the true pixels, so that they may be empty.
 
     Raises:
         InputError: A mask or map is missing, damaged or of another size, or no mask shows a class.
@@ -157,7 +160,8 @@ def score_seeds(store: CamStore, data: Dataset, thresholds: Sequence[float] = TH
         return _sweep(cams, classes, truth, levels, num_classes)
 
     confusions = sweep_confusions(_sum_over_images(count, data))
-    refuse_empty_masks(confusions[0], data)
+    if not partial:
+        refuse_empty_masks(confusions[0], data)
     return CamScores(("background", *data.classes), thresholds, confusions)
 
 

@@ -87,7 +87,7 @@ class Inputs:
         labels: ``(B, h, w)`` uint8.
         kinds: Three ``(B, P, n)`` bool, the shorter paths first: both background, the same class, different.
         weights: ``(B, P, n)`` float32, the shorter paths first.
-        radius: Of the pairs.
+        radius: Radius of the pairs, in cells.
     """
 
     boundaries: Tensor

@@ -58,9 +58,9 @@ class Meter:
     """Measures stages, one after the other.
 
     Attributes:
-        folder: Where the stages write.
-        device: Where they compute.
-        rows: What was measured: name of the stage, seconds, MiB, 10^6 bytes.
+        folder: Folder that the stages write to.
+        device: Device on which the stages compute.
+        rows: Measured rows: name of the stage, seconds, MiB, 10^6 bytes.
     """
 
     folder: Path

@@ -53,8 +53,8 @@ class Case:
     """A bad input.
 
     Attributes:
-        act: What meets it, in a folder.
-        words: What the sentence must contain; ``{}`` is the folder.
+        act: Function that uses the bad input, in a folder.
+        words: Words that the sentence must contain; ``{}`` is the folder.
         make: Makes the input in the folder.
         claims: Whether there may be a run in the folder.
         notebook: The notebook in which it can also be tried.

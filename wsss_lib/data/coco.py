@@ -162,16 +162,16 @@ class CocoDataset(FileDataset):
     """Images of COCO with masks from PNGs or rendered one by one from the annotations.
 
     Args:
-        name: What to print.
+        name: Name of the data set in printed lines.
         instances: The annotations.
         rows: n positions in ``instances``.
         images: The n image files.
         mask_folder: The folder with masks, or None to render them.
-        mask_values: What the values in those masks are, in words.
+        mask_values: Words that say what the values in those masks are.
         lookup: The same as a table, see :func:`wsss_lib.data.files.read_mask`.
 
     Attributes:
-        truth: Which masks these are, to be printed beside every score.
+        truth: Words that say which masks these are, to be printed beside every score.
 
     Raises:
         InputError: An image file is missing.

@@ -30,8 +30,8 @@ def find_doubts(training: Dataset, scored: Mapping[str, Dataset]) -> tuple[str, 
     """Return what a reader of the numbers has to know about the data, one sentence each; nothing on good data.
 
     Args:
-        training: What is trained on.
-        scored: What is scored, by name.
+        training: Data that is trained on.
+        scored: Splits that are scored, by name.
     """
     lines = list(dict.fromkeys(note for data in (training, *scored.values()) for note in data.notes))
     shown = training.labels.bool()

@@ -60,7 +60,7 @@ def load_folder(root: str | Path, split: str, mask_values: str = "") -> FileData
     Args:
         root: The folder.
         split: ``train``, ``val`` or ``all``.
-        mask_values: What the values of the masks mean, see :func:`wsss_lib.data.files.parse_mask_values`.
+        mask_values: Meaning of the values in the masks, see :func:`wsss_lib.data.files.parse_mask_values`.
 
     Returns:
         The images in the order of the table; an id is the image's file name without its ending.

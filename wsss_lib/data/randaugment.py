@@ -127,7 +127,7 @@ class CropAugmentation:
         crop: Side of the square that comes out, in pixels.
         least: Least share of the area that is cut out.
         most: Greatest share; it may be more than 1.
-        operations: How many distortions are drawn.
+        operations: Number of distortions that are drawn.
         erasing: Probability that noise covers a part.
     """
 

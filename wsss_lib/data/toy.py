@@ -41,7 +41,7 @@ class ToyClass:
         body: Draws the body, the same for the two classes of a pair.
         part: Draws the part that only this class has.
         ground: Draws its own background.
-        looks: How the body is coloured where the pair does not share its looks (``ToyOptions.part`` is False).
+        looks: Colours of the body where the pair does not share its looks (``ToyOptions.part`` is False).
         pair: Position of the pair.
     """
 
@@ -370,7 +370,7 @@ class ToyWorld(Dataset):
     Args:
         split: ``"train"`` or ``"val"``; only ``"train"`` carries the frequency shortcut.
         count: Number of images; None means 400 for train, 120 for val. The first n images are the same for any count.
-        seed: Of all that is random.
+        seed: Seed of all random draws.
         options: The switches.
 
     Raises:

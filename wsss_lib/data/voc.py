@@ -87,7 +87,7 @@ def load_voc(
             list of ``train_aug``, it is made of VOC's train list and both SBD lists without VOC's val list, sorted.
         labels: A ``.npy`` or ``.txt`` file or a folder of XML files.
         sbd_root: The folder with SBD's ``train.txt`` and ``val.txt``, needed only for ``train_aug`` without a list.
-        mask_values: What the values of the masks mean, see :func:`wsss_lib.data.files.parse_mask_values`.
+        mask_values: Meaning of the values in the masks, see :func:`wsss_lib.data.files.parse_mask_values`.
 
     Returns:
         The images in the order of the list, with the classes of ``classes.txt`` if there is one, else VOC's 20.

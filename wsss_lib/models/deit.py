@@ -88,7 +88,7 @@ class Block(nn.Module):
 
     Args:
         channels: D.
-        heads: Of the attention.
+        heads: Number of heads of the attention.
         drop_path: Probability that a half of the block is left out for an image, in training.
     """
 

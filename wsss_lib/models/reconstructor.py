@@ -45,8 +45,8 @@ class UNet(nn.Module):
     neither weights nor running statistics, so it acts alike in training and evaluation; dropout, from level 4 on, not.
 
     Args:
-        channels: Of the features.
-        levels: How often the size is halved.
+        channels: Channels of the features.
+        levels: Number of times that the size is halved.
         width: Factor of the channels; 1 is the paper's network.
     """
 
@@ -124,7 +124,7 @@ class Reconstructor(nn.Module):
     Args:
         classifier: The encoder; its backbone starts from ImageNet weights.
         taps: Names of the three taps, shallow to deep; empty for the last three.
-        levels: Of the decoder.
+        levels: Levels of the decoder.
         width: Factor of the channels of joined features and decoder; 1 is the paper's network.
     """
 

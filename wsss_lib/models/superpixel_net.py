@@ -43,7 +43,7 @@ class SuperpixelNet(Backbone):
         width: Factor of the channels; 1 is the published network.
 
     Attributes:
-        given: How the images are normalised that :meth:`forward` gets; None if as the weights want it.
+        given: Normalisation of the images that :meth:`forward` gets; None if it is the one that the weights want.
     """
 
     given: Normalisation | None = None

@@ -258,7 +258,7 @@ def resnet38d_from_mxnet(arrays: MXNetList, source: str | Path = "the MXNet list
     The ImageNet classifier (`linear1000`) is left out, which is logged.
 
     Args:
-        arrays: What `read_mxnet` returned.
+        arrays: Result of `read_mxnet`.
         source: The file's name for error messages.
 
     Returns:
@@ -457,7 +457,7 @@ def vgg16_from_caffe(
     Other layers, such as a classifier, are left out, which is logged.
 
     Args:
-        blobs: What `read_caffe` returned.
+        blobs: Result of `read_caffe`.
         source: The file's name for error messages.
 
     Returns:

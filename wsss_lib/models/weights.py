@@ -241,8 +241,8 @@ class Sidecar:
     """What a `.json` of the same stem says about a weight file.
 
     Attributes:
-        mean: What is subtracted from each channel of an image on the 0-1 scale; None if not stated.
-        std: What each channel is then divided by; None exactly if `mean` is.
+        mean: Numbers that are subtracted from the channels of an image on the 0-1 scale; None if not stated.
+        std: Numbers that the channels are then divided by; None exactly if `mean` is None.
         sha256: The checksum in lower-case hexadecimal digits, already found right; None if not stated.
     """
 

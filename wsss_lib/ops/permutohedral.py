@@ -34,7 +34,7 @@ class Lattice:
         features: ``(d, N)`` float32, the positions of the points in units of the kernel's standard deviation.
         batch: ``(N,)`` int64, the image that each point belongs to, from 0; points of different images do not
             see each other. None for a single image.
-        names: What the standard deviations of the d features are called in an error message.
+        names: Names of the d features' standard deviations in an error message.
 
     Attributes:
         size: M, the number of corners.
@@ -134,7 +134,7 @@ def check_features(features: Tensor, names: Sequence[str]) -> None:
 
     Args:
         features: ``(d, N)`` float32, as for a `Lattice`.
-        names: As for a `Lattice`.
+        names: Names of the standard deviations, as for a `Lattice`.
     """
     _check(features, names)
     d = len(features)

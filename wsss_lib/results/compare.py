@@ -83,7 +83,7 @@ def differences(one: CamRun, other: CamRun, comparison: Comparison, names: tuple
         one: A run.
         other: Another run on the same data.
         comparison: The result of :func:`compare`.
-        names: What they are called there.
+        names: Names of the two runs in the comparison.
 
     Returns:
         NaN for an image without a mask.

@@ -22,7 +22,7 @@ class PartFocus:
     Attributes:
         share: Share of the activation on an object that falls on its discriminative part.
         area: Share of the object's visible pixels that are that part; what `share` would be for an even activation.
-        peak: How often the highest activation on the object lies on the part.
+        peak: Share of the maps whose highest activation on the object lies on the part.
         covered: Share of the object's other pixels, its body, with an activation above the threshold.
     """
 

@@ -31,11 +31,12 @@ def earlier_run(
     A short one that has been begun stays the one.
 
     Args:
-        settings: Of the run that continues it.
-        identity: What decides the numbers of that run, see :attr:`wsss_lib.runs.run.Run.own_identity`.
+        settings: Settings of the run that continues the earlier one.
+        identity: Everything that decides the numbers of the continuing run, see
+            :attr:`wsss_lib.runs.run.Run.own_identity`.
         role: The name of the setting, and what the earlier run is.
         own: Folder of the short run.
-        backbone: Of the run, unless the settings name one; "" if any will do.
+        backbone: Backbone of the earlier run, unless the settings name a run; "" if any backbone will do.
 
     Returns:
         The run, not trained yet if it is new, and its folder, or None if it is the short one, which moves with ours.

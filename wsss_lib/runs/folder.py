@@ -79,7 +79,7 @@ def read_config(folder: Path, removing: bool = False) -> dict[str, Any]:
 
     Args:
         folder: Folder of a run.
-        removing: Whether a run of which a removal has begun may be read.
+        removing: Whether a run may be read although its removal has begun.
 
     Raises:
         InputError: The file is missing, damaged, of another program or of a newer version, or the run is half removed.
@@ -223,7 +223,7 @@ class RunFolder:
         """Raise InputError if the folder holds a run with another identity.
 
         Args:
-            identity: What decides the numbers of the run that wants the folder.
+            identity: Everything that decides the numbers of the run that wants the folder.
             defaults: Values of settings that are newer than the folder's run, by name.
             names: The parts of the identity to compare; empty for all.
         """
@@ -251,11 +251,11 @@ class RunFolder:
         """Make the folder that of a run: write ``images.json`` and ``config.json``, if they change.
 
         Args:
-            identity: What decides the numbers of the run.
+            identity: Everything that decides the numbers of the run.
             settings: All settings, as plain values.
             ids: Ids of all images of the run.
             digests: Digests of all files that the run reads.
-            part: Whether another run has made this one for itself, and removes it together with its own files.
+            part: Whether another run has made this one for its own use, and removes it together with its own files.
         """
         known = read_config(self.path) if self.is_claimed else {}
         before = known.get("identity", {})

@@ -30,8 +30,8 @@ def open_run(settings: Settings, guest: bool = False, part: bool = False) -> Run
 
     Args:
         settings: Settings of the run.
-        guest: Whether the run is opened for what it has made already, see :class:`wsss_lib.runs.run.Run`.
-        part: Whether another run makes this one for itself.
+        guest: Whether the run is opened for the results that it already has, see :class:`wsss_lib.runs.run.Run`.
+        part: Whether another run makes this one for its own use.
     """
     return _KINDS.get(settings.method, CamRun)(settings, guest, part)
 
@@ -41,7 +41,7 @@ def reopen(folder: Path, guest: bool = False) -> Run:
 
     Args:
         folder: Folder of a run.
-        guest: Whether the run is opened for what it has made already, see :class:`wsss_lib.runs.run.Run`.
+        guest: Whether the run is opened for the results that it already has, see :class:`wsss_lib.runs.run.Run`.
 
     Raises:
         InputError: There is no run, or it does not fit this version of the library.

@@ -159,7 +159,7 @@ def check_final_network(preset: str, backbone: str, weights_given: bool) -> None
 
     Args:
         preset: Name of the preset.
-        backbone: Of the network; "" for that of the preset.
+        backbone: Backbone of the network; "" for that of the preset.
         weights_given: Whether the user has named a file for it.
 
     Raises:

@@ -72,9 +72,9 @@ class Run(ABC, Generic[M]):
 
     Args:
         settings: Settings of the run.
-        guest: Whether the run is opened for what it has made already, as a run that another run continues. A guest
-            takes the folder's lock only while it makes something itself.
-        part: Whether another run makes this one for itself, in its own folder.
+        guest: Whether the run is opened for the results that it already has, for example because another run continues
+            it. A guest takes the folder's lock only while it makes something itself.
+        part: Whether another run makes this one for its own use, in its own folder.
 
     Attributes:
         stages: Names of the methods that several processes can share.
@@ -430,9 +430,9 @@ class Run(ABC, Generic[M]):
             what: Name of the refinement, as the method ``refine`` of the subclasses knows it.
             split: Name of the split.
             read: Reads the scores of an image.
-            names: Of the stores, one for each of the scores that ``read`` returns.
-            preset: Of the CRF; None for none.
-            source: What the scores were made from.
+            names: Names of the stores, one for each of the scores that ``read`` returns.
+            preset: Preset of the CRF; None for no CRF.
+            source: Name of the source that the scores were made from.
         """
         stores = {name: self.masks(name, split) for name in names}
         with self.working(), self.timed(f"{what} {split}"):
@@ -453,7 +453,7 @@ class Run(ABC, Generic[M]):
         If training does not depend on these, and this run is trained, the other need not be.
 
         Args:
-            name: Of the folder.
+            name: Name of the folder.
             changes: Fields of the configuration.
 
         Raises:

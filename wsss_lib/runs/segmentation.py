@@ -41,7 +41,8 @@ class SegmentationRun(Run[Segmentation]):
     """A run of the final segmentation stage.
 
     Attributes:
-        pseudo_masks: What is trained on; None if the settings name a network that the authors' code trained.
+        pseudo_masks: Masks that the network is trained on; None if the settings name a network that the authors' code
+            trained.
     """
 
     stages = ("train", "infer", "refine")
@@ -260,9 +261,9 @@ def final_stage(
     Args:
         run: A run that is trained and makes masks. If there are several, as there is one for each power of the
             background in a CRF, that one is taken which is best on ``train``; without true masks, the first.
-        backbone: See :func:`segment`, as for the others.
-        weights: Of the backbone.
-        changes: Of the configuration.
+        backbone: Name of the backbone, see :func:`segment`.
+        weights: File of the backbone's pre-trained weights, see :func:`segment`.
+        changes: Fields of the configuration that differ, see :func:`segment`.
     """
     run.infer("training")
     stores = run.refine(run.final_masks, "training")
@@ -283,9 +284,9 @@ def segment(
 
     Args:
         run: The run.
-        masks: Its masks of the split ``training``: what is trained on.
-        backbone: Of the network, which comes with the settings of its authors; "" for that of the
-            run in the folder, or of the run itself if it is a light one for ``photos``, or of the preset.
+        masks: Masks of the run for the split ``training``; the network is trained on them.
+        backbone: Backbone of the network, which comes with the settings of its authors; "" for that of the run in the
+            folder, or of the run itself if it is a light one for ``photos``, or of the preset.
         weights: File of its pre-trained weights; None for the run's own if it has this backbone, else for the usual.
         changes: Fields of the segmentation stage's configuration that differ from these settings.
 

@@ -78,7 +78,7 @@ def overlay(image: Picture, cam: np.ndarray, alpha: float = 0.55) -> np.ndarray:
     Args:
         image: RGB picture, ``(H, W)`` pixels.
         cam: ``(H, W)`` float in [0, 1].
-        alpha: How opaque the heat is, 0-1.
+        alpha: Opacity of the heat, 0-1.
 
     Returns:
         ``(H, W, 3)`` uint8.

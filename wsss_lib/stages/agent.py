@@ -33,7 +33,7 @@ def end_with_launcher(end: Callable[[], object] | None = None) -> None:
     """From now on, end this process as soon as its launcher has ended; without a launcher, do nothing.
 
     Args:
-        end: What ends this process; by default it is killed, together with the processes that load its images.
+        end: Function that ends this process; the default kills this process and the processes that load its images.
     """
     if LAUNCHER in os.environ:
         Thread(target=_wait_for_end, args=(end or _kill,), daemon=True).start()
@@ -71,8 +71,8 @@ def last_word(exit_codes: dict[int, int], reported: str) -> str:
     """Return the reason why workers failed: a worker's own report, or one sentence on a worker that was killed.
 
     Args:
-        exit_codes: Of the workers that failed, by number from 0; a signal is negative.
-        reported: What the first worker that noticed an error reported, or "".
+        exit_codes: Exit codes of the workers that failed, by the worker's number from 0; a signal is negative.
+        reported: Report of the first worker that noticed an error, or "".
     """
     killed = {rank: -code for rank, code in exit_codes.items() if code < 0}
     first = {rank: number for rank, number in killed.items() if number != signal.SIGTERM}

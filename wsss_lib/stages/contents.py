@@ -37,7 +37,7 @@ class Digests:
     """Digests of files: the first 16 hexadecimal digits of SHA-256.
 
     Args:
-        remembered: What :meth:`to_dict` returned earlier.
+        remembered: Result of an earlier :meth:`to_dict`.
         shared: Whether files that this process has read before are remembered, too.
 
     Attributes:

@@ -41,8 +41,8 @@ def make_fabric(accelerator: str = "auto", devices: int = 1, precision: str = "3
 
     Args:
         accelerator: ``auto`` (CUDA where there is a device), ``cpu`` or ``cuda``.
-        devices: How many; more than one needs as many processes. Inside torchrun or srun, its number of processes
-            counts.
+        devices: Number of devices; each needs a process of its own. Inside torchrun or srun, the number of processes
+            there counts.
         precision: ``32-true``, or ``bf16-mixed`` or ``16-mixed`` for automatic mixed precision.
 
     Raises:

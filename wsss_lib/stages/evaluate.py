@@ -86,8 +86,8 @@ class CamScores:
         """Return the scores at one threshold as plain values.
 
         Args:
-            position: Of the threshold.
-            chosen: How it was chosen, in words.
+            position: Position of the threshold.
+            chosen: Words that say how the threshold was chosen.
         """
         return {
             "threshold": self.thresholds[position],

@@ -34,7 +34,7 @@ class Views(TorchDataset[tuple[int, list[Tensor]]]):
     Args:
         data: The images.
         scales: Factors of their size.
-        normalise: From pixels to the network's input.
+        normalise: Function that turns pixels into the network's input.
         multiple: See :func:`wsss_lib.data.transforms.view_size`.
         enlarged: Greatest factor by which what gets the views enlarges them itself.
     """
@@ -110,7 +110,7 @@ def multi_scale_cam(
     divide by the maximum. Maps of classes that an image does not show are dropped before anything is enlarged.
 
     Args:
-        method: What makes the maps.
+        method: The method that makes the maps.
         views: For every scale ``(B, 3, h, w)`` normalised images.
         labels: ``(B, K)``, 1 where an image shows a class.
         size: ``(H, W)`` of the images, a working size, see `wsss_lib.data.large`.
@@ -150,11 +150,11 @@ def infer(
     """Write the maps of every image of a data set that the store does not have yet.
 
     Args:
-        method: What makes the maps; put into evaluation mode.
+        method: The method that makes the maps; it is put into evaluation mode.
         data: The images and their image-level labels.
-        store: Where the maps go.
+        store: The store that receives the maps.
         fabric: The engine; with several processes each does its share.
-        normalise: From pixels to the network's input.
+        normalise: Function that turns pixels into the network's input.
         workers: Processes that decode and resize; 0 for none.
     """
     method.train(False)
@@ -200,11 +200,11 @@ def cam_of_picture(
     """Return the maps of one RGB picture, made as :func:`infer` makes those of a data set.
 
     Args:
-        method: What makes the maps; put into evaluation mode.
+        method: The method that makes the maps; it is put into evaluation mode.
         image: The picture, of its working size, see `wsss_lib.data.large`.
         labels: ``(K,)``, 1 for the classes whose maps are wanted.
         fabric: The engine.
-        normalise: From pixels to the network's input.
+        normalise: Function that turns pixels into the network's input.
 
     Returns:
         ``classes`` ``(n,)`` int64 and their maps ``(n, H, W)`` float32 in [0, 1), on the CPU.

@@ -105,9 +105,9 @@ def begin(store: Store, source: str, ids: Sequence[str], made_by: Mapping[str, A
 
     Args:
         store: A store of this run.
-        source: What its files are made from, for example ``network 0123456789abcdef``.
+        source: Name of the source that the store's files are made from, for example ``network 0123456789abcdef``.
         ids: Ids of the images whose files belong into it.
-        made_by: What :func:`maker` returns.
+        made_by: Result of :func:`maker`.
         adopt: Whether files without a record may stay, as those of runs before records do.
 
     Raises:

@@ -150,7 +150,7 @@ def refine(
 
     Args:
         data: The images.
-        read: Where the scores come from.
+        read: Function that returns the scores of an image.
         stores: One for each of the G fields; a `MaskStore` gets the most probable labels.
         fabric: The engine; with several processes each does its share.
         preset: Settings of the CRF; None leaves the scores as they are.

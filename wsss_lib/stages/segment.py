@@ -80,13 +80,13 @@ def infer_masks(
     """Write the masks of every image of a data set that is not done yet, and what a CRF needs.
 
     Args:
-        method: What makes the probabilities; put into evaluation mode.
+        method: The method that makes the probabilities; it is put into evaluation mode.
         data: The images; their labels are not used.
-        masks: Where the most probable labels go.
-        scores: Where the probabilities go, of the classes that are not negligible.
+        masks: The store that receives the most probable labels.
+        scores: The store that receives the probabilities of the classes that are not negligible.
         done: The ids of the images that need not be looked at.
         fabric: The engine; with several processes each does its share.
-        normalise: From pixels to the network's input.
+        normalise: Function that turns pixels into the network's input.
         workers: Processes that decode; 0 for none.
     """
     method.train(False)

@@ -63,7 +63,7 @@ def read_json(path: Path, advice: str = "put back a copy of it, or have it made 
 
     Args:
         path: The file.
-        advice: What to do if the file is damaged.
+        advice: Advice for the error message if the file is damaged.
 
     Raises:
         InputError: It is missing, cannot be read or is not JSON.
@@ -156,7 +156,7 @@ class Store:
     """Files of a folder, one per image.
 
     Args:
-        folder: Where the files lie; need not exist yet.
+        folder: Folder of the files; it need not exist yet.
     """
 
     suffix = ".npz"
@@ -235,7 +235,7 @@ class ScoreStore(Store):
     """Scores of the background and of the classes that an image shows, at any resolution.
 
     Args:
-        folder: Where the files lie; need not exist yet.
+        folder: Folder of the files; it need not exist yet.
         half: Whether the scores are probabilities, in [0, 1]. They are stored as float16, which is finer than 16-bit
             integers below 1/64: a CRF takes their logarithm. Other scores are at least 0 and stored as float32.
     """

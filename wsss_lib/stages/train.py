@@ -33,7 +33,7 @@ class TrainingBatches:
         images: The augmented images.
         batch_size: Images per step, over all processes together; fewer, which is said, if there are not so many.
         fabric: The engine.
-        seed: Of the run; the order of an epoch depends on it and on the epoch.
+        seed: Seed of the run; the order of an epoch depends on the seed and on the epoch.
         workers: Processes that decode and augment; 0 for none.
 
     Raises:
@@ -81,9 +81,9 @@ def fitting_batch_size(batch_size: int, images: int, devices: int) -> int:
     """Return how many images a step takes: those that are asked for, or all if there are not so many.
 
     Args:
-        batch_size: What is asked for.
-        images: How many training images there are.
-        devices: How many processes share a batch, each with the same number.
+        batch_size: Batch size that is asked for.
+        images: Number of training images.
+        devices: Number of processes that share a batch equally.
     """
     return min(batch_size, images - images % devices)
 
@@ -112,11 +112,11 @@ def train(
     ``log.jsonl``. A run that is started again after a stop gives the same numbers as one that was never stopped.
 
     Args:
-        method: What to train.
-        batches: What to train it on.
+        method: The method to train.
+        batches: The batches that the method is trained on.
         fabric: The engine.
-        seed: Of the random draws inside the networks (dropout).
-        folder: Of the run.
+        seed: Seed of the random draws inside the networks (dropout).
+        folder: Folder of the run.
         report: Called with the summary of every finished epoch.
         after_epoch: Called with the number of an epoch, from 1, before it is written that it is finished.
         run: Short name of the run, which its checkpoints carry.

@@ -53,9 +53,9 @@ def walk(
         method: Makes the affinities; put into evaluation mode.
         data: The images.
         cams: Their class activation maps.
-        store: Where the scores go, at the network's stride.
+        store: The store that receives the scores, at the network's stride.
         fabric: The engine; with several processes each does its share.
-        normalise: From pixels to the network's input.
+        normalise: Function that turns pixels into the network's input.
         workers: Processes that decode; 0 for none.
 
     Raises:

@@ -220,7 +220,7 @@ def fit(run: CamRun | AffinityNetRun, final: dict[str, Any]) -> SegmentationRun:
 
     Args:
         run: The run of the method.
-        final: What :attr:`Parameters.final` says.
+        final: Value of :attr:`Parameters.final`.
     """
     run_method(run)
     changes = {name: value for name, value in final.items() if name not in _OF_FINAL and value}

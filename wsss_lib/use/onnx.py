@@ -42,7 +42,7 @@ class Portable(nn.Module):
 
     Args:
         network: The network.
-        normalisation: From pixels to the network's input.
+        normalisation: Normalisation that turns pixels into the network's input.
     """
 
     def __init__(self, network: SegmentationNet, normalisation: Normalisation) -> None:
@@ -64,7 +64,7 @@ def export_onnx(
 
     Args:
         network: The network; it is not changed.
-        normalisation: From pixels to the network's input.
+        normalisation: Normalisation that turns pixels into the network's input.
         classes: Names of the K classes, without background.
         path: The file, ``*.onnx``; an earlier one of this name is replaced.
 

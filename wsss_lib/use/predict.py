@@ -92,7 +92,7 @@ def predict_folder(
     """Write the masks of pictures into a folder, those that are not there yet.
 
     Args:
-        model: What makes the masks.
+        model: The model that makes the masks.
         pictures: A picture, a folder, a ``.txt`` file with a list, or a list of these, see
             :func:`wsss_lib.data.pictures.find_pictures`. Neither labels nor a run are needed.
         out: The folder of the results; made if need be.

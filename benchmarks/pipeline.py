@@ -194,7 +194,7 @@ def numbers(text: str) -> list[int]:
     """Read ``--images``.
 
     Raises:
-        SystemExit: It is no list of numbers that can be measured.
+        SystemExit: The text is not a list of numbers that can be measured.
     """
     parts = text.split(",")
     counts = [int(part) for part in parts if part.strip().isdecimal()]

@@ -66,7 +66,7 @@ def category_lookup(categories: Mapping[int, int] = _OFFICIAL) -> np.ndarray:
         categories: The class, from 0 on, of each category id.
 
     Returns:
-        ``(256,)`` uint8: 0 at 0, k + 1 at the category id of class k, 255 at every number that is no category.
+        ``(256,)`` uint8: 0 at 0, k + 1 at the category id of class k, 255 at every number that is not a category.
     """
     table = np.full(256, IGNORE, dtype=np.uint8)
     table[0] = 0
@@ -378,7 +378,7 @@ def read_instances(path: str | Path) -> Instances:
     it, if the folder can be written to, and read from there as long as the file's size and time stay the same.
 
     Raises:
-        InputError: The file is missing, no JSON, lacks a field, or an annotation has an unknown image or category.
+        InputError: The file is missing, is not JSON, lacks a field, or an annotation has an unknown image or category.
     """
     path = Path(path).absolute()
     index = path.with_name(f"{path.name}.index.npz")

@@ -202,7 +202,7 @@ class FileDataset(Dataset):
 
         Raises:
             InputError: No image has a mask, the mask cannot be read, it is not as large as the image, or it holds a
-                value that is no class.
+                value that is not a class.
         """
         if self.mask_files is None:
             raise InputError(f"{self.name} has no masks, so it cannot be evaluated; give a folder of masks.")

@@ -14,7 +14,7 @@ from wsss_lib.data.names import listed
 from wsss_lib.errors import InputError
 
 _MOST_FILES = 20_000
-"""Of more files than this only the names are compared, not what is in them."""
+"""Number of files above which only the names are compared, not the contents."""
 
 _TRIED = 8
 """Masks of every split that are read at once, so that what is wrong with all of them is said before the training."""

@@ -52,7 +52,7 @@ def read_image(path: str | Path) -> Image.Image:
         The image in mode ``RGB``, upright.
 
     Raises:
-        InputError: The file is missing, cut off, damaged, no image, or holds values of no known range.
+        InputError: The file is missing, cut off, damaged or not an image, or holds values of no known range.
     """
     path = Path(path)
     with _opened(path) as picture:
@@ -69,7 +69,7 @@ def image_size(path: str | Path) -> tuple[int, int]:
     """Return ``(height, width)`` of an upright image at its own size, read from the file's header alone.
 
     Raises:
-        InputError: The file is missing or no image.
+        InputError: The file is missing or not an image.
     """
     with _opened(Path(path)) as picture:
         return _upright_size(picture)
@@ -108,7 +108,7 @@ def is_turned(path: str | Path) -> bool:
     """Whether the EXIF orientation of an image turns or mirrors it, read from the file's header alone.
 
     Raises:
-        InputError: The file is missing or no image.
+        InputError: The file is missing or not an image.
     """
     with _opened(Path(path)) as picture:
         return _turn(picture) is not None
@@ -186,8 +186,8 @@ def read_mask(
         ``(H, W)`` uint8: 0 background, k + 1 class k, 255 ignored.
 
     Raises:
-        InputError: The file is missing, cut off or no PNG, its pixels have several channels, a value is no class, or
-            the size is another one.
+        InputError: The file is missing, cut off or not a PNG, its pixels have several channels, a value is not a class,
+            or the size is another one.
     """
     path = Path(path)
     with _opened(path) as picture:
@@ -219,7 +219,7 @@ def read_mask(
 
 
 def _as_classes(stored: np.ndarray, path: Path, num_classes: int, lookup: np.ndarray | None) -> np.ndarray:
-    """Map stored mask values to uint8 class numbers, refusing those that are none."""
+    """Map stored mask values to uint8 class numbers, refusing values that stand for no class."""
     table = np.full(257, -1, dtype=np.int16)  # the last entry is for all values beyond 255
     if lookup is None:
         table[: num_classes + 1] = np.arange(num_classes + 1)
@@ -250,7 +250,7 @@ def parse_mask_values(text: str, num_classes: int) -> np.ndarray | None:
         ``(256,)`` int16, see :func:`read_mask`; None for "".
 
     Raises:
-        InputError: It is something else, or a number is none of a class.
+        InputError: The text is something else, or a number is not that of a class.
     """
     if not text.strip():
         return None
@@ -389,7 +389,7 @@ def read_lines(path: str | Path) -> list[str]:
     """Read the lines of a UTF-8 text file, with or without a byte order mark, without surrounding blanks.
 
     Raises:
-        InputError: The file is missing, cannot be read or is no text.
+        InputError: The file is missing, cannot be read or is not text.
     """
     try:
         return [line.strip() for line in Path(path).read_text(encoding="utf-8-sig").splitlines()]
@@ -479,7 +479,7 @@ def read_pickled_array_dict(path: str | Path) -> dict[int | str, np.ndarray]:
         as int.
 
     Raises:
-        InputError: The file is missing, cut off, no such dictionary, or holds anything but numbers in arrays.
+        InputError: The file is missing, cut off, not such a dictionary, or holds anything but numbers in arrays.
     """
     path = Path(path)
     try:

@@ -64,7 +64,7 @@ _TRAIN_AUG = ("train_aug", "trainaug")
 
 _NAME = ("name", "Name", "NAME")
 _OTHER_NAMES = ("part", "owner")
-"""Elements of VOC's annotations whose names are none of objects: parts of a person, the owner of a photograph."""
+"""Elements of VOC's annotations whose names do not name objects: parts of a person, the owner of a photograph."""
 
 
 def load_voc(
@@ -282,7 +282,7 @@ def labels_from_xml(path: str | Path, classes: Sequence[str] = VOC_CLASSES) -> T
         ``(K,)`` float32 of 0 and 1.
 
     Raises:
-        InputError: The file is missing, cannot be read or is no XML.
+        InputError: The file is missing, cannot be read or is not XML.
     """
     names = {key(name) for name in _names_in_xml(Path(path))[0]}
     return torch.tensor([float(key(name) in names) for name in classes])

@@ -46,7 +46,7 @@ from wsss_lib.models.weights import LoadReport, load_into
 from wsss_lib.ops.cam import highest, normalise_range, upsample
 
 _LARGEST_ERROR = 10.0
-"""Normalised images lie within ±3, so a drawn one that is wrong by more than this on average is no image any more."""
+"""Normalised images lie within ±3, so a drawn one that is wrong by more than this on average is not an image."""
 
 
 def masked_error(drawn: Tensor, images: Tensor, mask: Tensor) -> Tensor:

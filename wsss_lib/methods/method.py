@@ -75,7 +75,7 @@ class Config:
     Attributes:
         backbones: Names of the networks that the method can use.
         toy_world: Kind of the toy world in which the method is shown.
-        after_training: Names of the settings on which training does not depend.
+        after_training: Names of the settings that affect inference only; changing one does not require retraining.
         backbone: Name of the network, one of them, see `wsss_lib.models.BACKBONES`.
         backbone_options: Arguments of the network's class, such as ``width``.
         pretrained: Whether training starts from ImageNet weights; the first layers and all batch normalisation then

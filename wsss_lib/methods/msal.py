@@ -53,7 +53,7 @@ def normalise_cams(maps: Tensor) -> Tensor:
 
 
 def valid_cells(images: Tensor, cell: int = 16) -> Tensor:
-    """Return where ``(B, 3, H, W)`` normalised images are no padding, judged by the first pixel of every cell.
+    """Return where ``(B, 3, H, W)`` normalised images are not padding, judged by the first pixel of every cell.
 
     Returns:
         ``(B, 1, H / S, W / S)`` float, 1 or 0.

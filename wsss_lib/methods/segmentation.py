@@ -13,7 +13,7 @@ Differences from the authors' releases:
 - MCTformer's code passes the weight decay in the place of the momentum; with ``momentum=1e-5`` and no decay that is
   the default here too. So are its one scale for a whole batch and padding that is learned as background; see
   `one_scale_per` and `padding_label`.
-- DeepLab's code swaps height and width of the labels, which matters for crops that are no squares, and gives the CRF
+- DeepLab's code swaps height and width of the labels, which matters for crops that are not square, and gives the CRF
   colours that are wrapped modulo 256, for which there is ``crf_image="wrapped"``.
 - By default probabilities are averaged over scales and mirrored images. ``inference="max"`` is MCTformer's rule, and
   ``inference="plain"`` with the scale 1 DeepLab's.

@@ -72,7 +72,7 @@ class SuperpixelNet(Backbone):
         """Map ``(B, 3, H, W)`` normalised images to the association ``(B, 9, H, W)``, of which the 9 channels sum to 1.
 
         Raises:
-            InputError: A side is no multiple of 16.
+            InputError: A side is not a multiple of 16.
         """
         if images.shape[2] % CELL or images.shape[3] % CELL:
             height, width = images.shape[2:]

@@ -140,7 +140,7 @@ def check_archive(path: str | Path) -> None:
     Archives that PyTorch was told to write without checksums have nothing to compare.
 
     Raises:
-        zipfile.BadZipFile: A checksum is another one, or the file is no such archive; damage of other kinds raises
+        zipfile.BadZipFile: A checksum is another one, or the file is not such an archive; damage of other kinds raises
             other errors.
     """
     with zipfile.ZipFile(path) as archive:

@@ -152,7 +152,7 @@ def _check(features: Tensor, names: Sequence[str]) -> None:
 
 
 def _with_padding(features: Tensor, batch: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """Add a point at 0 for every image whose number of points is no multiple of 4.
+    """Add a point at 0 for every image whose number of points is not a multiple of 4.
 
     The C++ filter fills up its last group of four with such points. They carry no value, but their corners take part
     in the blur, which shows in images that are small or dark.

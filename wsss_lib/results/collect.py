@@ -121,7 +121,7 @@ def _on_train(network: Mapping[str, Any]) -> float:
 
 
 def open_first(results: Mapping[str, Sequence[Result]]) -> dict[str, Run]:
-    """Open the first run of every notebook; of one that cannot be opened it is said why.
+    """Open the first run of every notebook; print why a run cannot be opened.
 
     Args:
         results: Result of :func:`find_results`.

@@ -30,7 +30,7 @@ _PERCENT = {
 
 
 def compare(runs: Mapping[str, CamRun]) -> Comparison:
-    """Train, infer and score several runs, as far as they are not yet.
+    """Train, infer and score several runs, as far as this is not done yet.
 
     Args:
         runs: The runs by name, on the same data.

@@ -1,4 +1,4 @@
-"""How far a method falls for what the toy world holds in store: the part, the context, the shortcut."""
+"""How far the traps of the toy world mislead a method: the part, the context, the shortcut."""
 
 from __future__ import annotations
 

@@ -42,11 +42,11 @@ class AffinityNetRun(Run[AffinityNet]):
 
     @property
     def has_short_seeds(self) -> bool:
-        """Whether there was no run of 00_cam, so that the seeds are a short one in this run's own folder."""
+        """Whether there was no run of 00_cam, so that the seeds are a short run in this run's own folder."""
         return self.settings.seeds is None
 
     def identity(self) -> dict[str, Any]:
-        """Return what decides the numbers of the run; the seeds are part of it."""
+        """Return everything that decides the numbers of the run, including the seeds."""
         return {**self.own_identity, "seeds": self.seeds.fingerprint()}
 
     def scores(self, what: str, split: str) -> ScoreStore:

@@ -21,7 +21,7 @@ from wsss_lib.stages.refine import Powers
 from wsss_lib.stages.store import CamStore, MaskStore
 
 _WATCHED = 4
-"""How many images' maps are kept after every epoch."""
+"""Number of images whose maps are kept after every epoch."""
 
 
 class CamRun(Run[CamMethod]):

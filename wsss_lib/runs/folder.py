@@ -30,7 +30,7 @@ from wsss_lib.stages.provenance import RECORD, remove_empty
 from wsss_lib.stages.store import read_json, write_json
 
 FORMAT = 2
-"""Of a run's folder. Version 0.1.0 wrote format 1, which has no number, no records beside stores and float16 maps."""
+"""Format of a run's folder. Version 0.1.0 wrote format 1: no number, no records beside stores, and float16 maps."""
 
 SUBRUNS = ("seeds", "classifier", "superpixels")
 """Folders that hold another run."""
@@ -203,7 +203,7 @@ class RunFolder:
         """Return the digests of files that the run has read, as far as they are known."""
         content = _read_or_none(self.path / "images.json")
         files = content.get("files") if isinstance(content, dict) else None
-        return Digests(files if isinstance(files, dict) else {})  # without them every file is read again
+        return Digests(files if isinstance(files, dict) else {})  # without the digests every file is read again
 
     def refuse_orphans(self) -> None:
         """Raise InputError if files of a run lie in the folder without ``config.json``, which says what made them."""
@@ -248,7 +248,7 @@ class RunFolder:
         digests: Digests,
         part: bool = False,
     ) -> None:
-        """Make the folder that of a run: write ``images.json`` and ``config.json``, if they change.
+        """Make the folder belong to a run: write ``images.json`` and ``config.json``, if they change.
 
         Args:
             identity: Everything that decides the numbers of the run.
@@ -269,7 +269,7 @@ class RunFolder:
             "settings": dict(settings),
         }
         images = {"ids": sorted(ids), "files": digests.to_dict()}
-        if content != known:  # first: without it, other files would belong to nobody
+        if content != known:  # first: without config.json, the other files would belong to no run
             write_json(self.path / "config.json", content)
         if images != _read_or_none(self.path / "images.json"):
             write_json(self.path / "images.json", images, indent=None)
@@ -283,9 +283,9 @@ class RunFolder:
     # ------------------------------------------------------------------------------------------------- emptying it
 
     def remove_unfinished(self) -> None:
-        """Remove what a process of this run that was killed while it wrote has left; the lock must be held.
+        """Remove the unfinished files of a process that was killed while it wrote; the lock must be held.
 
-        The runs in this folder do so themselves: another process may work there.
+        The runs inside this folder remove their own unfinished files, because another process may work in them.
         """
         patterns = (".tmp-*", *(f"{name}/**/.tmp-*" for name in STORES))
         for path in [path for pattern in patterns for path in self.path.glob(pattern) if is_unfinished(path)]:
@@ -294,8 +294,8 @@ class RunFolder:
     def remove(self, ids: Iterable[str]) -> None:
         """Remove the files that runs have written here, and no others; the lock must be held.
 
-        A removal that is killed is finished by the next one: ``config.json`` goes last, and ``state`` in it says that
-        the rest is going.
+        A removal that is killed is finished by the next one: ``config.json`` is removed last, and its ``state`` says
+        that the removal has begun.
 
         Args:
             ids: Ids of the images whose files a run of format 1 may have written.

@@ -22,7 +22,7 @@ _KINDS: dict[str, type[Run]] = {
     "msal": MsalRun,
     "segmentation": SegmentationRun,
 }
-"""By method; all others make seeds."""
+"""Kinds of runs by method; a method that is not listed has a `CamRun`."""
 
 
 def open_run(settings: Settings, guest: bool = False, part: bool = False) -> Run:

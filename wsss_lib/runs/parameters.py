@@ -138,7 +138,7 @@ def parameter_types(method: str) -> dict[str, type]:
 
 
 def _refuse_other_choices(config_class: type[Config], changes: Mapping[str, Any]) -> None:
-    """Raise for a value that is none of those that the annotation of its field lists."""
+    """Raise for a value that the annotation of its field does not list."""
     for name, kind in get_type_hints(config_class).items():
         if get_origin(kind) is Literal and changes.get(name, get_args(kind)[0]) not in get_args(kind):
             raise InputError(f"{name} {changes[name]!r} is unknown; choose one of {', '.join(get_args(kind))}.")
@@ -171,7 +171,7 @@ def check_final_network(preset: str, backbone: str, weights_given: bool) -> None
 
 
 def refuse_unknown(namespace: Mapping[str, Any], known: Iterable[str]) -> None:
-    """Raise for a name that papermill injected and that is no parameter; papermill itself only warns."""
+    """Raise for a name that papermill injected although it is not a parameter; papermill itself only warns."""
     cells: list[str] = namespace.get("In", [])
     injected = [cell for cell in cells if cell.startswith("# Parameters")]
     if not injected:

@@ -2,7 +2,8 @@
 
 The stages, each of which continues where it was stopped: :meth:`~wsss_lib.runs.run.Run.train`,
 :meth:`SegmentationRun.infer`, :meth:`SegmentationRun.refine`; :meth:`SegmentationRun.complete` does them all. A
-notebook ends with ``final_stage(run).complete()``, which takes the masks after the CRF; any others go with ``segment``.
+notebook ends with ``final_stage(run).complete()``, which takes the masks after the CRF; ``segment`` takes any other
+masks.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ class SegmentationRun(Run[Segmentation]):
 
         Raises:
             InputError: There is no folder of them, one is missing, damaged, of another size than its image or holds a
-                value that is no class, none shows a class, or they are of a run on other data.
+                value that is not a class, none shows a class, or they are of a run on other data.
         """
         folder = self.settings.pseudo_masks
         if folder is None:
@@ -119,7 +120,7 @@ class SegmentationRun(Run[Segmentation]):
             )
 
     def identity(self) -> dict[str, Any]:
-        """Return what decides the numbers of the run; the pseudo masks are part of it, by their content."""
+        """Return everything that decides the numbers of the run, including the content of the pseudo masks."""
         return {**self.own_identity, **({} if self.pseudo_masks is None else {"pseudo masks": self._mask_digest})}
 
     def input_digests(self, digests: Digests) -> dict[str, str]:
@@ -163,7 +164,7 @@ class SegmentationRun(Run[Segmentation]):
         """Write the masks of a split, those that are not there yet, and return their store.
 
         The probabilities of the classes that may be in an image go to ``scores``, so that :meth:`refine` can be stopped
-        and continued without the network, in many processes; that folder may be removed when it is done.
+        and continued without the network, in many processes; that folder may be removed when the refinement is done.
         """
         data, store = self.data(split), self.masks("segmentation", split)
         with self.working(), self.timed(f"inference {split}"):
@@ -192,7 +193,7 @@ class SegmentationRun(Run[Segmentation]):
             The store by its name, ``segmentation-crf``.
 
         Raises:
-            InputError: There is no such refinement, or :meth:`infer` has not been there.
+            InputError: There is no such refinement, or :meth:`infer` has not been called.
         """
         if what != "crf":
             raise InputError(f"refinement {what!r} is unknown; choose crf.")
@@ -259,8 +260,8 @@ def final_stage(
     """Open the final stage of a run on its best masks of the training images, which are made if need be.
 
     Args:
-        run: A run that is trained and makes masks. If there are several, as there is one for each power of the
-            background in a CRF, that one is taken which is best on ``train``; without true masks, the first.
+        run: A run that is trained and makes masks. If it makes several sets of masks, such as one for each power of the
+            background in a CRF, the set that is best on ``train`` is used; without true masks, the first.
         backbone: Name of the backbone, see :func:`segment`.
         weights: File of the backbone's pre-trained weights, see :func:`segment`.
         changes: Fields of the configuration that differ, see :func:`segment`.
@@ -280,7 +281,8 @@ def segment(
 ) -> SegmentationRun:
     """Open the final stage of a run, in the folder ``segmentation/<what>`` within the run's, by the name of the masks.
 
-    It has the same preset, data, seed and devices. With another backbone than the preset's, that is added to the name.
+    The final stage has the run's preset, data, seed and devices. If its backbone is not the preset's, the backbone is
+    added to the folder's name.
 
     Args:
         run: The run.

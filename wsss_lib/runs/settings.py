@@ -108,7 +108,7 @@ class Settings:
 
 
 def project_root() -> Path:
-    """Return the folder with ``notebooks/`` and ``wsss_lib/`` around the working directory, else the latter itself."""
+    """Return the folder with ``notebooks/`` and ``wsss_lib/`` around the working directory, else that directory."""
     here = Path.cwd()
     for folder in (here, *here.parents):
         if (folder / "notebooks").is_dir() and (folder / "wsss_lib").is_dir():

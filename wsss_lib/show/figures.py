@@ -42,7 +42,7 @@ def shortened(text: str, longest: int = _LONGEST) -> str:
 class Plot(Figure):
     """A figure that notebooks show by itself: drawings as PNG, pictures as JPEG, which keeps notebooks small.
 
-    What is written in it is shown letter by letter: a class may be called ``a$b$``, which is no formula.
+    What is written in it is shown letter by letter: a class may be called ``a$b$``, which is not a formula.
     """
 
     photographic: bool = False

@@ -1,8 +1,8 @@
-"""What stands between a notebook and the processes that work for it: torchrun, with an end and a last word.
+"""The process between a notebook and its workers: it runs torchrun, and reports why a worker has failed.
 
 The launcher, which is the notebook's process, starts this module; this module starts the workers. All have the read end
 of one pipe as their standard input. Only the launcher has the other end: when the launcher ends, however it ends, the
-system closes the pipe, and everybody else ends too.
+system closes the pipe, and all the other processes end too.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ LAUNCHER = "WSSS_LAUNCHER"
 """Environment variable of the workers: the number of the launcher's process."""
 
 LAST_WORD = "\x1e"
-"""What comes in the output before the reason of a failure."""
+"""Mark in the output before the reason of a failure."""
 
 _REPORT = "WSSS_REPORT"
 """Environment variable of the workers: the file into which the first one that fails writes why."""
@@ -95,7 +95,7 @@ def signal_name(number: int) -> str:
 
 
 def main() -> int:
-    """Be torchrun, with its arguments, and say in the end why workers failed."""
+    """Run torchrun with its arguments, and report at the end why workers failed."""
     from torch.distributed import run
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 

@@ -25,7 +25,7 @@ _READERS = 8
 """Threads that read files."""
 
 _SETTLED = 2_000_000_000
-"""Nanoseconds after its last change from which a file's times tell the next change; file systems count coarsely."""
+"""Nanoseconds after a file's last change from which its times show the next change; file systems count coarsely."""
 
 Remembered = Mapping[str, Sequence[Any]]
 """By path: the digest of a file, then the values of :func:`_signature`."""
@@ -38,10 +38,10 @@ class Digests:
 
     Args:
         remembered: Result of an earlier :meth:`to_dict`.
-        shared: Whether files that this process has read before are remembered, too.
+        shared: Whether digests of files that this process has read before are used, too.
 
     Attributes:
-        read_all: Whether every file is read, though it be remembered.
+        read_all: Whether every file is read, even if its digest is remembered.
     """
 
     def __init__(self, remembered: Remembered | None = None, shared: bool = True) -> None:
@@ -91,7 +91,7 @@ class Digests:
 
     def _remember(self, name: str, digest: str, signature: list[int]) -> None:
         settled = time.time_ns() - max(signature[1:3]) > _SETTLED
-        self._known[name] = [digest, *signature] if settled else [digest]  # without a signature it is read again
+        self._known[name] = [digest, *signature] if settled else [digest]  # without a signature the file is read again
         _of_this_process[name] = self._known[name]
 
 
@@ -144,7 +144,7 @@ def picture_digest(data: Dataset, digests: Digests) -> str:
 
     Args:
         data: Images.
-        digests: Digests of files, which learn those of the data set.
+        digests: Digests of files; those of the data set are added.
     """
     files = picture_files(data)
     if files:

@@ -74,7 +74,7 @@ class CamScores:
         """Return the position of a threshold.
 
         Raises:
-            InputError: It is not one of the sweep.
+            InputError: The threshold is not one of the sweep.
         """
         distances = [abs(t - threshold) for t in self.thresholds]
         position = min(range(len(distances)), key=distances.__getitem__)

@@ -107,7 +107,7 @@ class LabelledCells:
         pixels = to_tensor(jitter_colour(image, self.colour, self.hue, rng))
         low, high = (self._scores(store, index) for store in (self.low, self.high))
         box = random_crop_box(image.height, image.width, self.crop, rng)
-        pixels = self.normalise(crop_to_canvas(pixels, box, self.crop))  # outside it is black, as in the authors' code
+        pixels = self.normalise(crop_to_canvas(pixels, box, self.crop))  # black outside, as in the authors' code
         scores = crop_to_canvas(torch.cat([low, high]), box, self.crop)
         if rng.getrandbits(1):
             pixels, scores = pixels.flip(-1), scores.flip(-1)

@@ -22,10 +22,10 @@ from wsss_lib.stages.engine import loaded
 from wsss_lib.stages.store import CamStore, Store
 
 PIXELS_PER_BATCH = {"cpu": 2**19, "cuda": 2**24}
-"""How many pixels the largest views of a batch may have together. Larger CPU batches fall out of the cache."""
+"""Number of pixels that the largest views of a batch may have together. Larger CPU batches fall out of the cache."""
 
 _PIXELS_AT_ONCE = {"cpu": 2**21, "cuda": 2**24}
-"""How many pixels pass a network at once where a picture and its mirror image can pass one after the other."""
+"""Number of pixels that pass a network at once where a picture and its mirror image can pass one by one."""
 
 
 class Views(TorchDataset[tuple[int, list[Tensor]]]):
@@ -36,7 +36,7 @@ class Views(TorchDataset[tuple[int, list[Tensor]]]):
         scales: Factors of their size.
         normalise: Function that turns pixels into the network's input.
         multiple: See :func:`wsss_lib.data.transforms.view_size`.
-        enlarged: Greatest factor by which what gets the views enlarges them itself.
+        enlarged: Greatest factor by which the method that gets the views enlarges them itself.
     """
 
     def __init__(

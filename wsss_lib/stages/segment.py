@@ -26,12 +26,12 @@ _NEGLIGIBLE = 0.01
 class WrappedColours(Derived):
     """Images as DeepLab's code hands them to the CRF: without the mean colour, in the wrong range, BGR.
 
-    Negative values are rounded towards 0 and taken modulo 256. The lattice is no exact Gaussian, so the order of the
-    channels shows.
+    Negative values are rounded towards 0 and taken modulo 256. The lattice is not an exact Gaussian, so the order of
+    the channels shows.
 
     Args:
         whole: The images.
-        normalisation: That of the network, whose mean is subtracted.
+        normalisation: Normalisation of the network, whose mean is subtracted.
     """
 
     def __init__(self, whole: Dataset, normalisation: Normalisation) -> None:

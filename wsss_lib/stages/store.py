@@ -21,7 +21,7 @@ In a run's folder::
 
 What a run cannot do without (settings, checkpoint, log, times, metrics) is also flushed to the disk before it is
 renamed, so that it survives a power cut. Maps, scores and masks are not: that would take 5 to 9 ms for each of many
-thousands, where writing takes 1 to 3 ms. What a power cut leaves of them is found by its checksum when it is read.
+thousands, where writing takes 1 to 3 ms. A file that a power cut has damaged is found by its checksum when it is read.
 """
 
 from __future__ import annotations
@@ -87,13 +87,13 @@ def write_json_lines(path: Path, rows: list[dict[str, Any]]) -> None:
 def restore_json_lines(path: Path, rows: list[dict[str, Any]]) -> None:
     """Write a file of :func:`write_json_lines` again if it is missing or damaged, and say so if it is damaged.
 
-    A line more is no damage: a process that was killed within an epoch may have left it.
+    An extra line is not damage: a process that was killed within an epoch may have left it.
     """
     try:
         if path.read_bytes().startswith(_json_lines(rows)):
             return
         print(f"{path} is damaged; it is written again from the checkpoint.")
-    except OSError:  # it is missing; of one that cannot be read the next line says why
+    except OSError:  # the file is missing; if it cannot be read, the next line says why
         pass
     write_json_lines(path, rows)
 
@@ -339,14 +339,14 @@ class MaskStore(Store):
             size: The ``(H, W)`` that it must have.
 
         Raises:
-            InputError: The file is missing, damaged, of another size, or holds a value that is no class.
+            InputError: The file is missing, damaged, of another size, or holds a value that is not a class.
         """
         path = self.path(image_id)
         mask = read_mask(path, num_classes, size)
         try:
             with Image.open(path) as picture:
-                picture.verify()  # what Pillow reads it does not compare with the checksums of the file
-        except Exception as error:  # as various as in read_mask
+                picture.verify()  # reading alone does not compare the file's checksums
+        except Exception as error:  # Pillow reports damage in as many ways as in read_mask
             raise InputError(f"{path} is damaged; remove it and run the stage that makes it again.") from error
         return torch.from_numpy(mask)
 

@@ -1,4 +1,4 @@
-"""The training loop, in the open. Devices and precision are Lightning Fabric's business."""
+"""The training loop, in the open. Lightning Fabric takes care of devices and precision."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ class TrainingBatches:
 
     Args:
         images: The augmented images.
-        batch_size: Images per step, over all processes together; fewer, which is said, if there are not so many.
+        batch_size: Images per step, over all processes together; fewer, with a message, if there are not so many
+            images.
         fabric: The engine.
         seed: Seed of the run; the order of an epoch depends on the seed and on the epoch.
         workers: Processes that decode and augment; 0 for none.
@@ -78,7 +79,7 @@ class TrainingBatches:
 
 
 def fitting_batch_size(batch_size: int, images: int, devices: int) -> int:
-    """Return how many images a step takes: those that are asked for, or all if there are not so many.
+    """Return how many images a step takes: those that are asked for, or all images if there are fewer.
 
     Args:
         batch_size: Batch size that is asked for.
@@ -118,7 +119,7 @@ def train(
         seed: Seed of the random draws inside the networks (dropout).
         folder: Folder of the run.
         report: Called with the summary of every finished epoch.
-        after_epoch: Called with the number of an epoch, from 1, before it is written that it is finished.
+        after_epoch: Called with the number of an epoch, from 1, before the epoch is recorded as finished.
         run: Short name of the run, which its checkpoints carry.
 
     Returns:
@@ -131,7 +132,7 @@ def train(
     method.setup(fabric, total_steps=epochs * len(batches))
     path = folder / "checkpoint.pt"
     history = resume(method, folder, run)
-    if fabric.is_global_zero and not path.is_file():  # for a stop within the first epoch
+    if fabric.is_global_zero and not path.is_file():  # in case the first epoch is interrupted
         write_training(path, method, [], run)
     if fabric.is_global_zero and history:
         restore_json_lines(folder / "log.jsonl", history)
@@ -172,7 +173,8 @@ def resume(method: Method, folder: Path, run: str = "") -> History:
     Args:
         method: Method that gets the state.
         folder: Folder of the run.
-        run: Short name of the run; a checkpoint that carries another name is refused, unless one of both is empty.
+        run: Short name of the run; a checkpoint that carries another name is refused, unless one of the two names is
+            empty.
 
     Raises:
         InputError: The checkpoint is damaged, of another network or of another run, or holds weights that are not

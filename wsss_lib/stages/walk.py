@@ -50,7 +50,7 @@ def walk(
     """Write the walked scores of every image of a data set that the store does not have yet.
 
     Args:
-        method: Makes the affinities; put into evaluation mode.
+        method: The method that makes the affinities; it is put into evaluation mode.
         data: The images.
         cams: Their class activation maps.
         store: The store that receives the scores, at the network's stride.

@@ -43,7 +43,7 @@ NOTEBOOKS = {
 """By method, the notebook whose run it is."""
 
 FINAL = "final."
-"""What stands before the name of a parameter of the final network."""
+"""Prefix of the name of a parameter of the final network."""
 
 _OWN_PATHS = {
     "affinitynet": ("seeds",),
@@ -67,7 +67,7 @@ _EXPLAINED = {
 
 @dataclass(frozen=True)
 class Parameters:
-    """What stands in the words ``name=value`` of a command.
+    """The parameters in the words ``name=value`` of a command.
 
     Attributes:
         method: Name of the method.
@@ -216,7 +216,7 @@ def run_method(run: CamRun | AffinityNetRun) -> None:
 
 
 def fit(run: CamRun | AffinityNetRun, final: dict[str, Any]) -> SegmentationRun:
-    """Do the whole chain of a method up to its final network, and return the run of that.
+    """Do the whole chain of a method up to its final network, and return the run of the final network.
 
     Args:
         run: The run of the method.

@@ -56,7 +56,7 @@ _MARK = "wsss_lib"
 """Name of the text chunk in a mask."""
 
 _OPAQUE = 0.6
-"""How opaque the colours of a class lie over the picture."""
+"""Opacity of the colours of a class over the picture."""
 
 _Batch = list[tuple[str, Path, tuple[int, int]]]
 """Name, file and own size of pictures that have one working size."""

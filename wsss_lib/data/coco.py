@@ -126,7 +126,7 @@ def load_coco(
         InputError: A parameter is unknown, a file or folder is missing, or the JSON is not what it should be.
     """
     if split not in _SPLITS:
-        raise InputError(f"split {split!r} is none of COCO 2014; choose train2014 or val2014.")
+        raise InputError(f"split {split!r} is not a split of COCO 2014; choose train2014 or val2014.")
     root, split = Path(root).absolute(), _SPLITS[split]
     instances = read_instances(annotations or root / "annotations" / f"instances_{split}.json")
     lookup = _mask_lookup(mask_values, instances.categories)
@@ -288,7 +288,7 @@ def canonical_id(name: str) -> str:
     """
     digits = re.search(r"(?:^|_)(\d{1,12})$", name)
     if digits is None:
-        raise InputError(f"{name!r} is no id of a COCO image; write its number or the name of its file.")
+        raise InputError(f"{name!r} is not an id of a COCO image; write its number or the name of its file.")
     return digits[1].zfill(12)
 
 
@@ -312,7 +312,7 @@ def _find_mask_folder(root: Path, split: str, masks: Path | None) -> Path | None
         candidates = (root / "SegmentationClass" / split, root / "coco_seg_anno")
         return next((folder for folder in candidates if folder.is_dir()), None)
     if not masks.is_dir():
-        raise InputError(f"{masks} is no folder; give the folder with the masks or leave masks out to render them.")
+        raise InputError(f"{masks} is not a folder; give the folder with the masks or leave masks out to render them.")
     return masks / split if (masks / split).is_dir() else masks
 
 
@@ -443,11 +443,11 @@ def _parse_instances(path: Path) -> Instances:
     except InputError:
         raise
     except (ValueError, RecursionError) as error:  # also a number of thousands of digits, and lists in lists in lists
-        raise InputError(f"{path} is no valid JSON ({error}); copy it again, it may be cut off.") from error
+        raise InputError(f"{path} is not valid JSON ({error}); copy it again, it may be cut off.") from error
     except (KeyError, TypeError, OverflowError) as error:
         raise InputError(
-            f"{path} is no instances file: an image or annotation lacks a field or has one of another type ({error}); "
-            "give the instances JSON of COCO 2014, not that of captions or key points."
+            f"{path} is not an instances file: an image or annotation lacks a field or has one of another type "
+            f"({error}); give the instances JSON of COCO 2014, not that of captions or key points."
         ) from error
 
 

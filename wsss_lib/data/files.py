@@ -138,7 +138,7 @@ def _opened(path: Path) -> Iterator[ImageFile.ImageFile]:
     except FileNotFoundError:
         raise InputError(f"{path} does not exist; put the file there or correct the path.") from None
     except UnidentifiedImageError:
-        raise InputError(f"{path} is no image that Pillow can read; replace it by a JPEG or PNG file.") from None
+        raise InputError(f"{path} is not an image that Pillow can read; replace it by a JPEG or PNG file.") from None
     # A broken PNG is a SyntaxError to Pillow, and broken headers of other formats end in any error at all.
     except Exception as error:
         raise InputError(
@@ -230,10 +230,11 @@ def _as_classes(stored: np.ndarray, path: Path, num_classes: int, lookup: np.nda
     if (mask < 0).any():
         value = stored[mask < 0][0]
         raise InputError(
-            f"{path} holds the value {value}, which is no class; give a mask that holds 0 (background), the "
+            f"{path} holds the value {value}, which is not a class; give a mask that holds 0 (background), the "
             f"numbers of the {num_classes} classes and 255 (ignored)."
             if lookup is None
-            else f"{path} holds the value {value}, which is no class by mask_values; add it there or correct the mask."
+            else f"{path} holds the value {value}, which is not a class by mask_values; add it there or correct the "
+            "mask."
         )
     return mask.astype(np.uint8)
 
@@ -398,7 +399,7 @@ def read_lines(path: str | Path) -> list[str]:
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror or error}); make it a readable file.") from error
     except UnicodeDecodeError as error:
-        raise InputError(f"{path} is no UTF-8 text; save it as plain text in UTF-8.") from error
+        raise InputError(f"{path} is not UTF-8 text; save it as plain text in UTF-8.") from error
 
 
 def read_classes(path: str | Path) -> tuple[str, ...]:
@@ -491,8 +492,8 @@ def read_pickled_array_dict(path: str | Path) -> dict[int | str, np.ndarray]:
     # The documentation of pickle lists some errors of broken pickles and warns that there are others.
     except Exception as error:
         raise InputError(
-            f"{path} is no dictionary of number arrays written by numpy.save ({_reason(error)}); give the file as the "
-            "authors wrote it, or write it again."
+            f"{path} is not a dictionary of number arrays written by numpy.save ({_reason(error)}); give the file as "
+            "the authors wrote it, or write it again."
         ) from error
 
 
@@ -530,7 +531,7 @@ def _plain_key(key: object) -> int | str:
 
 def _plain_array(value: object) -> np.ndarray:
     if not isinstance(value, _Array) or not isinstance(value.data, np.ndarray):
-        raise ValueError("a value is no array of numbers")
+        raise ValueError("a value is not an array of numbers")
     return value.data
 
 

@@ -128,7 +128,7 @@ def _checked_row(cells: Mapping[str | None, str | None], where: str) -> _Row:
     image, labels, split = (str(cells.get(name, "")).strip() for name in ("image", "labels", "split"))
     image, split = composed(image), split.lower()
     if not image or image.startswith(".") or re.search(r'[\\/:*?"<>|\x00-\x1f]', image):
-        raise InputError(f"{where}: {image!r} is no file name; write the name of a file in the folder images.")
+        raise InputError(f"{where}: {image!r} is not a file name; write the name of a file in the folder images.")
     if "split" in cells and split not in ("train", "val"):
         raise InputError(
             f"{where}: the split is {split!r}; write train or val, and separate several labels by semicolons."
@@ -156,7 +156,7 @@ def _find_images(folder: Path, rows: Sequence[_Row], table: Path) -> dict[str, P
     for row in rows:
         if row.image not in images:
             raise InputError(
-                f"{table} names {row.image!r}, which is no image in {folder}; put it there or delete the row."
+                f"{table} names {row.image!r}, which is not an image in {folder}; put it there or delete the row."
             )
     unlisted = sorted(images.keys() - set(seen.values()))
     if unlisted:

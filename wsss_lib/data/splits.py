@@ -98,7 +98,7 @@ def _open_files(preset: str, root: Path | None, labels: Path | None, mask_values
     if root is None:
         raise InputError(f"preset {preset!r} needs data; give its folder as data_root.")
     if not root.is_dir():
-        raise InputError(f"data_root {root} is no folder; give the folder that holds the data of preset {preset!r}.")
+        raise InputError(f"data_root {root} is not a folder; give the folder that holds the data of preset {preset!r}.")
     if preset == "coco14":
         _refuse_unused(labels, "preset coco14 takes them from the instances JSON")
         coco = {name: load_coco(root, name, mask_values=mask_values) for name in ("train", "val")}

@@ -249,9 +249,9 @@ class Config(LongSideConfig):
         """Raise InputError if settings contradict each other."""
         super().check()
         if self.crop_size % CELL:
-            raise InputError(f"crop_size {self.crop_size} is no multiple of {CELL}; give one.")
+            raise InputError(f"crop_size {self.crop_size} is not a multiple of {CELL}; give one.")
         if math.isqrt(self.patches) ** 2 != self.patches:
-            raise InputError(f"patches {self.patches} is no square number; give 1, 4, 9 or 16.")
+            raise InputError(f"patches {self.patches} is not a square number; give 1, 4, 9 or 16.")
         if self.crop_size < CELL * math.isqrt(self.patches):
             raise InputError(
                 f"crop_size {self.crop_size} leaves no cell for each of {self.patches} patches; "

@@ -166,7 +166,7 @@ class Config(CamConfig):
         """Raise InputError if settings contradict each other."""
         patch, depth = self.backbone_options.get("patch", 16), self.backbone_options.get("depth", 12)
         if self.crop_size % patch:
-            raise InputError(f"crop_size {self.crop_size} is no multiple of a patch, {patch}; give one.")
+            raise InputError(f"crop_size {self.crop_size} is not a multiple of a patch, {patch}; give one.")
         if not 0 <= self.merge_block < depth - 1:
             raise InputError(
                 f"merge_block {self.merge_block} must leave a block of {depth} behind it; make it smaller."

@@ -126,7 +126,7 @@ class Config(method.Config):
     def check(self) -> None:
         """Raise InputError if settings contradict each other."""
         if self.crop_size % CELL:
-            raise InputError(f"crop_size {self.crop_size} is no multiple of {CELL}; give one.")
+            raise InputError(f"crop_size {self.crop_size} is not a multiple of {CELL}; give one.")
 
     def augmentation(self) -> Augment:
         """Return what is done to a training image."""

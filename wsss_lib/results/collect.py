@@ -199,5 +199,5 @@ def check_parameters(namespace: Mapping[str, Any]) -> tuple[Path, Path | None]:
         raise InputError(f"{name} is of the final network, which is not trained; add segmentation=True.")
     folder = Path(values["runs"]).expanduser() if values["runs"] else project_root() / "runs"
     if values["runs"] and not folder.is_dir():
-        raise InputError(f"runs {folder} is no folder; give the one with the runs of the notebooks.")
+        raise InputError(f"runs {folder} is not a folder; give the one with the runs of the notebooks.")
     return folder, file

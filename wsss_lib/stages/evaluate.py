@@ -79,7 +79,7 @@ class CamScores:
         distances = [abs(t - threshold) for t in self.thresholds]
         position = min(range(len(distances)), key=distances.__getitem__)
         if distances[position] > 1e-9:
-            raise InputError(f"threshold {threshold} is none of the sweep; give a multiple of 0.01 below 1.")
+            raise InputError(f"threshold {threshold} is not one of the sweep; give a multiple of 0.01 below 1.")
         return position
 
     def summary(self, position: int, chosen: str) -> dict[str, Any]:

@@ -43,7 +43,9 @@ class TrainingBatches:
 
     def __init__(self, images: TrainingImages, batch_size: int, fabric: Fabric, seed: int, workers: int) -> None:
         if batch_size % fabric.world_size:
-            raise InputError(f"batch_size {batch_size} is no multiple of the number of devices, {fabric.world_size}.")
+            raise InputError(
+                f"batch_size {batch_size} is not a multiple of the number of devices, {fabric.world_size}."
+            )
         if fabric.world_size > len(images):
             raise InputError(
                 f"devices {fabric.world_size} are more than the {len(images)} images of {images.data.name}; give fewer."

@@ -11,12 +11,13 @@ In a run's folder::
     scores/<what>/<split>/<id>.npz `classes` int64 (n,), `scores` float16 or float32 (1 + n, h, w), background first
     masks/<what>/<split>/<id>.png  VOC palette, 255 ignored
     growth/<epoch>/<id>.npz        the maps of a few images after every epoch
-    made.json                      beside the files of each of these stores: from which network, with which versions
+    made.json                      beside the files of each of these stores: their source, and which versions made them
     seeds/, classifier/, superpixels/   runs that this one needed and did not find
     segmentation/<what>/           runs of the final stage, trained on this one's masks
     variants/<name>/               a run like this one with some settings changed
     seconds.json                   what every stage has taken, over all starts
     metrics.json                   settings, versions, times, scores
+    model.safetensors              the final network for new pictures, written by ``wsss fit``
     .lock                          held by the process that works in the folder
 
 What a run cannot do without (settings, checkpoint, log, times, metrics) is also flushed to the disk before it is

@@ -84,7 +84,7 @@ SIZES = {"cpu": {"oc_cse": (2, 128), "acr": (1, 128)}, "cuda": {"oc_cse": (8, 38
 """Batch and crop."""
 TITLES = {"oc_cse": "OC-CSE", "acr": "ACR"}
 LAYER = {"reconstructor": ("features", "weight"), "classifier": ("mask",)}
-"""Of which inputs of the decoder's first layer the two steps need gradients."""
+"""Inputs of the decoder's first layer for which the two steps need gradients."""
 
 
 @dataclass(frozen=True)

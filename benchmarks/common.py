@@ -27,7 +27,7 @@ from wsss_lib.models.resnet38d import ResNet38d
 from wsss_lib.stages.engine import keep_freed_memory
 
 Losses = Sequence[Mapping[str, float]]
-"""Of every step the parts of the loss, by name."""
+"""The parts of the loss at every step, by name."""
 
 MEASURE = "--measure"
 """Hidden option: measure one variant in this process, in most scripts its peak memory, and print JSON."""

@@ -80,7 +80,7 @@ def plain_affinities(boundaries: Tensor, radius: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Inputs:
-    """What is given.
+    """Inputs of the loss.
 
     Attributes:
         boundaries: ``(B, h, w)`` float32.

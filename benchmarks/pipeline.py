@@ -42,9 +42,9 @@ from wsss_lib.runs.segmentation import SegmentationRun
 from wsss_lib.runs.settings import Settings
 
 SIDE = 64
-"""Of the pictures, in pixels."""
+"""Side of the pictures, in pixels."""
 DISTINCT = 200
-"""How many pictures are drawn."""
+"""Number of pictures that are drawn."""
 LEAST = 16
 """Images of a batch."""
 VAL = 4

@@ -60,7 +60,7 @@ BETA = 8
 RADIUS = 5
 TOLERANCE = 1e-5
 CHANNELS, ALPHA, SHARE = 448, 16, 0.999
-"""Of AffinityNet's features; the background's power; of labels that must be equal."""
+"""Channels of AffinityNet's features; power of the background; share of labels that must be equal."""
 
 Inputs = tuple[list[Tensor], list[Tensor]]
 """The scores ``(C, h, w)`` and the affinities ``(P, n)`` of every image."""

@@ -416,8 +416,8 @@ def checked_classes(names: Sequence[str], path: Path) -> tuple[str, ...]:
     """Return the class names from file ``path``, in Unicode form NFC, if they can be the classes of a data set.
 
     Raises:
-        InputError: There is no class, one twice or in two spellings, one called background, or more than fit between 0
-            and 255.
+        InputError: The file names no class, a class twice or in two spellings, a class called background, or more
+            classes than fit between 0 and 255.
     """
     if not names:
         raise InputError(f"{path} names no class; name at least one.")

@@ -169,7 +169,7 @@ def _find_images(folder: Path, rows: Sequence[_Row], table: Path) -> dict[str, P
 
 
 _NOTHING = ("none", "nan", "null", "n/a", "na", "-", "?", "")
-"""What people write for an image without any class, by :func:`wsss_lib.data.names.key`."""
+"""Words that people write for an image without any class, by :func:`wsss_lib.data.names.key`."""
 
 
 def _looks_like_no_name(name: str) -> bool:

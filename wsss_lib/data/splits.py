@@ -37,7 +37,7 @@ class Splits:
 
     @cached_property
     def doubts(self) -> tuple[str, ...]:
-        """What makes numbers on these data doubtful, see :func:`wsss_lib.data.doubts.find_doubts`."""
+        """Sentences on what makes numbers on these data doubtful, see :func:`wsss_lib.data.doubts.find_doubts`."""
         return find_doubts(self.training, self.scored)
 
 

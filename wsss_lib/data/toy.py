@@ -25,7 +25,7 @@ from wsss_lib.data.toy_drawing import Area, Frame, Layer, Look
 from wsss_lib.errors import InputError
 
 COUNTS = {"train": 400, "val": 120}
-"""How many images a split has unless told otherwise."""
+"""Number of images that a split has by default."""
 
 Body = Callable[[Frame, np.ndarray, np.random.Generator], list[Layer]]
 Part = Callable[[Frame, np.ndarray], list[Layer]]
@@ -73,7 +73,7 @@ SKIES: tuple[Ground, ...] = (draw.clear_sky, draw.evening_sky, draw.forest, draw
 CLUTTER = (draw.stone, draw.crate, draw.bush, draw.sign)
 
 NUMBER_OF_CLASSES = (0.55, 0.33, 0.12)
-"""How often an image shows one, two and three classes."""
+"""Probabilities that an image shows one, two and three classes."""
 
 MIN_VISIBLE, MIN_PART = 0.02, 0.0025
 """Least share of the image that every class of it, and its part, must visibly cover; else the image is drawn again."""

@@ -303,14 +303,14 @@ class ACR(CamMethod):
 
     @property
     def backbones(self) -> list[Backbone]:
-        """Those of the classifier and of the reconstructor's encoder."""
+        """The backbones of the classifier and of the reconstructor's encoder."""
         return [self.classifier.backbone, self.reconstructor.classifier.backbone]
 
     def start_from(self, classifier: Classifier) -> None:
         """Take over the backbone of an ordinary classifier, for both networks.
 
         Raises:
-            InputError: It is another backbone.
+            InputError: The classifier has another backbone.
         """
         for backbone in self.backbones:
             load_into(backbone, classifier.backbone.state_dict(), source="the ordinary classifier")

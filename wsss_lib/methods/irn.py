@@ -265,7 +265,7 @@ def final_scores(walked: Tensor, stride: int, size: tuple[int, int]) -> Tensor:
         size: ``(H, W)`` of the image.
 
     Returns:
-        ``(n, H, W)`` in [0, 1]; 0 everywhere if there is no score at all.
+        ``(n, H, W)`` in [0, 1]; 0 everywhere if no score is above 0.
     """
     scores = enlarge(walked, stride, size)
     most = scores.amax() if scores.numel() else scores.new_zeros(())

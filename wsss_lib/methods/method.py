@@ -268,7 +268,7 @@ class Method(ABC):
             source: The file's name for error messages.
 
         Raises:
-            InputError: They are for another network, or the authors of this method published none.
+            InputError: The weights are for another network, or the authors of this method published none.
         """
         raise InputError(
             f"checkpoint {source} cannot be used: this method reads no networks of its authors; give none."

@@ -431,7 +431,7 @@ class MSAL(CamMethod):
         """Load a network that the authors' code trained.
 
         Raises:
-            InputError: It mixes otherwise than ours, or does not fit.
+            InputError: The network has another ``dcr`` than ours, or does not fit.
         """
         if "classifier.0.weight" in state and (mode := mode_of(state)) != self.config.dcr:
             raise InputError(f"{source} holds a network with dcr={mode}, not {self.config.dcr}; add dcr={mode}.")

@@ -189,7 +189,7 @@ class OCCSE(CamMethod):
         """Take over the weights of an ordinary classifier with the same backbone.
 
         Raises:
-            InputError: It has another backbone.
+            InputError: The classifier has another backbone.
         """
         load_into(self.network, classifier.state_dict(), source="the ordinary classifier")
 

@@ -268,7 +268,7 @@ class Influence(nn.Module):
         """Take over the losses ``(C, g, g)`` of a census; classes without any keep what they had.
 
         Raises:
-            InputError: They are not finite.
+            InputError: A loss is not finite.
         """
         if not torch.isfinite(table).all():
             raise InputError("a loss of the census of frequencies is not finite; lower learning_rate.")

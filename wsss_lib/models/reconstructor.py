@@ -24,10 +24,10 @@ _REDUCED = {"dr1": 64, "dr2": 128, "fc_recon": 256}
 
 
 def decoder_levels(crop: int) -> int:
-    """Return how often a side of ``crop`` pixels can be halved, 8 times at most: 8 for 256, 5 for 96.
+    """Return how many times a side of ``crop`` pixels can be halved, 8 times at most: 8 for 256, 5 for 96.
 
     Raises:
-        InputError: It cannot be halved three times.
+        InputError: The side cannot be halved three times.
     """
     levels = next(n for n in range(MOST_LEVELS, -1, -1) if crop % 2**n == 0)
     if levels < 3:

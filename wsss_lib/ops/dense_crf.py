@@ -32,7 +32,7 @@ Normalisation = Literal["symmetric", "before", "after", "none"]
 Backend = Literal["auto", "torch", "pydensecrf"]
 
 PIXELS_PER_BATCH = {"cpu": 1, "cuda": 2**22}
-"""How many pixels the torch backend solves at once, at least one image. On a CPU one image fills the cache."""
+"""Number of pixels that the torch backend solves at once, at least one image. On a CPU one image fills the cache."""
 
 _OVERSHOOT = 1.25
 """Up to which value a score counts as 1, as in the C++ code's helper: a bicubic enlargement overshoots by so much."""
@@ -100,8 +100,8 @@ def unary_from_scores(scores: Tensor, clip: float | None = 1e-5, scale: float | 
         The same shape, float32.
 
     Raises:
-        InputError: There is no label, a score is negative, above 1.25 or not finite, or ``clip`` or ``scale`` is out of
-            range.
+        InputError: The scores have no label, a score is negative, above 1.25 or not finite, or ``clip`` or ``scale`` is
+            out of range.
     """
     if scores.ndim < 3 or scores.shape[-3] == 0:
         raise InputError(f"scores of shape {tuple(scores.shape)} have no labels; give (L, H, W) with L of at least 1.")

@@ -84,7 +84,7 @@ def check_boundaries(boundaries: Tensor, radius: int) -> None:
 
 
 def check_radius(name: str, radius: int) -> None:
-    """Raise InputError, which calls the radius ``name``, if there is no pair within it."""
+    """Raise InputError, which calls the radius ``name``, if no pair lies within it."""
     if radius < 2:
         raise InputError(f"{name} is {radius}, which leaves no pairs; give at least 2.")
 

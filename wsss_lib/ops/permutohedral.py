@@ -21,7 +21,7 @@ from wsss_lib.errors import InputError
 from wsss_lib.ops.sparse import SparseRows
 
 _BITS = 62
-"""How many bits the integer key of a corner may have."""
+"""Number of bits that the integer key of a corner may have."""
 
 _GREATEST_FEATURE = 2.0**17
 """Beyond this, single precision no longer tells the cells of the lattice apart."""
@@ -94,7 +94,7 @@ class Lattice:
 
     @property
     def scale(self) -> float:
-        """What the C++ filter multiplies its result by, ``1 / (1 + 2^-d)``."""
+        """Factor by which the C++ filter multiplies its result, ``1 / (1 + 2^-d)``."""
         return 1 / (1 + 2.0**-self.dimensions)
 
     @cached_property

@@ -28,7 +28,7 @@ from wsss_lib.ops.sparse import SparseRows
 from wsss_lib.ops.values import all_finite, all_within
 
 TOLERANCE = 1e-6
-"""What the Chebyshev coefficients that a walk leaves out may add up to."""
+"""Greatest sum of the Chebyshev coefficients that a walk leaves out."""
 
 _FEW = 6
 """Up to so many rows of scores, times threads, a CPU multiplies a matrix of diagonals faster than one of rows."""

@@ -18,7 +18,7 @@ from wsss_lib.show.tables import markdown_table
 from wsss_lib.stages.store import read_json
 
 STAGES = ("seed", "CRF", "walk", "walk, CRF", "network", "network, CRF")
-"""What a run may have made, in this order."""
+"""Titles of the results that a run may have, in this order."""
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ class AffinityNetRun(Run[AffinityNet]):
 
     @property
     def has_short_seeds(self) -> bool:
-        """Whether there was no run of 00_cam, so that the seeds are a short run in this run's own folder."""
+        """Whether the seeds are a short run in this run's own folder, because no run of 00_cam was found."""
         return self.settings.seeds is None
 
     def identity(self) -> dict[str, Any]:
@@ -114,7 +114,8 @@ class AffinityNetRun(Run[AffinityNet]):
             The stores by name.
 
         Raises:
-            InputError: There is no such refinement, or what is refined of an image is missing, damaged or does not fit.
+            InputError: The refinement is unknown, or the maps or scores of an image are missing, damaged or do not fit
+                it.
         """
         config, cams, walks = self.method.config, self.seeds.cams(split), self.scores("walk", split)
         walked = Walked(walks, self.method.network.stride)

@@ -99,7 +99,7 @@ class CamRun(Run[CamMethod]):
             The stores by name.
 
         Raises:
-            InputError: There is no such refinement, or the maps of an image are missing, damaged or do not fit it.
+            InputError: The refinement is unknown, or the maps of an image are missing, damaged or do not fit it.
         """
         if what != "crf":
             raise InputError(f"refinement {what!r} is unknown; choose crf.")
@@ -121,7 +121,7 @@ class CamRun(Run[CamMethod]):
             the CPU.
 
         Raises:
-            InputError: The picture cannot be read, or there is no class of such a name.
+            InputError: The picture cannot be read, or no class has such a name.
         """
         image, _ = open_picture(picture)
         self.to_device()

@@ -44,6 +44,6 @@ def reopen(folder: Path, guest: bool = False) -> Run:
         guest: Whether the run is opened for the results that it already has, see :class:`wsss_lib.runs.run.Run`.
 
     Raises:
-        InputError: There is no run, or it does not fit this version of the library.
+        InputError: The folder holds no run, or the run does not fit this version of the library.
     """
     return open_run(read_settings(folder), guest)

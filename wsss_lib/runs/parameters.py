@@ -163,7 +163,7 @@ def check_final_network(preset: str, backbone: str, weights_given: bool) -> None
         weights_given: Whether the user has named a file for it.
 
     Raises:
-        InputError: They are missing, or the network cannot have this backbone.
+        InputError: The weights are missing, or the network cannot have this backbone.
     """
     config = load_method("segmentation").Config.preset(preset, backbone)
     if config.pretrained and not weights_given:
@@ -220,7 +220,7 @@ def convert(name: str, value: Any, kind: type) -> Any:
     """Return a parameter as the given type, after checking type and range.
 
     Raises:
-        InputError: It has another type, or is out of range.
+        InputError: The value has another type, or is out of range.
     """
     if kind is tuple:
         return _numbers(name, value)
@@ -251,7 +251,7 @@ def _name(name: str, value: float | None) -> str:
     file or folder could be meant and it is called like the value.
 
     Raises:
-        InputError: There is none, or another one could be meant.
+        InputError: No such file or folder exists, or another one could be meant.
     """
     alike = {
         path.name
@@ -306,7 +306,7 @@ def existing(name: str, value: str) -> Path | None:
     It is looked for from the working directory, then from the project's root, and networks also in ``pretrained/``.
 
     Raises:
-        InputError: There is none.
+        InputError: No such file or folder exists.
     """
     if not value:
         return None

@@ -124,7 +124,7 @@ def write_metrics(
 
     Args:
         run: The run.
-        scores: The seed's scores, by split; empty if there are no masks.
+        scores: The seed's scores, by split; empty without masks.
         classification: Results of :func:`ranking_summary`, by split.
         more: Whatever else a notebook measured, as plain values.
     """

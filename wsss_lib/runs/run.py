@@ -307,7 +307,7 @@ class Run(ABC, Generic[M]):
         return method
 
     def _checkpoint(self) -> tuple[int, ...] | None:
-        """Return values that change whenever the checkpoint's file changes; None if there is no checkpoint."""
+        """Return values that change whenever the checkpoint's file changes; None without a checkpoint."""
         try:
             found = (self.folder / "checkpoint.pt").stat()
         except OSError:
@@ -395,7 +395,7 @@ class Run(ABC, Generic[M]):
         """Return a split: ``train`` or ``val``, which are scored, or ``training``, which is trained on.
 
         Raises:
-            InputError: There is no such split.
+            InputError: The split is unknown.
         """
         splits = {**self.splits.scored, "training": self.splits.training}
         if split not in splits:

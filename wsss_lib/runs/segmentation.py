@@ -193,7 +193,7 @@ class SegmentationRun(Run[Segmentation]):
             The store by its name, ``segmentation-crf``.
 
         Raises:
-            InputError: There is no such refinement, or :meth:`infer` has not been called.
+            InputError: The refinement is unknown, or :meth:`infer` has not been called.
         """
         if what != "crf":
             raise InputError(f"refinement {what!r} is unknown; choose crf.")

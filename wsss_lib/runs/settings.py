@@ -120,7 +120,7 @@ def read_settings(folder: Path) -> Settings:
     """Return the settings of the run that lives in a folder.
 
     Raises:
-        InputError: There is no run, or its settings are of another version.
+        InputError: The folder holds no run, or the settings of the run are of another version.
     """
     content = read_config(folder)
     try:

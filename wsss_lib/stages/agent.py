@@ -26,7 +26,7 @@ _REPORT = "WSSS_REPORT"
 """Environment variable of the workers: the file into which the first one that fails writes why."""
 
 _OUT_OF_TOUCH = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "remote process exited")
-"""What Gloo and NCCL say in a worker that can no longer reach another one."""
+"""Words of Gloo and NCCL in a worker that can no longer reach another worker."""
 
 
 def end_with_launcher(end: Callable[[], object] | None = None) -> None:

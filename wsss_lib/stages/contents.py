@@ -28,7 +28,7 @@ _SETTLED = 2_000_000_000
 """Nanoseconds after a file's last change from which its times show the next change; file systems count coarsely."""
 
 Remembered = Mapping[str, Sequence[Any]]
-"""By path: the digest of a file, then the values of :func:`_signature`."""
+"""For every path, the digest of the file, then the values of :func:`_signature`."""
 
 _of_this_process: dict[str, list[Any]] = {}
 

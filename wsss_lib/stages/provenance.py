@@ -1,4 +1,4 @@
-"""From what, by what and when the files of a run were made: a record beside every store, and digests of networks."""
+"""Records of the sources, versions and times of a run's files, one beside every store, and digests of networks."""
 
 from __future__ import annotations
 

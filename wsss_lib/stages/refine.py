@@ -75,7 +75,7 @@ Job = tuple[int, Tensor, Tensor, Tensor]
 
 
 class _Jobs(TorchDataset[Job | None]):
-    """What is to be refined. On a CPU the loader's processes do the whole work; otherwise they only read."""
+    """Images that are to be refined. On a CPU the loader's processes do the whole work; otherwise they only read."""
 
     def __init__(
         self, data: Dataset, read: Read, stores: Sequence[MaskStore | ScoreStore], solve: Solve, on_cpu: bool

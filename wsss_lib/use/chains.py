@@ -40,7 +40,7 @@ NOTEBOOKS = {
     "pcss": "04_pcss",
     "msal": "05_msal",
 }
-"""By method, the notebook whose run it is."""
+"""For every method, the notebook that makes the same run."""
 
 FINAL = "final."
 """Prefix of the name of a parameter of the final network."""

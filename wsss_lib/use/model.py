@@ -137,7 +137,7 @@ class Model:
             classes: Names of the classes that may be found, the others being background; None for all.
 
         Raises:
-            InputError: A scale is out of range, or there is no class of such a name.
+            InputError: A scale is out of range, or no class has such a name.
         """
         config = self.about.config
         views = config.scales if scales is None else convert("scales", scales, tuple)

@@ -69,7 +69,7 @@ class Summary:
     Attributes:
         made: Number of the masks that were made.
         kept: Number of the masks that were there already, from the same model, options and pictures.
-        broken: The files for which there is no mask, and why.
+        broken: The files that have no mask, and the reasons.
     """
 
     made: int = 0
@@ -108,8 +108,8 @@ def predict_folder(
         How many masks were made and kept, and which pictures cannot be used.
 
     Raises:
-        InputError: There is no picture, two have one name, an option cannot be used, or the folder is that of the
-            pictures, holds files of others or cannot be written to.
+        InputError: No picture is found, two pictures have one name, an option cannot be used, or the folder is that of
+            the pictures, holds files of others or cannot be written to.
     """
     options, out = model.options(scales, mirror, crf, classes), Path(out)
     if overlay not in OVERLAYS:

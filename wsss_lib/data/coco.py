@@ -269,7 +269,7 @@ def _decode(segmentation: Any, size: tuple[int, int]) -> np.ndarray:
 
 
 def _refuse_endless(polygon: Sequence[float], size: tuple[int, int]) -> None:
-    """Raise for a polygon that no image has, and for the outline of which pycocotools would crash or use all memory."""
+    """Raise for a polygon that no image has, for whose outline pycocotools would crash or use all memory."""
     points = np.array(polygon, dtype=np.float64).reshape(-1, 2)
     outline = np.abs(points - np.roll(points, 1, axis=0)).max(axis=1).sum()
     # NaN is not smaller than anything
@@ -341,7 +341,7 @@ def _chosen_rows(instances: Instances, ids_file: Path | None) -> list[int]:
 
 @dataclass(frozen=True)
 class Instances:
-    """An instances JSON, of which only labels and the places of the annotations are kept in memory.
+    """An instances JSON; only its labels and the places of its annotations are kept in memory.
 
     Attributes:
         path: The JSON file.

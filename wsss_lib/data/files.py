@@ -403,7 +403,7 @@ def read_lines(path: str | Path) -> list[str]:
 
 
 def read_classes(path: str | Path) -> tuple[str, ...]:
-    """Read a ``classes.txt``: one foreground class per line, the first of which has the mask value 1.
+    """Read a ``classes.txt``: one foreground class per line; the first class has the mask value 1.
 
     Raises:
         InputError: The file is missing, or names no class, a class twice or in two spellings, the background, or more

@@ -27,7 +27,7 @@ Divide = Callable[[Image.Image], Tensor]
 
 
 class NearBoundaries(Derived):
-    """A data set of which only the pixels near the boundaries of objects are scored.
+    """A data set in which only the pixels near the boundaries of objects are scored.
 
     Args:
         whole: The data set, with masks.

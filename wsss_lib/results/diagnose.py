@@ -50,7 +50,7 @@ class ShortcutReliance:
     """How much a classifier owes to the frequency pattern, on the same images with and without it.
 
     Attributes:
-        accuracy: Share of the images of which every label is right (logit above 0 or not), with the pattern.
+        accuracy: Share of the images on which every label is right (logit above 0 or not), with the pattern.
         accuracy_without: The same without the pattern.
         precision: Mean average precision with the pattern.
         precision_without: The same without the pattern.

@@ -1,6 +1,6 @@
 """A run of AffinityNet: labels from CRF-refined CAMs, training, the random walk, and the CRF after it.
 
-It refines the class activation maps of another run, its *seeds*. The stages, each of which continues where it was
+It refines the class activation maps of another run, its *seeds*. The stages, which all continue where they were
 stopped: :meth:`AffinityNetRun.label`, :meth:`~wsss_lib.runs.run.Run.train`, :meth:`AffinityNetRun.infer`,
 :meth:`AffinityNetRun.refine`.
 """
@@ -91,7 +91,7 @@ class AffinityNetRun(Run[AffinityNet]):
         )
 
     def infer(self, split: str) -> ScoreStore:
-        """Write the walked scores of a split, those that are not there yet, and return their store."""
+        """Write the missing walked scores of a split, and return their store."""
         data, store, cams = self.data(split), self.scores("walk", split), self.seeds.cams(split)
         self.seeds.require(cams)
         self.refuse_other_sources()
@@ -103,7 +103,7 @@ class AffinityNetRun(Run[AffinityNet]):
         return store
 
     def refine(self, what: str, split: str) -> dict[str, MaskStore]:
-        """Write masks of a split, those that are not there yet.
+        """Write the missing masks of a split.
 
         Args:
             what: ``crf``: the CAMs after a CRF, once for each of the configuration's alphas; ``walk``: the walked

@@ -52,7 +52,7 @@ class CamRun(Run[CamMethod]):
         return CamStore(self.folder / "cams" / self.split_folder(split))
 
     def infer(self, split: str) -> CamStore:
-        """Write the class activation maps of a split, those that are not there yet, and return their store."""
+        """Write the missing class activation maps of a split, and return their store."""
         data, store, source = self.data(split), self.cams(split), self.source()
         if self.is_complete(store, split, source):
             return store
@@ -89,7 +89,7 @@ class CamRun(Run[CamMethod]):
             return score_seeds(store, data)
 
     def refine(self, what: str, split: str) -> dict[str, MaskStore]:
-        """Write the masks of a split after a CRF, those that are not there yet, one for each of the alphas.
+        """Write the missing masks of a split after a CRF, one for each of the alphas.
 
         Args:
             what: ``crf``.

@@ -301,7 +301,7 @@ class RunFolder:
             ids: Ids of the images whose files a run of format 1 may have written.
 
         Raises:
-            InputError: Another process works in a run that this run has made for itself; nothing is removed then.
+            InputError: Another process works in a run that this run has made for its own use; nothing is removed then.
         """
         content = read_config(self.path, removing=True)  # another program's config.json is not ours to remove
         old = content.get("format", 1) == 1

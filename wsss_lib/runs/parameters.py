@@ -301,7 +301,7 @@ def _numbers(name: str, value: Any) -> tuple[float, ...]:
 
 
 def existing(name: str, value: str) -> Path | None:
-    """Find a file or folder, of which the user gave the name; None if that is "".
+    """Find a file or folder by the name that the user gave; None if the name is "".
 
     It is looked for from the working directory, then from the project's root, and networks also in ``pretrained/``.
 

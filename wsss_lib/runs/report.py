@@ -211,7 +211,7 @@ def doubts(run: Run) -> list[str]:
 
 
 def unseen_classes(run: Run, scores: Mapping[str, CamScores]) -> list[str]:
-    """Return a sentence for every split the labels of which name a class that none of its masks shows.
+    """Return a sentence for every split whose labels name a class that none of its masks shows.
 
     Args:
         run: The run.

@@ -424,7 +424,7 @@ class Run(ABC, Generic[M]):
     def write_masks(
         self, what: str, split: str, read: Read, names: Sequence[str], preset: str | None, source: str
     ) -> dict[str, MaskStore]:
-        """Write refined masks of a split, those that are not there yet, and return their stores by name.
+        """Write the missing refined masks of a split, and return their stores by name.
 
         Args:
             what: Name of the refinement, as the method ``refine`` of the subclasses knows it.

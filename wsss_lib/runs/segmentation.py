@@ -1,6 +1,6 @@
 """A run of the final stage: a segmentation network that is trained on the pseudo masks of another run.
 
-The stages, each of which continues where it was stopped: :meth:`~wsss_lib.runs.run.Run.train`,
+The stages, which all continue where they were stopped: :meth:`~wsss_lib.runs.run.Run.train`,
 :meth:`SegmentationRun.infer`, :meth:`SegmentationRun.refine`; :meth:`SegmentationRun.complete` does them all. A
 notebook ends with ``final_stage(run).complete()``, which takes the masks after the CRF; ``segment`` takes any other
 masks.
@@ -161,7 +161,7 @@ class SegmentationRun(Run[Segmentation]):
         return kind(self.splits.training, self.example(), self.settings.seed)
 
     def infer(self, split: str) -> MaskStore:
-        """Write the masks of a split, those that are not there yet, and return their store.
+        """Write the missing masks of a split, and return their store.
 
         The probabilities of the classes that may be in an image go to ``scores``, so that :meth:`refine` can be stopped
         and continued without the network, in many processes; that folder may be removed when the refinement is done.
@@ -183,7 +183,7 @@ class SegmentationRun(Run[Segmentation]):
         return ScoreStore(self.folder / "scores" / "segmentation" / self.split_folder(split))
 
     def refine(self, what: str, split: str) -> dict[str, MaskStore]:
-        """Write the masks of a split after a CRF, those that are not there yet; :meth:`infer` comes first.
+        """Write the missing masks of a split after a CRF; :meth:`infer` comes first.
 
         Args:
             what: ``crf``.
@@ -257,7 +257,7 @@ def seed_masks(run: CamRun, threshold: float | None = None) -> MaskStore:
 def final_stage(
     run: CamRun | AffinityNetRun, backbone: str = "", weights: Path | None = None, **changes: Any
 ) -> SegmentationRun:
-    """Open the final stage of a run on its best masks of the training images, which are made if need be.
+    """Open the final stage of a run on its best masks of the training images, which are made if they are missing.
 
     Args:
         run: A run that is trained and makes masks. If it makes several sets of masks, such as one for each power of the
@@ -297,7 +297,7 @@ def segment(
     """
     settings, what = run.settings, masks.folder.parent.name
     folder = run.folder / "segmentation" / (f"{what}-{backbone}" if backbone else what)
-    if not backbone and holds_run(folder):  # begun when the preset had perhaps another one
+    if not backbone and holds_run(folder):  # the preset may have had another backbone when it began
         backbone = read_settings(folder).config.backbone
     backbone = backbone or further_backbone(settings.preset, settings.config.backbone)
     config = Config.preset(settings.preset, backbone).replace(**changes)

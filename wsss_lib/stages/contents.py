@@ -1,7 +1,7 @@
 """What files hold, as short digests, so that a run notices that its pictures have changed.
 
 Reading 82,783 pictures takes minutes, asking for their sizes and times under a second. So a digest is remembered
-together with the size, the times and the number that the file system had for the file; only a file of which one of
+together with the size, the times and the number that the file system had for the file; only a file for which one of
 these has changed is read again.
 """
 

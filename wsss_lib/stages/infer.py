@@ -61,7 +61,7 @@ class Views(TorchDataset[tuple[int, list[Tensor]]]):
         return index, [view(image, scale, self.normalise, self.multiple) for scale in self.scales]
 
     def batches(self, pixels: int) -> list[list[int]]:
-        """Divide the images into batches of one size, the views of which have at most ``pixels`` pixels each.
+        """Divide the images into batches of one size, whose views have at most ``pixels`` pixels each.
 
         The division depends on the images alone, so that an interrupted inference continues with the same batches,
         and with the same rounding.
@@ -77,7 +77,7 @@ class Views(TorchDataset[tuple[int, list[Tensor]]]):
         return batches
 
     def missing_batches(self, done: Store | set[str], fabric: Fabric) -> list[list[int]]:
-        """Return this process's share of the batches, without those of which all images are done already."""
+        """Return this process's share of the batches, without those whose images are all done already."""
         mine = self.batches(_pixels_per_batch(fabric))[fabric.global_rank :: fabric.world_size]
         return [batch for batch in mine if not all(self.data.ids[i] in done for i in batch)]
 

@@ -229,7 +229,7 @@ def mean_over_processes(losses: dict[str, float], fabric: Fabric) -> dict[str, f
 
 
 def check_weights(method: Method, epoch: int) -> None:
-    """Raise InputError if the last step of an epoch, the loss of which was finite, has broken a weight."""
+    """Raise InputError if the last step of an epoch has broken a weight although its loss was finite."""
     for network in method.networks.values():
         for name, value in network.state_dict().items():
             if not torch.isfinite(value).all():

@@ -132,7 +132,7 @@ class Model:
 
         Args:
             scales: Factors of the picture's size, such as ``(0.75, 1.0)`` or ``"0.75,1.0"``; None for the model's own.
-            mirror: Whether the mirror image is looked at, too; None for the setting that the model was scored with.
+            mirror: Whether the mirror image is used, too; None for the setting that the model was scored with.
             crf: Whether a dense CRF follows, with the model's settings.
             classes: Names of the classes that may be found, the others being background; None for all.
 
@@ -167,7 +167,7 @@ class Model:
             picture: A file, a Pillow image, or an array ``(H, W, 3)`` uint8 RGB; of any size. A large one is computed
                 with at a working size, see `wsss_lib.data.large`.
             scales: See :meth:`options`, as for the others.
-            mirror: Whether the mirror image is looked at, too.
+            mirror: Whether the mirror image is used, too.
             crf: Whether a dense CRF follows.
             classes: Names of the classes that may be found.
 

@@ -89,7 +89,7 @@ def predict_folder(
     classes: str | Sequence[str] | None = None,
     report: Callable[[str], object] = print,
 ) -> Summary:
-    """Write the masks of pictures into a folder, those that are not there yet.
+    """Write the missing masks of pictures into a folder.
 
     Args:
         model: The model that makes the masks.
@@ -99,7 +99,7 @@ def predict_folder(
         overlay: ``jpg`` or ``png`` to write the masks over the pictures, too; "" for none.
         scores: Whether the probabilities are written, too.
         scales: See :meth:`wsss_lib.use.model.Model.options`, as for the next three.
-        mirror: Whether the mirror image is looked at, too.
+        mirror: Whether the mirror image is used, too.
         crf: Whether a dense CRF follows.
         classes: Names of the classes that may be found.
         report: Called with one sentence for every picture that cannot be used.
@@ -232,7 +232,7 @@ class _Work:
     # ---------------------------------------------------------------------------------------------------- the work
 
     def do(self, found: dict[str, Path]) -> Iterator[int]:
-        """Make the results of some pictures, those that are not there yet; yield numbers of pictures that are done."""
+        """Make the missing results of some pictures; yield numbers of pictures that are done."""
         groups: dict[tuple[int, int], _Batch] = {}
         for name, path in found.items():
             try:
@@ -371,7 +371,7 @@ def _write_mask(path: Path, mask: np.ndarray, palette: np.ndarray, mark: dict[st
 
 
 def _read_mark(path: Path, whole: bool = True) -> dict[str, Any] | None:
-    """Return what a mask says of itself: nothing if it is not ours, and None if it is missing or damaged.
+    """Return what a mask says of itself: nothing if this program did not write it, None if it is missing or damaged.
 
     Args:
         path: The mask.

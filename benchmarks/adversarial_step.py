@@ -84,7 +84,7 @@ SIZES = {"cpu": {"oc_cse": (2, 128), "acr": (1, 128)}, "cuda": {"oc_cse": (8, 38
 """Batch and crop."""
 TITLES = {"oc_cse": "OC-CSE", "acr": "ACR"}
 LAYER = {"reconstructor": ("features", "weight"), "classifier": ("mask",)}
-"""Of which inputs of the decoder's first layer the two steps need gradients."""
+"""Inputs of the decoder's first layer for which the two steps need gradients."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class Variant:
 
     Attributes:
         step: Does the next step and returns the parts of the loss.
-        networks: What it keeps in memory from the start.
+        networks: Networks that the variant keeps in memory from the start.
     """
 
     step: Callable[[], dict[str, float]]
@@ -243,7 +243,7 @@ class PlainEraser(nn.Module):
     """OC-CSE's erasing network or ordinary classifier.
 
     Args:
-        network: Where weights and shapes come from.
+        network: Network whose weights and shapes are used.
     """
 
     def __init__(self, network: MapClassifier | Classifier) -> None:
@@ -295,7 +295,7 @@ class PlainUNet(nn.Module):
     """ACR's decoder.
 
     Args:
-        decoder: Where the layers come from.
+        decoder: Decoder whose layers are used.
     """
 
     def __init__(self, decoder: UNet) -> None:
@@ -321,8 +321,8 @@ class PlainPlayer(nn.Module):
     """ACR's classifier or reconstructor, which are the same network in the authors' code.
 
     Args:
-        classifier: Where the weights of ResNet-38 and the two heads come from.
-        reconstructor: Where the others come from.
+        classifier: Classifier whose weights are used for ResNet-38 and the two heads.
+        reconstructor: Reconstructor whose weights are used for all other layers.
     """
 
     def __init__(self, classifier: MapClassifier, reconstructor: Reconstructor) -> None:

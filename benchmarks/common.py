@@ -27,7 +27,7 @@ from wsss_lib.models.resnet38d import ResNet38d
 from wsss_lib.stages.engine import keep_freed_memory
 
 Losses = Sequence[Mapping[str, float]]
-"""Of every step the parts of the loss, by name."""
+"""The parts of the loss at every step, by name."""
 
 MEASURE = "--measure"
 """Hidden option: measure one variant in this process, in most scripts its peak memory, and print JSON."""
@@ -76,7 +76,7 @@ def choose_sizes(options: argparse.Namespace, **sizes: tuple[Any, Any]) -> argpa
 
     Args:
         options: The command line.
-        sizes: By name of the option, both defaults.
+        sizes: Both defaults of every option, by the option's name.
     """
     for name, defaults in sizes.items():
         if getattr(options, name) is None:
@@ -124,7 +124,7 @@ def alternate(
     Args:
         variants: The functions, by name.
         repeats: Timed calls of each.
-        device: Where they compute.
+        device: Device on which the functions compute.
         warm_up: Calls of each before, not timed.
 
     Returns:
@@ -271,7 +271,7 @@ def comparison(
         times: Seconds of every turn, by variant.
         memory: Peak in MiB, by variant.
         baseline: The variant to compare with.
-        images: How many are done in one turn.
+        images: Number of images that are done in one turn.
     """
     rows = []
     for name, turns in times.items():
@@ -310,9 +310,9 @@ class Blobs(Dataset):
     """Coloured blobs with noise; images lie and stand in turns, and have one to three classes.
 
     Args:
-        count: How many.
-        height: Of an image that lies.
-        width: Likewise.
+        count: Number of images.
+        height: Height of an image in landscape format.
+        width: Width of an image in landscape format.
         num_classes: K.
     """
 
@@ -397,7 +397,7 @@ class PlainResNet38(nn.Module):
     """ResNet-38 without any of the library's economies.
 
     Args:
-        backbone: Where weights and shapes come from; they are copied.
+        backbone: Network whose weights and shapes are copied.
         frozen: Names of the layers that are not trained.
     """
 

@@ -75,7 +75,7 @@ class SingleViews(TorchDataset[list[Tensor]]):
 
     Args:
         data: The images.
-        method: Whose input this is.
+        method: The method that the views are for.
     """
 
     def __init__(self, data: Dataset, method: CAM) -> None:

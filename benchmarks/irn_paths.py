@@ -80,14 +80,14 @@ def plain_affinities(boundaries: Tensor, radius: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Inputs:
-    """What is given.
+    """Inputs of the loss.
 
     Attributes:
         boundaries: ``(B, h, w)`` float32.
         labels: ``(B, h, w)`` uint8.
         kinds: Three ``(B, P, n)`` bool, the shorter paths first: both background, the same class, different.
         weights: ``(B, P, n)`` float32, the shorter paths first.
-        radius: Of the pairs.
+        radius: Radius of the pairs, in cells.
     """
 
     boundaries: Tensor

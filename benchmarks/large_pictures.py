@@ -96,7 +96,7 @@ def sizes(text: str) -> list[str]:
     """Read ``--megapixels``.
 
     Raises:
-        SystemExit: It is no list of numbers from 0.01 to 170.
+        SystemExit: The text is not a list of numbers from 0.01 to 170.
     """
     parts = [part.strip() for part in text.split(",")]
     if not all(part.replace(".", "", 1).isdecimal() and 0.01 <= float(part) <= 170 for part in parts):

@@ -41,7 +41,7 @@ from wsss_lib.ops.superpixels import mix_neighbours, superpixel_pool, superpixel
 PLAIN, OURS = "plain", "wsss_lib"
 CLASSES = 20
 TOLERANCE = 2e-3
-"""Of the losses of several steps, relative."""
+"""Relative tolerance of the losses of several steps."""
 
 Function = Callable[[], list[Tensor]]
 
@@ -248,7 +248,7 @@ def assert_equal(functions: dict[str, Function]) -> None:
     """Check that both variants compute the same.
 
     Raises:
-        AssertionError: They do not.
+        AssertionError: The results differ.
     """
     for plain, ours in zip(functions[PLAIN](), functions[OURS](), strict=True):
         torch.testing.assert_close(ours, plain, rtol=0, atol=1e-3 * float(plain.abs().max()))

@@ -97,7 +97,7 @@ class PlainNet(nn.Module):
     """The transformer, keeping everything.
 
     Args:
-        network: Where weights and shapes come from; they are copied.
+        network: Network whose weights and shapes are copied.
         merge_block: After which block magnitudes are replaced.
     """
 

@@ -42,9 +42,9 @@ from wsss_lib.runs.segmentation import SegmentationRun
 from wsss_lib.runs.settings import Settings
 
 SIDE = 64
-"""Of the pictures, in pixels."""
+"""Side of the pictures, in pixels."""
 DISTINCT = 200
-"""How many pictures are drawn."""
+"""Number of pictures that are drawn."""
 LEAST = 16
 """Images of a batch."""
 VAL = 4
@@ -58,9 +58,9 @@ class Meter:
     """Measures stages, one after the other.
 
     Attributes:
-        folder: Where the stages write.
-        device: Where they compute.
-        rows: What was measured: name of the stage, seconds, MiB, 10^6 bytes.
+        folder: Folder that the stages write to.
+        device: Device on which the stages compute.
+        rows: Measured rows: name of the stage, seconds, MiB, 10^6 bytes.
     """
 
     folder: Path
@@ -194,7 +194,7 @@ def numbers(text: str) -> list[int]:
     """Read ``--images``.
 
     Raises:
-        SystemExit: It is no list of numbers that can be measured.
+        SystemExit: The text is not a list of numbers that can be measured.
     """
     parts = text.split(",")
     counts = [int(part) for part in parts if part.strip().isdecimal()]

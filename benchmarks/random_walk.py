@@ -60,7 +60,7 @@ BETA = 8
 RADIUS = 5
 TOLERANCE = 1e-5
 CHANNELS, ALPHA, SHARE = 448, 16, 0.999
-"""Of AffinityNet's features; the background's power; of labels that must be equal."""
+"""Channels of AffinityNet's features; power of the background; share of labels that must be equal."""
 
 Inputs = tuple[list[Tensor], list[Tensor]]
 """The scores ``(C, h, w)`` and the affinities ``(P, n)`` of every image."""
@@ -212,7 +212,7 @@ def arguments() -> argparse.Namespace:
     options.add_argument("--images", type=int, default=1, help="in one call of ours (default: 1)")
     chosen = options.parse_args()
     if chosen.steps < 1 or chosen.steps & (chosen.steps - 1):
-        raise SystemExit(f"--steps {chosen.steps} is no power of two, and plain can only square; try 256.")
+        raise SystemExit(f"--steps {chosen.steps} is not a power of two, and plain can only square; try 256.")
     if chosen.rows < 1 or chosen.images < 1:
         raise SystemExit("--rows and --images must be at least 1.")
     return chosen

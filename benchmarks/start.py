@@ -47,7 +47,7 @@ def start(threads: int, world: bool) -> dict[str, float]:
     """Return the seconds of every stage in a fresh interpreter.
 
     Raises:
-        SystemExit: It failed; it has said why.
+        SystemExit: The interpreter failed, after printing the reason.
     """
     command = [sys.executable, "-c", CODE, str(threads), str(int(world))]
     answer = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)

@@ -60,8 +60,8 @@ class PlainClassifier(nn.Module):
     """ResNet-38 with its classifier, without any of the library's economies.
 
     Args:
-        backbone: Where weights and shapes come from; they are copied.
-        head: Likewise.
+        backbone: Network whose weights and shapes are copied.
+        head: Classifier's head whose weights and shapes are copied.
         dropout: Probability of dropping a channel of the last features.
     """
 

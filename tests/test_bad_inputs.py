@@ -53,8 +53,8 @@ class Case:
     """A bad input.
 
     Attributes:
-        act: What meets it, in a folder.
-        words: What the sentence must contain; ``{}`` is the folder.
+        act: Function that uses the bad input, in a folder.
+        words: Words that the sentence must contain; ``{}`` is the folder.
         make: Makes the input in the folder.
         claims: Whether there may be a run in the folder.
         notebook: The notebook in which it can also be tried.
@@ -294,7 +294,7 @@ CASES = {
     "00 negative epochs": opening("00_cam", "parameter epochs must be at least 1", epochs=-1),
     "00 an unknown preset": opening("00_cam", "preset 'voc'", "choose one of toy", preset="voc"),
     "00 an unknown backbone": opening("00_cam", "backbone 'vgg19'", "choose one of", backbone="vgg19"),
-    "00 scales that are no numbers": opening("00_cam", "parameter scales must be numbers", scales="large"),
+    "00 scales that are not numbers": opening("00_cam", "parameter scales must be numbers", scales="large"),
     "00 too large scales": opening("00_cam", "parameter scales must hold numbers above 0 and up to 4", scales="1,40"),
     "00 too small crops": opening("00_cam", "parameter crop_size must be at least 32", crop_size=8),
     "00 crops beyond all memory": opening("00_cam", "parameter crop_size must be at most 4096", crop_size=10**6),
@@ -320,13 +320,13 @@ CASES = {
     "03 more than everything hidden": opening("03_acr", "grid_share must be at most 1", grid_share=1.5),
     "04 an unknown network": opening("04_pcss", "network 'v3'", "choose one of pcss", network="v3"),
     "04 phases for MCTformer": opening("04_pcss", "network v1 is MCTformer's", "set", network="v1", phase_weight=1.0),
-    "04 a crop of half a patch": opening("04_pcss", "crop_size 100 is no multiple of a patch, 8", crop_size=100),
+    "04 a crop of half a patch": opening("04_pcss", "crop_size 100 is not a multiple of a patch, 8", crop_size=100),
     "04 a mirror that is none": opening("04_pcss", "mirror 'none'", "choose one of", mirror="none"),
     "04 shares of crops in the wrong order": opening("04_pcss", "crop_scale", "smaller one first", crop_scale="1,0.5"),
     "04 a block behind the last": opening("04_pcss", "merge_block 9 must leave a block of 4", merge_block=9),
-    "05 crops between the cells": opening("05_msal", "crop_size 100 is no multiple of 16", crop_size=100),
+    "05 crops between the cells": opening("05_msal", "crop_size 100 is not a multiple of 16", crop_size=100),
     "05 crops without cells": opening("05_msal", "crop_size 32", "give at least 48", crop_size=32),
-    "05 patches that are no square": opening("05_msal", "patches 5 is no square number", patches=5),
+    "05 patches that are not square": opening("05_msal", "patches 5 is not a square number", patches=5),
     "05 a backbone it cannot use": opening("05_msal", "backbone 'vgg16' cannot be used", "resnet50", backbone="vgg16"),
     "05 saliency without maps": opening("05_msal", "target saliency needs saliency maps", "name", target="saliency"),
     "05 maps without their use": opening("05_msal", "saliency is given, but target image", saliency="{}"),
@@ -339,7 +339,7 @@ CASES = {
     ),
     "data under an endless name": opening("00_cam", "data_root 'xxx", "too long", preset="photos", data_root=LONG),
     "data in a file": opening(
-        "00_cam", "{}/file is no folder", make=text("file", ""), preset="voc12", data_root="{}/file"
+        "00_cam", "{}/file is not a folder", make=text("file", ""), preset="voc12", data_root="{}/file"
     ),
     "out under an endless name": opening("00_cam", "out 'xxx", "too long", out=LONG),
     "out with a zero in its name": opening("00_cam", "out 'a\\x00b' cannot be used", out="a\0b"),
@@ -382,17 +382,17 @@ CASES = {
         "00_cam", "image_labels.txt has no labels for", make=voc(text("image_labels.txt", "1 cat\n")), **PHOTOS
     ),
     "VOC with an unknown class": opening(
-        "00_cam", "line 1: 'unicorn' is no class", make=voc(text("image_labels.txt", "1 unicorn\n")), **PHOTOS
+        "00_cam", "line 1: 'unicorn' is not a class", make=voc(text("image_labels.txt", "1 unicorn\n")), **PHOTOS
     ),
     "VOC with half an annotation": opening(
-        "00_cam", "2007_000001.xml is no valid XML", make=voc(cut("Annotations/2007_000001.xml"), "xml"), **PHOTOS
+        "00_cam", "2007_000001.xml is not valid XML", make=voc(cut("Annotations/2007_000001.xml"), "xml"), **PHOTOS
     ),
     "VOC with half a dictionary": opening(
-        "00_cam", "cls_labels.npy is no dictionary", make=voc(cut("cls_labels.npy"), "npy"), **PHOTOS
+        "00_cam", "cls_labels.npy is not a dictionary", make=voc(cut("cls_labels.npy"), "npy"), **PHOTOS
     ),
     "VOC with labels that are none": opening(
         "00_cam",
-        "labels.doc is no source of labels",
+        "labels.doc is not a source of labels",
         make=voc(text("labels.doc", "")),
         labels="{}/data/labels.doc",
         **PHOTOS,
@@ -406,13 +406,13 @@ CASES = {
     ),
     "COCO with half a file": opening(
         "04_pcss",
-        "instances_val2014.json is no valid JSON",
+        "instances_val2014.json is not valid JSON",
         make=coco(cut("annotations/instances_val2014.json")),
         **COCO,
     ),
     "COCO with captions": opening(
         "05_msal",
-        "no instances file",
+        "not an instances file",
         "not that of captions",
         **COCO,
         make=coco(text("annotations/instances_val2014.json", '{"images": [{"id": 1}], "annotations": [{"id": 1}]}')),
@@ -695,8 +695,8 @@ CASES = {
         arguments=("val",),
         make=maps(lambda store, _: store.write("val_0000", torch.zeros(0, dtype=torch.int64), torch.zeros(0, 96, 96))),
     ),
-    "masks with values that are no class": Case(
-        score_crf, ("val_0002.png holds the value 203", "no class"), spoilt_mask, claims=True
+    "masks with values that are not classes": Case(
+        score_crf, ("val_0002.png holds the value 203", "not a class"), spoilt_mask, claims=True
     ),
     # functions
     "more devices than there are": Case(
@@ -710,7 +710,7 @@ CASES = {
     "a checkpoint of numbers that are none": stage(
         "infer", "NaN or infinite values in head.weight", "remove it", arguments=("val",), make=broken_checkpoint
     ),
-    "maps that are no numbers": stage(
+    "maps that are not numbers": stage(
         "score",
         "val_0000.npz holds values that are not finite",
         "remove it",

@@ -103,7 +103,7 @@ class Reader:
     Attributes:
         valid: Returns such files.
         read: Reads the file ``at`` of a folder with what else it needs.
-        at: Where the file lies in that folder.
+        at: Path of the file within that folder.
         make: Fills the folder.
     """
 

@@ -113,7 +113,7 @@ def test_masks_of_png(tmp_path):
     assert np.array_equal(data.mask(1), mask)
     for folder in ("SegmentationClass", "SegmentationClass/val2014"):
         assert np.array_equal(load_coco(root, "val", masks=root / folder).mask(1), mask)
-    with pytest.raises(InputError, match=sentence(root / "none", "no folder")):
+    with pytest.raises(InputError, match=sentence(root / "none", "not a folder")):
         load_coco(root, "val", masks=root / "none")
 
 
@@ -148,7 +148,7 @@ def test_list_of_ids(tmp_path):
     with pytest.raises(InputError, match=sentence(path, "'77'", "does not know")):
         load_coco(root, "val", ids_file=path)
     write(path, "cat\n")
-    with pytest.raises(InputError, match="'cat' is no id"):
+    with pytest.raises(InputError, match="'cat' is not an id"):
         load_coco(root, "val", ids_file=path)
     write(path, f"9\n{IDS[0]}\n")
     with pytest.raises(InputError, match=f"{IDS[0]}.*more than once"):
@@ -185,7 +185,7 @@ def test_images_that_are_not_there(tmp_path):
         ({"annotations": [annotation(1, "9", 1, POLYGON, 1.0)]}, "another type"),
         ({"annotations": [annotation(1, 10**30, 1, POLYGON, 1.0)]}, "another type"),
         ({"annotations": [7]}, "another type"),
-        ({"annotations": {}}, "no valid JSON"),
+        ({"annotations": {}}, "not valid JSON"),
         ({"images": []}, "no images"),
         ({"images": [{"id": 9}, {"id": 9}]}, "image 9 more than once"),
         ({"images": [{"file_name": "x.jpg"}]}, "lacks a field"),
@@ -248,7 +248,7 @@ def test_masks_of_other_names(tmp_path):
 @pytest.mark.parametrize("text", ["", "[]", "7", "{", '{"images"', '{"images": [', '{"images": [{"id": 1}', "{1: 2}"])
 def test_text_that_is_no_instances_json(tmp_path, text):
     path = write(tmp_path / "x.json", text)
-    with pytest.raises(InputError, match=sentence(path, "no valid JSON")):
+    with pytest.raises(InputError, match=sentence(path, "not valid JSON")):
         read_instances(path)
 
 

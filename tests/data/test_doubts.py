@@ -103,7 +103,7 @@ def test_names_in_annotations_that_are_no_class(tmp_path):
     path = tmp_path / "Annotations" / f"{trees.VOC_IDS[0]}.xml"
     trees.write(path, trees.voc_xml("helmet").replace("<folder>", "<owner><name>Somebody</name></owner><folder>"))
     (line,) = set(doubts(tmp_path)) - {*quiet, "No training image shows 'aeroplane'."}
-    assert line.startswith("Annotations holds names that are no class and do not count, 'helmet': 1 of the 3 images")
+    assert line.startswith("Annotations holds names that are not classes and do not count, 'helmet': 1 of the 3 images")
 
 
 def test_the_first_masks_are_looked_at(tmp_path):

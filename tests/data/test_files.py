@@ -152,7 +152,7 @@ def test_missing_and_no_image(tmp_path, read):
         read(path)
     for content in (b"", b"no image at all"):
         path.write_bytes(content)
-        with pytest.raises(InputError, match=sentence(path, "no image that Pillow can read")):
+        with pytest.raises(InputError, match=sentence(path, "not an image that Pillow can read")):
             read(path)
     with pytest.raises(InputError, match=sentence(tmp_path, "cannot be read")):
         read(tmp_path)
@@ -419,7 +419,7 @@ def test_lines(tmp_path):
     with pytest.raises(InputError, match=sentence(tmp_path, "cannot be read")):
         read_lines(tmp_path)
     path.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(InputError, match=sentence(path, "no UTF-8")):
+    with pytest.raises(InputError, match=sentence(path, "not UTF-8")):
         read_lines(path)
 
 
@@ -559,11 +559,11 @@ def test_dtype_with_forged_flags_stays_numbers(tmp_path):
     ("content", "words"),
     [
         ([1, 2], "holds a list"),
-        ({0: 1.5}, "no array of numbers"),
-        ({0: {1: np.ones(1)}}, "no array of numbers"),
+        ({0: 1.5}, "not an array of numbers"),
+        ({0: {1: np.ones(1)}}, "not an array of numbers"),
         ({0: np.array(["a"])}, "array of <U1"),
         ({0: np.array([1j])}, "array of complex"),
-        ({0: np.array([None])}, "no array of numbers"),
+        ({0: np.array([None])}, "not an array of numbers"),
         ({(1, 2): np.ones(1)}, "neither text nor a whole number"),
         ({True: np.ones(1)}, "neither text nor a whole number"),
     ],
@@ -571,7 +571,7 @@ def test_dtype_with_forged_flags_stays_numbers(tmp_path):
 def test_dictionary_of_something_else(tmp_path, content, words):
     path = tmp_path / "x.npy"
     save_pickled(path, content, 4)
-    with pytest.raises(InputError, match=sentence(path, "no dictionary of number arrays", words)):
+    with pytest.raises(InputError, match=sentence(path, "not a dictionary of number arrays", words)):
         read_pickled_array_dict(path)
 
 

@@ -159,12 +159,12 @@ def test_table_saved_by_a_spreadsheet(root):
         ("image,labels\na cat.jpg,cat,sofa\n", "line 2 has not as many cells"),
         ("image,labels\na cat.jpg,cat\nb.png\n", "line 3 has not as many cells"),
         ("image,labels,split\na cat.jpg,cat,test\n", "line 2: the split is 'test'"),
-        ("image,labels\n../a cat.jpg,cat\n", "'../a cat.jpg' is no file name"),
-        ("image,labels\n,cat\n", "'' is no file name"),
+        ("image,labels\n../a cat.jpg,cat\n", "'../a cat.jpg' is not a file name"),
+        ("image,labels\n,cat\n", "'' is not a file name"),
         ("image,labels\na cat.jpg,cat\na cat.jpg,sofa\n", "'a cat.jpg' is listed more than once"),
         ("image,labels\na cat.jpg,cat\na cat.png,sofa\n", "'a cat.png' has the same id as 'a cat.jpg'"),
-        ("image,labels\na cat.jpg,cat\nd.jpg,cat\n", "'d.jpg', which is no image in"),
-        ("image,labels\nnotes.txt,cat\n", "'notes.txt', which is no image in"),
+        ("image,labels\na cat.jpg,cat\nd.jpg,cat\n", "'d.jpg', which is not an image in"),
+        ("image,labels\nnotes.txt,cat\n", "'notes.txt', which is not an image in"),
         ("image,labels\na cat.jpg,\nb.png,\nc.bmp,\n", "names no class"),
         ("image,labels\na cat.jpg,background\nb.png,\nc.bmp,\n", "names 'background'"),
         ("image,labels\na cat.jpg,cat\nb.png,Cat\nc.bmp,\n", "names the classes 'Cat' and 'cat'"),
@@ -202,5 +202,5 @@ def test_parts_that_are_not_there(root):
 
 def test_table_of_another_encoding(root):
     (root / "labels.csv").write_bytes("image,labels\nkätzchen.jpg,cat\n".encode("latin-1"))
-    with pytest.raises(InputError, match=sentence(root / "labels.csv", "no UTF-8")):
+    with pytest.raises(InputError, match=sentence(root / "labels.csv", "not UTF-8")):
         load_folder(root, "all")

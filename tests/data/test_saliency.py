@@ -95,5 +95,5 @@ def test_maps_of_another_size(tmp_path):
 def test_a_damaged_map(tmp_path):
     world = ToyWorld("train", 1)
     (tmp_path / f"{world.ids[0]}.png").write_bytes(b"no image")
-    with pytest.raises(InputError, match=r"no image that Pillow can read"):
+    with pytest.raises(InputError, match=r"not an image that Pillow can read"):
         SaliencyMaps(tmp_path, world)[0]

@@ -49,7 +49,7 @@ def test_coco_is_trained_on_train2014(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("root", "sentence"), [(None, "give its folder as data_root"), ("absent", r"data_root .*absent is no folder")]
+    ("root", "sentence"), [(None, "give its folder as data_root"), ("absent", r"data_root .*absent is not a folder")]
 )
 def test_missing_folder(root, sentence, tmp_path):
     with pytest.raises(InputError, match=sentence):

@@ -90,7 +90,7 @@ def test_xml_that_cannot_be_read(tmp_path):
     with pytest.raises(InputError, match=sentence(path, "does not exist")):
         labels_from_xml(path)
     write(path, voc_xml("dog")[:-20])
-    with pytest.raises(InputError, match=sentence(path, "no valid XML")):
+    with pytest.raises(InputError, match=sentence(path, "not valid XML")):
         labels_from_xml(path)
     with pytest.raises(InputError, match=sentence(tmp_path, "cannot be read")):
         labels_from_xml(tmp_path)
@@ -105,10 +105,10 @@ def test_labels_from_text(tmp_path):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("a dog\nb wolf\n", "line 2: 'wolf' is no class"),
+        ("a dog\nb wolf\n", "line 2: 'wolf' is not a class"),
         ("a dog\na cat\n", "line 2: the image 'a'"),
         ("", "empty"),
-        ("a dog,cat\n", "'dog,cat' is no class; separate classes by blanks, dog cat"),
+        ("a dog,cat\n", "'dog,cat' is not a class; separate classes by blanks, dog cat"),
     ],
 )
 def test_label_text_that_cannot_be(tmp_path, text, words):
@@ -188,7 +188,7 @@ def test_labels_that_are_not_there(tmp_path):
     root = voc_tree(tmp_path / "voc", "none")
     with pytest.raises(InputError, match=sentence(root, "image_labels.txt", "cls_labels.npy", "Annotations")):
         load_voc(root, "train")
-    with pytest.raises(InputError, match=sentence(tmp_path / "x.csv", "no source of labels")):
+    with pytest.raises(InputError, match=sentence(tmp_path / "x.csv", "not a source of labels")):
         load_voc(root, "train", labels=tmp_path / "x.csv")
     with pytest.raises(InputError, match=sentence(tmp_path / "x.txt", "does not exist")):
         load_voc(root, "train", labels=tmp_path / "x.txt")

@@ -261,9 +261,9 @@ def test_without_saliency():
 @pytest.mark.parametrize("preset", PRESETS)
 def test_presets(preset):
     Config.preset(preset).check()
-    with pytest.raises(InputError, match="crop_size 100 is no multiple of 16"):
+    with pytest.raises(InputError, match="crop_size 100 is not a multiple of 16"):
         Config.preset(preset).replace(crop_size=100).check()
-    with pytest.raises(InputError, match="patches 5 is no square number"):
+    with pytest.raises(InputError, match="patches 5 is not a square number"):
         Config.preset(preset).replace(patches=5).check()
 
 

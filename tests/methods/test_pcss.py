@@ -465,7 +465,7 @@ def test_the_mctformers_bring_their_settings_along():
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"crop_size": 100}, "crop_size 100 is no multiple of a patch, 16"),
+        ({"crop_size": 100}, "crop_size 100 is not a multiple of a patch, 16"),
         ({"merge_block": 11}, "merge_block 11 must leave a block of 12 behind it"),
         ({"crop_scale": (1.2, 0.6)}, "must be two numbers, the smaller one first"),
         ({"network": "v2", "phase_weight": 2.0}, "set phase_weight and shortcut_weight to 0, or choose network pcss"),

@@ -71,7 +71,7 @@ def test_a_step_on_images():
 @pytest.mark.parametrize("preset", PRESETS)
 def test_presets(preset):
     Config.preset(preset).check()
-    with pytest.raises(InputError, match="crop_size 100 is no multiple of 16"):
+    with pytest.raises(InputError, match="crop_size 100 is not a multiple of 16"):
         Config.preset(preset).replace(crop_size=100).check()
 
 

@@ -234,7 +234,7 @@ def test_a_patch_must_fit():
 
 
 def test_heads_must_divide_the_channels():
-    with pytest.raises(InputError, match="channels 24 is no multiple of heads 5"):
+    with pytest.raises(InputError, match="channels 24 is not a multiple of heads 5"):
         small(heads=5)
 
 

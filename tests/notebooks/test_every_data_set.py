@@ -43,7 +43,7 @@ def execute(name, show, **parameters):
     """Execute the cells of a notebook with those of the parameters that it has.
 
     Args:
-        name: Of the notebook.
+        name: Name of the notebook.
         show: Called with whatever a kernel would display.
         parameters: Values of parameters.
     """

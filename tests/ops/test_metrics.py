@@ -199,7 +199,7 @@ def test_sizes_must_agree():
         ({"scores": torch.inf}, "scores hold negative or non-finite"),
         ({"scores": 1.01}, "values above 1"),
         ({"scores": -0.01}, "scores hold negative"),
-        ({"truth": 6}, "truth holds values of 6 to 254, which are no classes"),
+        ({"truth": 6}, "truth holds values of 6 to 254, which are not classes"),
         ({"truth": 254}, "truth holds values of 6 to 254"),
         ({"classes": torch.tensor([0, 5])}, r"classes \[0, 5\] do not name 2 of 5 classes"),
         ({"classes": torch.tensor([-1, 2])}, r"classes \[-1, 2\]"),

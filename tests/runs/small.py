@@ -1,4 +1,4 @@
-"""Small runs and data sets for the tests of the pipeline."""
+"""Small runs and data sets for the tests of stages, runs and results."""
 
 from __future__ import annotations
 

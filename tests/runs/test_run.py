@@ -172,7 +172,7 @@ def test_what_is_missing_is_named(tmp_path):
         open_run(tmp_path / "run", tiny_config(pretrained=True), weights=tmp_path / "no.pt")
     with pytest.raises(InputError, match="preset 'photos' needs data; give its folder as data_root"):
         open_run(tmp_path / "run", preset="photos")
-    with pytest.raises(InputError, match=r"data_root .*nowhere is no folder"):
+    with pytest.raises(InputError, match=r"data_root .*nowhere is not a folder"):
         open_run(tmp_path / "run", preset="voc12", data_root=tmp_path / "nowhere")
     config = tiny_config(pretrained=True, backbone="resnet38d")
     with pytest.raises(InputError, match=r"put ilsvrc-cls_rna-a1_cls1000_ep-0001\.params into .*pretrained"):
@@ -413,7 +413,7 @@ def test_two_nodes_are_two_processes(tmp_path, capfd):
 @pytest.mark.usefixtures("at_root")
 def test_a_sentence_from_a_process(tmp_path, capfd):
     run = photo_run(tmp_path / "run", photographs(tmp_path / "data"), devices=2, batch_size=3)
-    with pytest.raises(InputError, match=r"^batch_size 3 is no multiple of the number of devices, 2\.$"):
+    with pytest.raises(InputError, match=r"^batch_size 3 is not a multiple of the number of devices, 2\.$"):
         run.train(silent)
     assert not (tmp_path / "run" / "checkpoint.pt").exists()
     capfd.readouterr()

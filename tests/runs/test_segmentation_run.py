@@ -235,7 +235,7 @@ def test_a_mask_with_a_value_beyond_the_classes(tmp_path, masks):
     last = max(masks.glob("*.png"))
     MaskStore(masks).write(last.stem, torch.full((96, 96), 9, dtype=torch.uint8))
     says = sentence_of(lambda: open_segmentation(tmp_path / "run", masks))
-    assert says.startswith(f"{last} holds the value 9, which is no class; give a mask that holds 0 (background)")
+    assert says.startswith(f"{last} holds the value 9, which is not a class; give a mask that holds 0 (background)")
     assert not (tmp_path / "run").exists()
 
 

@@ -550,7 +550,7 @@ def test_the_short_one_suits_the_network(tmp_path, method):
     assert run.ordinary_run.settings.config.backbone == "vgg16"
 
 
-# ----------------------------------------------------------------------------------------------- what is no classifier
+# --------------------------------------------------------------------------------------------- what is not a classifier
 
 
 def on_other_data(folder, _data):

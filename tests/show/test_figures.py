@@ -99,7 +99,7 @@ def test_heat_over_an_image():
 
 
 NAMES = [r"a$\b$c", "$", r"x\$y$", 200 * "n", "_hidden", "\udcff"]
-"""Names of classes that are no formula, too long, hidden from a legend, or not UTF-8."""
+"""Names of classes that are not formulas, too long, hidden from a legend, or not UTF-8."""
 
 
 def written(figure):

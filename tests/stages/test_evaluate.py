@@ -98,7 +98,7 @@ def test_missing_damaged_and_other_maps_are_named(tmp_path, pictures):
 def test_positions_of_thresholds(tmp_path, pictures):
     result = score_seeds(filled_store(tmp_path, pictures), pictures)
     assert [result.position(t) for t in (0, 0.2, 0.29, 0.99)] == [0, 20, 29, 99]
-    with pytest.raises(InputError, match=r"threshold 0\.205 is none of the sweep"):
+    with pytest.raises(InputError, match=r"threshold 0\.205 is not one of the sweep"):
         result.position(0.205)
 
 

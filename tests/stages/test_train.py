@@ -233,7 +233,7 @@ def test_batch_size_and_number_of_devices(tmp_path):
     class TwoDevices:
         world_size = 2
 
-    with pytest.raises(InputError, match=r"batch_size 7 is no multiple of the number of devices, 2"):
+    with pytest.raises(InputError, match=r"batch_size 7 is not a multiple of the number of devices, 2"):
         TrainingBatches(run.training_batches().images, 7, TwoDevices(), 0, 0)
 
 

@@ -197,7 +197,7 @@ REFUSED = {
         with_parts(normalisation={"mean": [0, 0, 0], "std": [0, 1, 1], "divisor": 1, "bgr": False}),
         "divides by 0",
     ),
-    "a description that is no JSON": (with_text("description", "{"), "cannot be used"),
+    "a description that is not JSON": (with_text("description", "{"), "cannot be used"),
     "a description that is a list": (with_text("description", "[]"), "cannot be used"),
 }
 

@@ -66,7 +66,7 @@ def category_lookup(categories: Mapping[int, int] = _OFFICIAL) -> np.ndarray:
         categories: The class, from 0 on, of each category id.
 
     Returns:
-        ``(256,)`` uint8: 0 at 0, k + 1 at the category id of class k, 255 at every number that is no category.
+        ``(256,)`` uint8: 0 at 0, k + 1 at the category id of class k, 255 at every number that is not a category.
     """
     table = np.full(256, IGNORE, dtype=np.uint8)
     table[0] = 0
@@ -126,7 +126,7 @@ def load_coco(
         InputError: A parameter is unknown, a file or folder is missing, or the JSON is not what it should be.
     """
     if split not in _SPLITS:
-        raise InputError(f"split {split!r} is none of COCO 2014; choose train2014 or val2014.")
+        raise InputError(f"split {split!r} is not a split of COCO 2014; choose train2014 or val2014.")
     root, split = Path(root).absolute(), _SPLITS[split]
     instances = read_instances(annotations or root / "annotations" / f"instances_{split}.json")
     lookup = _mask_lookup(mask_values, instances.categories)
@@ -162,16 +162,16 @@ class CocoDataset(FileDataset):
     """Images of COCO with masks from PNGs or rendered one by one from the annotations.
 
     Args:
-        name: What to print.
+        name: Name of the data set in printed lines.
         instances: The annotations.
         rows: n positions in ``instances``.
         images: The n image files.
         mask_folder: The folder with masks, or None to render them.
-        mask_values: What the values in those masks are, in words.
+        mask_values: Words that say what the values in those masks are.
         lookup: The same as a table, see :func:`wsss_lib.data.files.read_mask`.
 
     Attributes:
-        truth: Which masks these are, to be printed beside every score.
+        truth: Words that say which masks these are, to be printed beside every score.
 
     Raises:
         InputError: An image file is missing.
@@ -269,7 +269,7 @@ def _decode(segmentation: Any, size: tuple[int, int]) -> np.ndarray:
 
 
 def _refuse_endless(polygon: Sequence[float], size: tuple[int, int]) -> None:
-    """Raise for a polygon that no image has, and for the outline of which pycocotools would crash or use all memory."""
+    """Raise for a polygon that no image has, for whose outline pycocotools would crash or use all memory."""
     points = np.array(polygon, dtype=np.float64).reshape(-1, 2)
     outline = np.abs(points - np.roll(points, 1, axis=0)).max(axis=1).sum()
     # NaN is not smaller than anything
@@ -288,7 +288,7 @@ def canonical_id(name: str) -> str:
     """
     digits = re.search(r"(?:^|_)(\d{1,12})$", name)
     if digits is None:
-        raise InputError(f"{name!r} is no id of a COCO image; write its number or the name of its file.")
+        raise InputError(f"{name!r} is not an id of a COCO image; write its number or the name of its file.")
     return digits[1].zfill(12)
 
 
@@ -312,7 +312,7 @@ def _find_mask_folder(root: Path, split: str, masks: Path | None) -> Path | None
         candidates = (root / "SegmentationClass" / split, root / "coco_seg_anno")
         return next((folder for folder in candidates if folder.is_dir()), None)
     if not masks.is_dir():
-        raise InputError(f"{masks} is no folder; give the folder with the masks or leave masks out to render them.")
+        raise InputError(f"{masks} is not a folder; give the folder with the masks or leave masks out to render them.")
     return masks / split if (masks / split).is_dir() else masks
 
 
@@ -341,7 +341,7 @@ def _chosen_rows(instances: Instances, ids_file: Path | None) -> list[int]:
 
 @dataclass(frozen=True)
 class Instances:
-    """An instances JSON, of which only labels and the places of the annotations are kept in memory.
+    """An instances JSON; only its labels and the places of its annotations are kept in memory.
 
     Attributes:
         path: The JSON file.
@@ -378,7 +378,7 @@ def read_instances(path: str | Path) -> Instances:
     it, if the folder can be written to, and read from there as long as the file's size and time stay the same.
 
     Raises:
-        InputError: The file is missing, no JSON, lacks a field, or an annotation has an unknown image or category.
+        InputError: The file is missing, is not JSON, lacks a field, or an annotation has an unknown image or category.
     """
     path = Path(path).absolute()
     index = path.with_name(f"{path.name}.index.npz")
@@ -443,11 +443,11 @@ def _parse_instances(path: Path) -> Instances:
     except InputError:
         raise
     except (ValueError, RecursionError) as error:  # also a number of thousands of digits, and lists in lists in lists
-        raise InputError(f"{path} is no valid JSON ({error}); copy it again, it may be cut off.") from error
+        raise InputError(f"{path} is not valid JSON ({error}); copy it again, it may be cut off.") from error
     except (KeyError, TypeError, OverflowError) as error:
         raise InputError(
-            f"{path} is no instances file: an image or annotation lacks a field or has one of another type ({error}); "
-            "give the instances JSON of COCO 2014, not that of captions or key points."
+            f"{path} is not an instances file: an image or annotation lacks a field or has one of another type "
+            f"({error}); give the instances JSON of COCO 2014, not that of captions or key points."
         ) from error
 
 

@@ -24,14 +24,14 @@ class Dataset(ABC):
     :meth:`mask` and :meth:`size` are about its working size, :meth:`own_mask` and :meth:`own_size` about the file.
 
     Attributes:
-        name: What to print, for example ``"VOC 2012 train"``.
+        name: Name of the data set in printed lines, for example ``"VOC 2012 train"``.
         classes: The K foreground class names; class k has the mask value k + 1, background is 0.
         ids: One unique file-name-safe string per image.
         labels: ``(n, K)`` float32, 1 where the image shows the class, else 0.
         has_masks: Whether :meth:`mask` can be called; some images may have no mask even so, see :meth:`has_mask`.
-        label_source: Where the labels come from and what names are there, as the beginning of a sentence.
-        truth: Which masks these are, to be printed beside every score; "" if that is clear.
-        notes: What was odd when the data set was opened, one sentence each.
+        label_source: Beginning of a sentence that says where the labels come from and which names are there.
+        truth: Words that say which masks these are, to be printed beside every score; "" if that is clear.
+        notes: Sentences on anything odd that was seen when the data set was opened.
     """
 
     label_source: str = ""
@@ -106,8 +106,8 @@ class Derived(Dataset):
 
     Args:
         whole: The other data set.
-        name: What to print.
-        indices: Which of its images.
+        name: Name of the data set in printed lines.
+        indices: Positions of the images that are kept.
     """
 
     def __init__(self, whole: Dataset, name: str, indices: Sequence[int]) -> None:
@@ -155,13 +155,13 @@ class FileDataset(Dataset):
     """Images and masks that lie in files.
 
     Args:
-        name: What to print.
+        name: Name of the data set in printed lines.
         classes: The K foreground class names.
         ids: The n image ids.
         labels: ``(n, K)`` image-level labels.
         images: The n image files.
         masks: The n mask files, each None for an image without one; or None if there are none at all.
-        lookup: What the values in these files mean, see :func:`wsss_lib.data.files.read_mask`.
+        lookup: Meaning of the values in the mask files, see :func:`wsss_lib.data.files.read_mask`.
 
     Raises:
         InputError: An image file is missing, the list is empty or names an image twice.
@@ -202,7 +202,7 @@ class FileDataset(Dataset):
 
         Raises:
             InputError: No image has a mask, the mask cannot be read, it is not as large as the image, or it holds a
-                value that is no class.
+                value that is not a class.
         """
         if self.mask_files is None:
             raise InputError(f"{self.name} has no masks, so it cannot be evaluated; give a folder of masks.")

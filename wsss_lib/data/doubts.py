@@ -14,7 +14,7 @@ from wsss_lib.data.names import listed
 from wsss_lib.errors import InputError
 
 _MOST_FILES = 20_000
-"""Of more files than this only the names are compared, not what is in them."""
+"""Number of files above which only the names are compared, not the contents."""
 
 _TRIED = 8
 """Masks of every split that are read at once, so that what is wrong with all of them is said before the training."""
@@ -30,8 +30,8 @@ def find_doubts(training: Dataset, scored: Mapping[str, Dataset]) -> tuple[str, 
     """Return what a reader of the numbers has to know about the data, one sentence each; nothing on good data.
 
     Args:
-        training: What is trained on.
-        scored: What is scored, by name.
+        training: Data that is trained on.
+        scored: Splits that are scored, by name.
     """
     lines = list(dict.fromkeys(note for data in (training, *scored.values()) for note in data.notes))
     shown = training.labels.bool()

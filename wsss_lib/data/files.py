@@ -52,7 +52,7 @@ def read_image(path: str | Path) -> Image.Image:
         The image in mode ``RGB``, upright.
 
     Raises:
-        InputError: The file is missing, cut off, damaged, no image, or holds values of no known range.
+        InputError: The file is missing, cut off, damaged or not an image, or holds values of no known range.
     """
     path = Path(path)
     with _opened(path) as picture:
@@ -69,7 +69,7 @@ def image_size(path: str | Path) -> tuple[int, int]:
     """Return ``(height, width)`` of an upright image at its own size, read from the file's header alone.
 
     Raises:
-        InputError: The file is missing or no image.
+        InputError: The file is missing or not an image.
     """
     with _opened(Path(path)) as picture:
         return _upright_size(picture)
@@ -108,7 +108,7 @@ def is_turned(path: str | Path) -> bool:
     """Whether the EXIF orientation of an image turns or mirrors it, read from the file's header alone.
 
     Raises:
-        InputError: The file is missing or no image.
+        InputError: The file is missing or not an image.
     """
     with _opened(Path(path)) as picture:
         return _turn(picture) is not None
@@ -138,7 +138,7 @@ def _opened(path: Path) -> Iterator[ImageFile.ImageFile]:
     except FileNotFoundError:
         raise InputError(f"{path} does not exist; put the file there or correct the path.") from None
     except UnidentifiedImageError:
-        raise InputError(f"{path} is no image that Pillow can read; replace it by a JPEG or PNG file.") from None
+        raise InputError(f"{path} is not an image that Pillow can read; replace it by a JPEG or PNG file.") from None
     # A broken PNG is a SyntaxError to Pillow, and broken headers of other formats end in any error at all.
     except Exception as error:
         raise InputError(
@@ -186,8 +186,8 @@ def read_mask(
         ``(H, W)`` uint8: 0 background, k + 1 class k, 255 ignored.
 
     Raises:
-        InputError: The file is missing, cut off or no PNG, its pixels have several channels, a value is no class, or
-            the size is another one.
+        InputError: The file is missing, cut off or not a PNG, its pixels have several channels, a value is not a class,
+            or the size is another one.
     """
     path = Path(path)
     with _opened(path) as picture:
@@ -219,7 +219,7 @@ def read_mask(
 
 
 def _as_classes(stored: np.ndarray, path: Path, num_classes: int, lookup: np.ndarray | None) -> np.ndarray:
-    """Map stored mask values to uint8 class numbers, refusing those that are none."""
+    """Map stored mask values to uint8 class numbers, refusing values that stand for no class."""
     table = np.full(257, -1, dtype=np.int16)  # the last entry is for all values beyond 255
     if lookup is None:
         table[: num_classes + 1] = np.arange(num_classes + 1)
@@ -230,10 +230,11 @@ def _as_classes(stored: np.ndarray, path: Path, num_classes: int, lookup: np.nda
     if (mask < 0).any():
         value = stored[mask < 0][0]
         raise InputError(
-            f"{path} holds the value {value}, which is no class; give a mask that holds 0 (background), the "
+            f"{path} holds the value {value}, which is not a class; give a mask that holds 0 (background), the "
             f"numbers of the {num_classes} classes and 255 (ignored)."
             if lookup is None
-            else f"{path} holds the value {value}, which is no class by mask_values; add it there or correct the mask."
+            else f"{path} holds the value {value}, which is not a class by mask_values; add it there or correct the "
+            "mask."
         )
     return mask.astype(np.uint8)
 
@@ -250,7 +251,7 @@ def parse_mask_values(text: str, num_classes: int) -> np.ndarray | None:
         ``(256,)`` int16, see :func:`read_mask`; None for "".
 
     Raises:
-        InputError: It is something else, or a number is none of a class.
+        InputError: The text is something else, or a number is not that of a class.
     """
     if not text.strip():
         return None
@@ -389,7 +390,7 @@ def read_lines(path: str | Path) -> list[str]:
     """Read the lines of a UTF-8 text file, with or without a byte order mark, without surrounding blanks.
 
     Raises:
-        InputError: The file is missing, cannot be read or is no text.
+        InputError: The file is missing, cannot be read or is not text.
     """
     try:
         return [line.strip() for line in Path(path).read_text(encoding="utf-8-sig").splitlines()]
@@ -398,11 +399,11 @@ def read_lines(path: str | Path) -> list[str]:
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror or error}); make it a readable file.") from error
     except UnicodeDecodeError as error:
-        raise InputError(f"{path} is no UTF-8 text; save it as plain text in UTF-8.") from error
+        raise InputError(f"{path} is not UTF-8 text; save it as plain text in UTF-8.") from error
 
 
 def read_classes(path: str | Path) -> tuple[str, ...]:
-    """Read a ``classes.txt``: one foreground class per line, the first of which has the mask value 1.
+    """Read a ``classes.txt``: one foreground class per line; the first class has the mask value 1.
 
     Raises:
         InputError: The file is missing, or names no class, a class twice or in two spellings, the background, or more
@@ -415,8 +416,8 @@ def checked_classes(names: Sequence[str], path: Path) -> tuple[str, ...]:
     """Return the class names from file ``path``, in Unicode form NFC, if they can be the classes of a data set.
 
     Raises:
-        InputError: There is no class, one twice or in two spellings, one called background, or more than fit between 0
-            and 255.
+        InputError: The file names no class, a class twice or in two spellings, a class called background, or more
+            classes than fit between 0 and 255.
     """
     if not names:
         raise InputError(f"{path} names no class; name at least one.")
@@ -479,7 +480,7 @@ def read_pickled_array_dict(path: str | Path) -> dict[int | str, np.ndarray]:
         as int.
 
     Raises:
-        InputError: The file is missing, cut off, no such dictionary, or holds anything but numbers in arrays.
+        InputError: The file is missing, cut off, not such a dictionary, or holds anything but numbers in arrays.
     """
     path = Path(path)
     try:
@@ -491,8 +492,8 @@ def read_pickled_array_dict(path: str | Path) -> dict[int | str, np.ndarray]:
     # The documentation of pickle lists some errors of broken pickles and warns that there are others.
     except Exception as error:
         raise InputError(
-            f"{path} is no dictionary of number arrays written by numpy.save ({_reason(error)}); give the file as the "
-            "authors wrote it, or write it again."
+            f"{path} is not a dictionary of number arrays written by numpy.save ({_reason(error)}); give the file as "
+            "the authors wrote it, or write it again."
         ) from error
 
 
@@ -530,7 +531,7 @@ def _plain_key(key: object) -> int | str:
 
 def _plain_array(value: object) -> np.ndarray:
     if not isinstance(value, _Array) or not isinstance(value.data, np.ndarray):
-        raise ValueError("a value is no array of numbers")
+        raise ValueError("a value is not an array of numbers")
     return value.data
 
 

@@ -60,7 +60,7 @@ def load_folder(root: str | Path, split: str, mask_values: str = "") -> FileData
     Args:
         root: The folder.
         split: ``train``, ``val`` or ``all``.
-        mask_values: What the values of the masks mean, see :func:`wsss_lib.data.files.parse_mask_values`.
+        mask_values: Meaning of the values in the masks, see :func:`wsss_lib.data.files.parse_mask_values`.
 
     Returns:
         The images in the order of the table; an id is the image's file name without its ending.
@@ -128,7 +128,7 @@ def _checked_row(cells: Mapping[str | None, str | None], where: str) -> _Row:
     image, labels, split = (str(cells.get(name, "")).strip() for name in ("image", "labels", "split"))
     image, split = composed(image), split.lower()
     if not image or image.startswith(".") or re.search(r'[\\/:*?"<>|\x00-\x1f]', image):
-        raise InputError(f"{where}: {image!r} is no file name; write the name of a file in the folder images.")
+        raise InputError(f"{where}: {image!r} is not a file name; write the name of a file in the folder images.")
     if "split" in cells and split not in ("train", "val"):
         raise InputError(
             f"{where}: the split is {split!r}; write train or val, and separate several labels by semicolons."
@@ -156,7 +156,7 @@ def _find_images(folder: Path, rows: Sequence[_Row], table: Path) -> dict[str, P
     for row in rows:
         if row.image not in images:
             raise InputError(
-                f"{table} names {row.image!r}, which is no image in {folder}; put it there or delete the row."
+                f"{table} names {row.image!r}, which is not an image in {folder}; put it there or delete the row."
             )
     unlisted = sorted(images.keys() - set(seen.values()))
     if unlisted:
@@ -169,7 +169,7 @@ def _find_images(folder: Path, rows: Sequence[_Row], table: Path) -> dict[str, P
 
 
 _NOTHING = ("none", "nan", "null", "n/a", "na", "-", "?", "")
-"""What people write for an image without any class, by :func:`wsss_lib.data.names.key`."""
+"""Words that people write for an image without any class, by :func:`wsss_lib.data.names.key`."""
 
 
 def _looks_like_no_name(name: str) -> bool:

@@ -46,7 +46,7 @@ class LabelledAugmentation(ABC):
     """What is done to a training image and its labels.
 
     Attributes:
-        scales: What the scale is drawn from.
+        scales: Values that the scale is drawn from.
         crop: Side of the square that comes out, in pixels.
         padding_label: Label of what lies outside an image that is smaller than the square; 255 for none.
     """
@@ -73,7 +73,7 @@ class LabelledAugmentation(ABC):
         Args:
             image: RGB picture.
             labels: ``(H, W)`` uint8, of the same size.
-            normalise: From pixels to the network's input.
+            normalise: Function that turns pixels into the network's input.
             rng: Source of the draws.
 
         Returns:

@@ -43,7 +43,7 @@ def reduced(picture: Image.Image, to_rgb: Callable[[Image.Image], Image.Image]) 
 
     Args:
         picture: The picture, not decoded yet.
-        to_rgb: What converts a part of it.
+        to_rgb: Function that converts a part of the picture.
     """
     height, width = working_size(picture.height, picture.width)
     picture.draft(None, (2 * width, 2 * height))

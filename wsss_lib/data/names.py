@@ -13,7 +13,7 @@ SEPARATORS = ",|，、；｜\n\r\t"
 """Characters that are in no class name, but that people put between several of them."""
 
 _BETWEEN = re.compile(rf"(?:[{SEPARATORS}/\\+&:.\-_]|\s|\band\b)+")
-"""What may stand between two names in one cell, if both are classes."""
+"""Pattern of the text between two names in one cell, if both are classes."""
 
 
 def composed(text: str) -> str:
@@ -40,7 +40,7 @@ def class_numbers(names: str | Sequence[str], classes: Sequence[str]) -> list[in
     """Return the positions of the classes that a user names, one or several, ascending.
 
     Raises:
-        InputError: There is no class of such a name.
+        InputError: No class has such a name.
     """
     known, names = positions(classes), [names] if isinstance(names, str) else names
     unknown = [name for name in names if key(name) not in known]

@@ -64,7 +64,7 @@ def find_pictures(pictures: str | os.PathLike[str] | Sequence[str | os.PathLike[
             its subfolders, or begins with a dot, does not.
 
     Raises:
-        InputError: One does not exist, a folder or a list has no picture, or two pictures have one name.
+        InputError: A file or folder does not exist, a folder or a list has no picture, or two pictures have one name.
     """
     given = [pictures] if isinstance(pictures, str | os.PathLike) else pictures
     found: dict[str, Path] = {}

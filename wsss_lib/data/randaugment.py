@@ -87,7 +87,7 @@ OPERATIONS: dict[str, Callable[[Image.Image, float, float], Image.Image]] = {
     "TranslateX": lambda image, m, s: _affine(image, (1, 0, s * 0.045 * m * image.width, 0, 1, 0)),
     "TranslateY": lambda image, m, s: _affine(image, (1, 0, 0, 0, 1, s * 0.045 * m * image.height)),
 }
-"""What RandAugment draws from: functions of an RGB image, a magnitude in [0, 10] and a sign."""
+"""The distortions that RandAugment draws from: functions of an RGB image, a magnitude in [0, 10] and a sign."""
 
 
 def _keep_bits(image: Image.Image, bits: int) -> Image.Image:
@@ -127,7 +127,7 @@ class CropAugmentation:
         crop: Side of the square that comes out, in pixels.
         least: Least share of the area that is cut out.
         most: Greatest share; it may be more than 1.
-        operations: How many distortions are drawn.
+        operations: Number of distortions that are drawn.
         erasing: Probability that noise covers a part.
     """
 

@@ -20,7 +20,7 @@ class SaliencyMaps:
         data: The images.
 
     Raises:
-        InputError: An image has none.
+        InputError: An image has no map.
     """
 
     def __init__(self, folder: Path, data: Dataset) -> None:

@@ -38,7 +38,7 @@ class ScaledCrop:
         Args:
             image: RGB picture.
             labels: Grey picture of the same size: 0 background, another value a class, 255 not known.
-            normalise: From pixels to the network's input.
+            normalise: Function that turns pixels into the network's input.
             rng: Source of the draws.
 
         Returns:

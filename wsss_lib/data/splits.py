@@ -22,8 +22,9 @@ class Splits:
     """The data of a run.
 
     Attributes:
-        training: What is trained on: images and image-level labels.
-        scored: What seeds are made for and, where there are masks, scored on, by name: ``train`` and ``val``.
+        training: Images and image-level labels that are trained on.
+        scored: Splits ``train`` and ``val``, by name: seeds are made for them and, where there are masks, scored on
+            them.
     """
 
     training: Dataset
@@ -36,7 +37,7 @@ class Splits:
 
     @cached_property
     def doubts(self) -> tuple[str, ...]:
-        """What makes numbers on these data doubtful, see :func:`wsss_lib.data.doubts.find_doubts`."""
+        """Sentences on what makes numbers on these data doubtful, see :func:`wsss_lib.data.doubts.find_doubts`."""
         return find_doubts(self.training, self.scored)
 
 
@@ -56,10 +57,10 @@ def open_splits(
     Args:
         preset: ``toy``, ``photos``, ``voc12`` or ``coco14``.
         root: The folder of the data; ``toy`` needs none.
-        labels: Where the image-level labels of a folder in VOC's layout come from, see `load_voc`.
+        labels: Source of the image-level labels of a folder in VOC's layout, see `load_voc`.
         limit: If positive, only the first images of every split, for a quick look.
-        toy: Of what kind the toy world is; None for the usual one.
-        mask_values: What the values of the masks mean, see :func:`wsss_lib.data.files.parse_mask_values`; for
+        toy: Kind of the toy world; None for the usual one.
+        mask_values: Meaning of the values in the masks, see :func:`wsss_lib.data.files.parse_mask_values`; for
             ``coco14`` also ``raw``.
 
     Raises:
@@ -97,7 +98,7 @@ def _open_files(preset: str, root: Path | None, labels: Path | None, mask_values
     if root is None:
         raise InputError(f"preset {preset!r} needs data; give its folder as data_root.")
     if not root.is_dir():
-        raise InputError(f"data_root {root} is no folder; give the folder that holds the data of preset {preset!r}.")
+        raise InputError(f"data_root {root} is not a folder; give the folder that holds the data of preset {preset!r}.")
     if preset == "coco14":
         _refuse_unused(labels, "preset coco14 takes them from the instances JSON")
         coco = {name: load_coco(root, name, mask_values=mask_values) for name in ("train", "val")}

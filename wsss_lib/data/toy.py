@@ -25,7 +25,7 @@ from wsss_lib.data.toy_drawing import Area, Frame, Layer, Look
 from wsss_lib.errors import InputError
 
 COUNTS = {"train": 400, "val": 120}
-"""How many images a split has unless told otherwise."""
+"""Number of images that a split has by default."""
 
 Body = Callable[[Frame, np.ndarray, np.random.Generator], list[Layer]]
 Part = Callable[[Frame, np.ndarray], list[Layer]]
@@ -41,7 +41,7 @@ class ToyClass:
         body: Draws the body, the same for the two classes of a pair.
         part: Draws the part that only this class has.
         ground: Draws its own background.
-        looks: How the body is coloured where the pair does not share its looks (``ToyOptions.part`` is False).
+        looks: Colours of the body where the pair does not share its looks (``ToyOptions.part`` is False).
         pair: Position of the pair.
     """
 
@@ -73,7 +73,7 @@ SKIES: tuple[Ground, ...] = (draw.clear_sky, draw.evening_sky, draw.forest, draw
 CLUTTER = (draw.stone, draw.crate, draw.bush, draw.sign)
 
 NUMBER_OF_CLASSES = (0.55, 0.33, 0.12)
-"""How often an image shows one, two and three classes."""
+"""Probabilities that an image shows one, two and three classes."""
 
 MIN_VISIBLE, MIN_PART = 0.02, 0.0025
 """Least share of the image that every class of it, and its part, must visibly cover; else the image is drawn again."""
@@ -370,7 +370,7 @@ class ToyWorld(Dataset):
     Args:
         split: ``"train"`` or ``"val"``; only ``"train"`` carries the frequency shortcut.
         count: Number of images; None means 400 for train, 120 for val. The first n images are the same for any count.
-        seed: Of all that is random.
+        seed: Seed of all random draws.
         options: The switches.
 
     Raises:

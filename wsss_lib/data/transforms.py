@@ -34,7 +34,7 @@ def resize_long_side(image: Image.Image, long_side: int, by_factor: bool = False
 
     Args:
         image: Any picture.
-        long_side: In pixels.
+        long_side: Length of the longer side, in pixels.
         by_factor: Whether both sides are multiplied by one factor, as in MSAL's code. Where a side would have a half
             pixel, this may round to the other side.
     """
@@ -150,9 +150,9 @@ class Augmentation:
         Args:
             image: RGB picture.
             other: A picture that is enlarged without interpolation and keeps its colours; None for none.
-            normalise: From pixels to the network's input.
+            normalise: Function that turns pixels into the network's input.
             rng: Source of the draws, which do not depend on ``other``.
-            fill: What the canvas of the resized ``other`` holds outside it.
+            fill: Value of the canvas outside the resized ``other``.
 
         Returns:
             ``(3, crop, crop)`` float32, and ``(c, crop, crop)`` uint8, c = 0 for None.

@@ -64,7 +64,7 @@ _TRAIN_AUG = ("train_aug", "trainaug")
 
 _NAME = ("name", "Name", "NAME")
 _OTHER_NAMES = ("part", "owner")
-"""Elements of VOC's annotations whose names are none of objects: parts of a person, the owner of a photograph."""
+"""Elements of VOC's annotations whose names do not name objects: parts of a person, the owner of a photograph."""
 
 
 def load_voc(
@@ -87,7 +87,7 @@ def load_voc(
             list of ``train_aug``, it is made of VOC's train list and both SBD lists without VOC's val list, sorted.
         labels: A ``.npy`` or ``.txt`` file or a folder of XML files.
         sbd_root: The folder with SBD's ``train.txt`` and ``val.txt``, needed only for ``train_aug`` without a list.
-        mask_values: What the values of the masks mean, see :func:`wsss_lib.data.files.parse_mask_values`.
+        mask_values: Meaning of the values in the masks, see :func:`wsss_lib.data.files.parse_mask_values`.
 
     Returns:
         The images in the order of the list, with the classes of ``classes.txt`` if there is one, else VOC's 20.
@@ -208,7 +208,7 @@ def _label_source(root: Path, labels: str | Path | None) -> Path:
     if labels is not None:
         source = Path(labels)
         if not source.is_dir() and source.suffix not in (".npy", ".txt"):
-            raise InputError(f"{source} is no source of labels; give a .npy file, a .txt file or a folder of XML.")
+            raise InputError(f"{source} is not a source of labels; give a .npy file, a .txt file or a folder of XML.")
         return source
     candidates = [root / name for name in ("image_labels.txt", "cls_labels.npy", "Annotations")]
     source_found = next((path for path in candidates if path.exists()), None)
@@ -252,8 +252,8 @@ def _load_annotations(folder: Path, ids: Sequence[str], classes: Sequence[str], 
         return _Labels(labels, f"{folder} holds no names of objects")
     names_there = listed(sorted(strange, key=lambda name: (-strange[name], name)))
     note = (
-        f"{folder.name} holds names that are no class and do not count, {names_there}: {lost} of the {len(ids)} images "
-        f"of {split} have no label because of that."
+        f"{folder.name} holds names that are not classes and do not count, {names_there}: {lost} of the {len(ids)} "
+        f"images of {split} have no label because of that."
     )
     return _Labels(labels, f"{folder} holds the names {names_there}", (note,))
 
@@ -282,7 +282,7 @@ def labels_from_xml(path: str | Path, classes: Sequence[str] = VOC_CLASSES) -> T
         ``(K,)`` float32 of 0 and 1.
 
     Raises:
-        InputError: The file is missing, cannot be read or is no XML.
+        InputError: The file is missing, cannot be read or is not XML.
     """
     names = {key(name) for name in _names_in_xml(Path(path))[0]}
     return torch.tensor([float(key(name) in names) for name in classes])
@@ -297,7 +297,7 @@ def _names_in_xml(path: Path) -> tuple[set[str], set[str]]:
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror or error}); make it a readable file.") from error
     except (ElementTree.ParseError, ValueError, LookupError) as error:  # LookupError: an encoding that nobody knows
-        raise InputError(f"{path} is no valid XML ({error}); copy it again, it may be cut off.") from error
+        raise InputError(f"{path} is not valid XML ({error}); copy it again, it may be cut off.") from error
     names, of_objects = ({root.text or ""} if _tag(root) == "name" else set()), set()
     for element in root.iter():
         found = [child.text or "" for child in element if child.tag.endswith(_NAME) and _tag(child) == "name"]
@@ -338,7 +338,7 @@ def labels_from_text(path: str | Path, classes: Sequence[str] = VOC_CLASSES) -> 
         if unknown:
             several = parts(unknown[0], position)
             hint = f"separate classes by blanks, {' '.join(several)}" if several else f"use the names {listed(classes)}"
-            raise InputError(f"{path}, line {number}: {unknown[0]!r} is no class; {hint}.")
+            raise InputError(f"{path}, line {number}: {unknown[0]!r} is not a class; {hint}.")
         if image_id in labels:
             raise InputError(f"{path}, line {number}: the image {image_id!r} is there already; give it one line.")
         labels[image_id] = torch.zeros(len(classes))

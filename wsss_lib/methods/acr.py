@@ -46,7 +46,7 @@ from wsss_lib.models.weights import LoadReport, load_into
 from wsss_lib.ops.cam import highest, normalise_range, upsample
 
 _LARGEST_ERROR = 10.0
-"""Normalised images lie within ±3, so a drawn one that is wrong by more than this on average is no image any more."""
+"""Normalised images lie within ±3, so a drawn one that is wrong by more than this on average is not an image."""
 
 
 def masked_error(drawn: Tensor, images: Tensor, mask: Tensor) -> Tensor:
@@ -95,7 +95,7 @@ def reconstructor_losses(
     """Return what the reconstructor minimises, ``L = BCE + 0.2 |X0 - I| + 0.3 |Xt - I|_et + 0.5 |Xn - I|_en``.
 
     Args:
-        config: Has the weights.
+        config: Configuration with the weights of the losses.
         images: ``(B, 3, H, W)``, I.
         labels: ``(B, K)``.
         maps: ``(B, K, h, w)``, the encoder's own signed class maps.
@@ -136,7 +136,7 @@ def classifier_losses(
     (``mn = s [the target's raw map is the highest of all K]``) not from the rest. Both masks are constants.
 
     Args:
-        config: Has the weights.
+        config: Configuration with the weights of the losses.
         images: ``(B, 3, H, W)``, I.
         labels: ``(B, K)``.
         targets: ``(B,)`` int64.
@@ -168,26 +168,26 @@ class Config(LongSideConfig):
     """Settings of ACR; the defaults are those of the authors' code.
 
     Attributes:
-        start: What both backbones start from: the ``imagenet`` weights (or none), or those of an ordinary
+        start: Weights that both backbones start from: the ``imagenet`` weights (or none), or those of an ordinary
             ``classifier``.
         hidden: Channels of the layer before the classifiers' heads.
         reconstructor: Arguments of the reconstructor's class besides its encoder and its levels.
-        whole_weight: In the reconstructor's loss, weight of the error of the whole image.
+        whole_weight: Weight, in the reconstructor's loss, of the error of the whole image.
         hidden_target_weight: Weight of the error on the target where it is hidden.
         hidden_rest_weight: Weight of the error on the rest where that is hidden.
-        adversarial_target_weight: In the classifier's loss, weight of the error outside the target, drawn from the
+        adversarial_target_weight: Weight, in the classifier's loss, of the error outside the target, drawn from the
             target.
         adversarial_rest_weight: Weight of the error on the target, drawn from the rest.
         grid_cell: Side in pixels of the cells that are hidden or stay visible together.
         grid_share: Share of the cells that may be hidden, in the first epoch.
-        grid_slope: By how much it grows in every further one.
+        grid_slope: Increase of ``grid_share`` in every further epoch.
         warm_up: Epochs at the beginning in which classifier and reconstructor do not meet; 0 with ImageNet weights.
         train_reconstructor: Whether the reconstructor learns. If not, it stays as it started and the classifier still
             works against it, which shows what the game is worth.
         optimizer: ``sgd`` as in the paper, or ``adamw``.
-        momentum: Of ``sgd``.
-        head_factor: How much faster than the backbone the heads learn.
-        transposed_factor: How much faster the decoder's transposed convolutions learn.
+        momentum: Momentum of ``sgd``.
+        head_factor: Factor by which the heads learn faster than the backbone.
+        transposed_factor: Factor by which the decoder's transposed convolutions learn faster.
     """
 
     epochs: int = 40
@@ -303,14 +303,14 @@ class ACR(CamMethod):
 
     @property
     def backbones(self) -> list[Backbone]:
-        """Those of the classifier and of the reconstructor's encoder."""
+        """The backbones of the classifier and of the reconstructor's encoder."""
         return [self.classifier.backbone, self.reconstructor.classifier.backbone]
 
     def start_from(self, classifier: Classifier) -> None:
         """Take over the backbone of an ordinary classifier, for both networks.
 
         Raises:
-            InputError: It is another backbone.
+            InputError: The classifier has another backbone.
         """
         for backbone in self.backbones:
             load_into(backbone, classifier.backbone.state_dict(), source="the ordinary classifier")

@@ -115,8 +115,8 @@ class Config(method.Config):
         walk_crf: Settings of the CRF after the walk, see `wsss_lib.ops.dense_crf.PRESETS`.
         alphas: Powers of the background with which the CRF is tried on the maps themselves, for comparison.
         optimizer: ``sgd`` as in the paper, or ``adamw``.
-        momentum: Of ``sgd``.
-        head_factor: How much faster than the backbone the new layers learn.
+        momentum: Momentum of ``sgd``.
+        head_factor: Factor by which the new layers learn faster than the backbone.
     """
 
     epochs: int = 8

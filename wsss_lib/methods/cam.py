@@ -49,8 +49,8 @@ class Config(LongSideConfig):
     Attributes:
         dropout: Probability that a channel of the last features is dropped, in training.
         optimizer: ``sgd`` as in the paper, or ``adamw``.
-        momentum: Of ``sgd``.
-        head_factor: How much faster than the backbone the head learns.
+        momentum: Momentum of ``sgd``.
+        head_factor: Factor by which the head learns faster than the backbone.
     """
 
     dropout: float = 0.5

@@ -235,9 +235,9 @@ def displacement_loss(
 
     Args:
         displacements: ``(B, 2, h, w)`` float, (dy, dx) in cells.
-        labels: As in :func:`boundary_loss`.
-        radius: As in :func:`boundary_loss`.
-        border: As in :func:`boundary_loss`.
+        labels: Label maps, as in :func:`boundary_loss`.
+        radius: Radius of the pairs, as in :func:`boundary_loss`.
+        border: Rule for pairs near the border, as in :func:`boundary_loss`.
 
     Returns:
         Scalars ``displacement_background`` and ``displacement_object``; 0 for a kind that does not occur.
@@ -265,7 +265,7 @@ def final_scores(walked: Tensor, stride: int, size: tuple[int, int]) -> Tensor:
         size: ``(H, W)`` of the image.
 
     Returns:
-        ``(n, H, W)`` in [0, 1]; 0 everywhere if there is no score at all.
+        ``(n, H, W)`` in [0, 1]; 0 everywhere if no score is above 0.
     """
     scores = enlarge(walked, stride, size)
     most = scores.amax() if scores.numel() else scores.new_zeros(())
@@ -286,7 +286,7 @@ class Config(method.Config):
         label_crf: Settings of the CRF on both labels, see `wsss_lib.ops.dense_crf.PRESETS`.
         label_confidence: Probability with which that CRF takes a label to be right.
         min_scale: Least factor of the size of a training image.
-        max_scale: Greatest factor of it.
+        max_scale: Greatest factor of the size of a training image.
         radius: Training pairs are nearer to each other than this, in cells.
         border: Whether training pairs near the border are left out, as in the authors' code, or not.
         canvas: Least side of the canvas on which boundaries are found, in pixels; the normalisation looks at all of it.
@@ -297,8 +297,8 @@ class Config(method.Config):
         background: Score of the background in the masks.
         walk_crf: Settings of a CRF after the walk.
         optimizer: ``sgd`` as in the paper, or ``adamw``.
-        momentum: Of ``sgd``.
-        displacement_factor: How much faster than the boundary branch the displacement branch learns.
+        momentum: Momentum of ``sgd``.
+        displacement_factor: Factor by which the displacement branch learns faster than the boundary branch.
     """
 
     backbones: ClassVar[tuple[str, ...]] = ("resnet50", "mobilenet_v2")

@@ -28,8 +28,8 @@ class Batch:
 
     Attributes:
         images: ``(B, 3, H, W)`` float32, normalised for the network.
-        labels: What is learned from: ``(B, K)`` float32, 1 where the image shows the class, else 0; or, for a method
-            that learns from pixels, ``(B, h, w)`` uint8 label maps.
+        labels: Labels that are learned from: ``(B, K)`` float32, 1 where the image shows the class, else 0; or, for a
+            method that learns from pixels, ``(B, h, w)`` uint8 label maps.
         indices: ``(B,)`` int64, positions in the data set.
     """
 
@@ -62,8 +62,8 @@ def further_backbone(preset: str, backbone: str) -> str:
     """Return the backbone of a further network in a run; "" for the preset's.
 
     Args:
-        preset: Of the run.
-        backbone: Of the run's own network.
+        preset: Preset of the run.
+        backbone: Backbone of the run's own network.
     """
     return backbone if preset == "photos" and backbone in LIGHT else ""
 
@@ -74,13 +74,13 @@ class Config:
 
     Attributes:
         backbones: Names of the networks that the method can use.
-        toy_world: Of what kind the toy world is, in which the method is shown.
-        after_training: Names of the settings on which training does not depend.
+        toy_world: Kind of the toy world in which the method is shown.
+        after_training: Names of the settings that affect inference only; changing one does not require retraining.
         backbone: Name of the network, one of them, see `wsss_lib.models.BACKBONES`.
         backbone_options: Arguments of the network's class, such as ``width``.
         pretrained: Whether training starts from ImageNet weights; the first layers and all batch normalisation then
             stay as they are.
-        epochs: How many times every training image is seen.
+        epochs: Number of times that every training image is seen.
         batch_size: Images per step, over all devices together.
         crop_size: Side of the square training images, in pixels.
         colour_jitter: Strength of the random change of brightness, contrast and saturation; see `Augmentation`.
@@ -220,7 +220,7 @@ class Method(ABC):
 
     Attributes:
         config: Its settings.
-        networks: What is trained, by name.
+        networks: Networks that are trained, by name.
         optimizers: The optimisers, by name; filled by :meth:`setup`.
         schedules: The learning rate schedules, by name; filled by :meth:`setup`.
     """
@@ -268,7 +268,7 @@ class Method(ABC):
             source: The file's name for error messages.
 
         Raises:
-            InputError: They are for another network, or the authors of this method published none.
+            InputError: The weights are for another network, or the authors of this method published none.
         """
         raise InputError(
             f"checkpoint {source} cannot be used: this method reads no networks of its authors; give none."

@@ -53,7 +53,7 @@ def normalise_cams(maps: Tensor) -> Tensor:
 
 
 def valid_cells(images: Tensor, cell: int = 16) -> Tensor:
-    """Return where ``(B, 3, H, W)`` normalised images are no padding, judged by the first pixel of every cell.
+    """Return where ``(B, 3, H, W)`` normalised images are not padding, judged by the first pixel of every cell.
 
     Returns:
         ``(B, 1, H / S, W / S)`` float, 1 or 0.
@@ -123,27 +123,27 @@ class Config(LongSideConfig):
     """Settings of MSAL; the defaults are those of the authors' code for the image variant.
 
     Attributes:
-        statistics: Of which data set the mean and the standard deviation normalise the images. The authors' classifier
-            sees those of ``coco`` on both data sets.
-        target: What the IPC loss rebuilds: the colours of the ``image`` (MSAL-I) or its ``saliency`` (MSAL-S).
+        statistics: Data set whose mean and standard deviation normalise the images. The authors' classifier sees those
+            of ``coco`` on both data sets.
+        target: Picture that the IPC loss rebuilds: the colours of the ``image`` (MSAL-I) or its ``saliency`` (MSAL-S).
         dcr: See :class:`wsss_lib.models.msal_net.MSALNet`.
-        head_width: Likewise.
-        own_weight: Likewise.
-        iterations: Of affinity propagation when maps are made; 0 leaves it out.
-        training_iterations: Of affinity propagation in training.
+        head_width: See :class:`wsss_lib.models.msal_net.MSALNet`.
+        own_weight: See :class:`wsss_lib.models.msal_net.MSALNet`.
+        iterations: Iterations of affinity propagation when maps are made; 0 leaves it out.
+        training_iterations: Iterations of affinity propagation in training.
         threshold: Least similarity that affinity propagation counts.
         along_superpixels: Whether maps are enlarged along the superpixels, or bilinearly.
-        sum_at: At which size the maps of all scales are added: that of scale ``one``, as in the authors' evaluation of
-            MSAL-S, or of the ``last`` of the scales, as in that of MSAL-I.
+        sum_at: Size at which the maps of all scales are added: that of scale ``one``, as in the authors' evaluation of
+            MSAL-S, or that of the ``last`` of the scales, as in their evaluation of MSAL-I.
         walk_steps: Steps of a random walk between superpixels that the maps do before they are enlarged; the authors'
             scripts do none.
         ipc_weight: Weight of the IPC loss; 0 leaves it out.
-        patches: Into how many patches the maps are cut for it.
-        gate: What a patch must have of background, and of the rest, to count.
+        patches: Number of patches that the maps are cut into for the IPC loss.
+        gate: Threshold that a patch must exceed somewhere, both with background and with the rest, to count.
         optimizer: ``sgd`` as in the paper, with Nesterov's rule, or ``adamw``.
-        momentum: Of ``sgd``.
-        power: Of the polynomial schedule.
-        head_factor: How much faster than the backbone the new layers learn.
+        momentum: Momentum of ``sgd``.
+        power: Power of the polynomial schedule.
+        head_factor: Factor by which the new layers learn faster than the backbone.
         clip: Greatest norm of all gradients together.
     """
 
@@ -249,9 +249,9 @@ class Config(LongSideConfig):
         """Raise InputError if settings contradict each other."""
         super().check()
         if self.crop_size % CELL:
-            raise InputError(f"crop_size {self.crop_size} is no multiple of {CELL}; give one.")
+            raise InputError(f"crop_size {self.crop_size} is not a multiple of {CELL}; give one.")
         if math.isqrt(self.patches) ** 2 != self.patches:
-            raise InputError(f"patches {self.patches} is no square number; give 1, 4, 9 or 16.")
+            raise InputError(f"patches {self.patches} is not a square number; give 1, 4, 9 or 16.")
         if self.crop_size < CELL * math.isqrt(self.patches):
             raise InputError(
                 f"crop_size {self.crop_size} leaves no cell for each of {self.patches} patches; "
@@ -431,7 +431,7 @@ class MSAL(CamMethod):
         """Load a network that the authors' code trained.
 
         Raises:
-            InputError: It mixes otherwise than ours, or does not fit.
+            InputError: The network has another ``dcr`` than ours, or does not fit.
         """
         if "classifier.0.weight" in state and (mode := mode_of(state)) != self.config.dcr:
             raise InputError(f"{source} holds a network with dcr={mode}, not {self.config.dcr}; add dcr={mode}.")

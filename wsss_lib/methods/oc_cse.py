@@ -90,13 +90,14 @@ class Config(LongSideConfig):
     """Settings of OC-CSE; the defaults are those of the authors' code.
 
     Attributes:
-        start: What the erasing network starts from: the ``imagenet`` weights (or none), or the ordinary ``classifier``.
+        start: Weights that the erasing network starts from: the ``imagenet`` weights (or none), or those of the
+            ordinary ``classifier``.
         mask_norm: Whether masks are divided by the largest value of the ``batch`` or of the ``image``.
         erasing_weight: Weight of the erasing loss in the first epoch.
-        erasing_slope: By how much it grows in every further one.
+        erasing_slope: Increase of ``erasing_weight`` in every further epoch.
         optimizer: ``sgd`` as in the paper, or ``adamw``.
-        momentum: Of ``sgd``.
-        head_factor: How much faster than the backbone the head learns.
+        momentum: Momentum of ``sgd``.
+        head_factor: Factor by which the head learns faster than the backbone.
     """
 
     batch_size: int = 8
@@ -188,7 +189,7 @@ class OCCSE(CamMethod):
         """Take over the weights of an ordinary classifier with the same backbone.
 
         Raises:
-            InputError: It has another backbone.
+            InputError: The classifier has another backbone.
         """
         load_into(self.network, classifier.state_dict(), source="the ordinary classifier")
 

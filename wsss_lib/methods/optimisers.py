@@ -27,10 +27,10 @@ def parameter_groups(
     Args:
         pretrained: The module that starts from ImageNet weights.
         new: The module that starts from random weights.
-        learning_rate: Of the first group.
-        weight_decay: Of the weights.
-        new_factor: How much faster new layers learn.
-        bias_factor: How much faster biases learn than weights.
+        learning_rate: Learning rate of the first group.
+        weight_decay: Weight decay of the weights.
+        new_factor: Factor by which new layers learn faster.
+        bias_factor: Factor by which biases learn faster than weights.
     """
     groups = []
     for module, factor in ((pretrained, 1.0), (new, new_factor)):
@@ -91,7 +91,7 @@ def warmed_cosine_schedule(
 
     Args:
         optimizer: The optimiser.
-        total_steps: Of all epochs together.
+        total_steps: Number of steps of all epochs together.
         epochs: Number of epochs.
         warm_up: Number of them that belong to the warm-up; 0 for none.
         first: Factor of the first epoch.

@@ -73,11 +73,11 @@ class Config(CamConfig):
         network: ``pcss``, or the network and the losses of MCTformer: ``v1``, ``v2`` or ``plus``.
         layers: See :class:`wsss_lib.models.mctformer.MCTformer`.
         crop_scale: Least and greatest share of an image's area that is cut out for training.
-        operations: How many distortions RandAugment draws for a training image.
+        operations: Number of distortions that RandAugment draws for a training image.
         random_erasing: Probability that noise covers a part of a training image.
-        first_learning_rate: At the beginning of the warm-up.
-        last_learning_rate: At the end of the cosine schedule.
-        warm_up: Epochs of linear growth before it.
+        first_learning_rate: Learning rate at the beginning of the warm-up.
+        last_learning_rate: Learning rate at the end of the cosine schedule.
+        warm_up: Epochs in which the learning rate grows linearly, before the cosine schedule.
         plain_share: Share of the epochs that come first, without phases and shortcuts, in place of ImageNet weights.
         phase_weight: Weight of the difference between the maps with own and with mixed magnitudes; 0 leaves phase
             concentration out.
@@ -89,7 +89,8 @@ class Config(CamConfig):
         shortcut_start: After this epoch, from 0, the plain ones not counted, the first census takes place.
         shortcut_interval: Epochs from one census to the next.
         probed_images: Images of every class that take part in a census.
-        mirror: How the census takes a block of frequencies out, see :func:`wsss_lib.ops.frequency.probe_filters`.
+        mirror: Rule by which the census takes a block of frequencies out, see
+            :func:`wsss_lib.ops.frequency.probe_filters`.
         share_blocks: Whether the pass with mixed magnitudes shares the blocks before them with the first pass.
     """
 
@@ -165,7 +166,7 @@ class Config(CamConfig):
         """Raise InputError if settings contradict each other."""
         patch, depth = self.backbone_options.get("patch", 16), self.backbone_options.get("depth", 12)
         if self.crop_size % patch:
-            raise InputError(f"crop_size {self.crop_size} is no multiple of a patch, {patch}; give one.")
+            raise InputError(f"crop_size {self.crop_size} is not a multiple of a patch, {patch}; give one.")
         if not 0 <= self.merge_block < depth - 1:
             raise InputError(
                 f"merge_block {self.merge_block} must leave a block of {depth} behind it; make it smaller."
@@ -197,7 +198,7 @@ def map_difference(one: Tensor, other: Tensor, weight: Tensor | None = None) -> 
 
     Args:
         one: Maps, at least 0.
-        other: As many others.
+        other: Other maps of the same shape.
         weight: ``(B,)`` weights of the images, which do not change the divisor; None for 1.
     """
     difference = (normalise_range(one) - normalise_range(other)).abs()
@@ -267,7 +268,7 @@ class Influence(nn.Module):
         """Take over the losses ``(C, g, g)`` of a census; classes without any keep what they had.
 
         Raises:
-            InputError: They are not finite.
+            InputError: A loss is not finite.
         """
         if not torch.isfinite(table).all():
             raise InputError("a loss of the census of frequencies is not finite; lower learning_rate.")
@@ -319,7 +320,7 @@ def census(
         size: Side of the images.
         block: Side of a block.
         mirror: See :func:`wsss_lib.ops.frequency.probe_filters`.
-        at_once: How many filtered images go through the network together.
+        at_once: Number of filtered images that go through the network together.
 
     Returns:
         ``(C, g, g)`` float32 with g blocks a side, in the layout of a centred spectrum.
@@ -359,7 +360,7 @@ class Passes(nn.Module):
 
     Args:
         network: The network.
-        config: Where magnitudes are mixed, and how.
+        config: Configuration that says where and how magnitudes are mixed.
     """
 
     def __init__(self, network: MCTformer, config: Config) -> None:

@@ -13,7 +13,7 @@ Differences from the authors' releases:
 - MCTformer's code passes the weight decay in the place of the momentum; with ``momentum=1e-5`` and no decay that is
   the default here too. So are its one scale for a whole batch and padding that is learned as background; see
   `one_scale_per` and `padding_label`.
-- DeepLab's code swaps height and width of the labels, which matters for crops that are no squares, and gives the CRF
+- DeepLab's code swaps height and width of the labels, which matters for crops that are not square, and gives the CRF
   colours that are wrapped modulo 256, for which there is ``crf_image="wrapped"``.
 - By default probabilities are averaged over scales and mirrored images. ``inference="max"`` is MCTformer's rule, and
   ``inference="plain"`` with the scale 1 DeepLab's.
@@ -122,22 +122,22 @@ class Config(method.Config):
     """Settings of the segmentation stage; the defaults are those of DeepLab-V2's code for VOC.
 
     Attributes:
-        head: What is put behind the backbone, see `wsss_lib.models.segmentation_net`.
+        head: Name of the head behind the backbone, see `wsss_lib.models.segmentation_net`.
         head_options: Arguments of the head's class, such as ``channels``.
         pyramid: Factors, besides 1, at which the network always sees its input, see `SegmentationNet`.
-        train_scales: What the scale of a training image is drawn from.
-        scaling: Whether it is one of these, or any between the first and the last.
+        train_scales: Values that the scale of a training image is drawn from.
+        scaling: Whether the scale is one of these values, or any between the first and the last.
         one_scale_per: Whether every image has a scale of its own, or all of a batch (of one process) the same.
         padding_label: Label of what lies outside a training image; 255 ignored, 0 background.
-        loss_at: Where logits and labels are compared, see :func:`segmentation_loss`.
+        loss_at: Size at which logits and labels are compared, see :func:`segmentation_loss`.
         accumulation: Parts of a batch that are computed one after the other, their mean losses being averaged.
         optimizer: ``sgd`` as in the papers, or ``adamw``.
-        momentum: Of ``sgd``.
-        head_factor: How much faster than the backbone the head learns.
-        bias_factor: How much faster than weights biases learn.
-        steps_per_rate: After how many steps the learning rate changes.
+        momentum: Momentum of ``sgd``.
+        head_factor: Factor by which the head learns faster than the backbone.
+        bias_factor: Factor by which biases learn faster than weights.
+        steps_per_rate: Number of steps after which the learning rate changes.
         scales: Factors of the image size at which probabilities are computed.
-        inference: How they are merged, see :func:`probabilities`.
+        inference: Rule by which the probabilities are merged, see :func:`probabilities`.
         crf: Settings of the CRF, see `wsss_lib.ops.dense_crf.PRESETS`.
         crf_image: Whether the CRF sees the image, or one with wrapped colours as in DeepLab's code.
     """

@@ -126,7 +126,7 @@ class Config(method.Config):
     def check(self) -> None:
         """Raise InputError if settings contradict each other."""
         if self.crop_size % CELL:
-            raise InputError(f"crop_size {self.crop_size} is no multiple of {CELL}; give one.")
+            raise InputError(f"crop_size {self.crop_size} is not a multiple of {CELL}; give one.")
 
     def augmentation(self) -> Augment:
         """Return what is done to a training image."""
@@ -138,7 +138,7 @@ class Superpixels(Method):
 
     Args:
         config: Its settings.
-        num_classes: Of no meaning: no labels are used.
+        num_classes: Number of classes; it changes nothing, because no labels are used.
     """
 
     config: Config
@@ -174,7 +174,7 @@ class Superpixels(Method):
 
         Args:
             images: ``(B, 3, H, W)`` normalised images.
-            values: What is to be rebuilt, see :func:`superpixel_loss`.
+            values: Values that are to be rebuilt, see :func:`superpixel_loss`.
 
         Returns:
             See :func:`superpixel_loss`.

@@ -99,7 +99,7 @@ class Backbone(nn.Module, ABC):
 
     Attributes:
         taps: The places where features come out, shallow to deep; the last is the output.
-        normalisation: What :meth:`forward` expects of its input.
+        normalisation: Normalisation that :meth:`forward` expects of its input.
         frozen_layers: Names of the first layers, which the papers keep at their ImageNet values.
         square_root_cam: Whether the authors take the square root of this network's class activation maps.
     """

@@ -88,7 +88,7 @@ class Block(nn.Module):
 
     Args:
         channels: D.
-        heads: Of the attention.
+        heads: Number of heads of the attention.
         drop_path: Probability that a half of the block is left out for an image, in training.
     """
 
@@ -139,7 +139,7 @@ class DeiT(Backbone):
         positions: Literal["shared", "separate"] = "shared",
     ) -> None:
         if channels % heads:
-            raise InputError(f"channels {channels} is no multiple of heads {heads}; change one of them.")
+            raise InputError(f"channels {channels} is not a multiple of heads {heads}; change one of them.")
         super().__init__({"tokens": Tap(channels, patch)})
         self.classes = classes
         self.patch = patch

@@ -99,9 +99,9 @@ class Block(nn.Module):
         inputs: Number of channels that come in.
         outputs: Number of channels that go out.
         kernel: Side of the depthwise kernel.
-        stride: Of the depthwise convolution, 1 or 2.
-        dilation: Of the depthwise convolution.
-        expansion: How many times more channels the depthwise convolution has than come in.
+        stride: Stride of the depthwise convolution, 1 or 2.
+        dilation: Dilation of the depthwise convolution.
+        expansion: Factor by which the depthwise convolution has more channels than the input.
         joined: Whether the input is added.
     """
 

@@ -27,7 +27,7 @@ class Passage:
     Attributes:
         tokens: ``(B, C + h * w, D)``.
         grid: ``(h, w)``.
-        block: How many blocks they have passed.
+        block: Number of blocks that the images have passed.
         class_to_patch: For every passed block ``(B, C, h * w)``, the attention of class tokens to patches, mean over
             the heads; empty unless it was asked for.
         patch_to_patch: ``(B, h * w, h * w)``, the attention among patches, summed over the blocks; None likewise.
@@ -101,8 +101,8 @@ class MCTformer(nn.Module):
 
     Args:
         backbone: The transformer, with C class tokens.
-        variant: Which of the four networks.
-        layers: Over how many of the last blocks the attention of class tokens is averaged (``plus``, ``pcss``) or
+        variant: Name of the network, one of four.
+        layers: Number of last blocks over which the attention of class tokens is averaged (``plus``, ``pcss``) or
             summed (``v1``, ``v2``); 0 for the authors' number, 3 for ``v1`` and ``v2``, else all.
     """
 
@@ -129,7 +129,7 @@ class MCTformer(nn.Module):
         """Pass the blocks up to, but without, number ``until``, counted from 0.
 
         Args:
-            passage: Where the images are.
+            passage: Images on their way through the blocks.
             until: The first block that is not passed.
             maps: Whether the attention is kept, see :class:`wsss_lib.models.deit.Attention`.
         """

@@ -79,12 +79,12 @@ class MSALNet(nn.Module):
     class maps.
 
     Args:
-        backbone: Of stride 16 at its last two taps; it must be able to stop before the last one.
+        backbone: Backbone of stride 16 at its last two taps; it must be able to stop before the last one.
         num_classes: K foreground classes; a channel for the background comes first, which nothing trains.
         mode: ``concat``, ``noq`` or ``off``, see above.
         width: Factor of the channels of the small networks; 1 is the published one.
-        own_weight: What a position itself weighs in DCR's mixtures before training. 0 leaves PyTorch's initialisation,
-            in which all nine weigh about 1/9: a blur, which a pre-trained last stage has never seen.
+        own_weight: Weight of a position itself in DCR's mixtures before training. 0 leaves PyTorch's initialisation, in
+            which all nine weigh about 1/9: a blur, which a pre-trained last stage has never seen.
     """
 
     def __init__(
@@ -150,8 +150,8 @@ class MSALNet(nn.Module):
         Args:
             images: ``(B, 3, H, W)`` normalised images, H and W multiples of 16.
             association: ``(B, 9, H, W)``, see `wsss_lib.ops.superpixels`.
-            iterations: Of AP; 0 leaves it out.
-            threshold: Of AP.
+            iterations: Iterations of AP; 0 leaves AP out.
+            threshold: Threshold of AP.
 
         Returns:
             Signed maps ``(B, 1 + K, H / 16, W / 16)``, and the means ``(B, 1 + K)`` of what they were before DCR.

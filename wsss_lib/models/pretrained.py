@@ -53,7 +53,7 @@ def find_weights(backbone: str, folder: Path) -> Path:
 
     Args:
         backbone: Name of the backbone.
-        folder: Where the file is looked for first and downloaded to.
+        folder: Folder that is searched first and that the file is downloaded to.
 
     Raises:
         InputError: The file is not there, in no installed package, and cannot be downloaded; the sentence names the
@@ -105,7 +105,7 @@ def load_backbone(backbone: Backbone, path: Path) -> LoadReport:
     A classifier's head in the file (ImageNet's, or ``fc8`` of a trained CAM network) is left over.
 
     Args:
-        backbone: What to fill.
+        backbone: The backbone to fill.
         path: A PyTorch, safetensors, MXNet or Caffe file.
 
     Returns:

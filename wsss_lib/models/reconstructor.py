@@ -24,10 +24,10 @@ _REDUCED = {"dr1": 64, "dr2": 128, "fc_recon": 256}
 
 
 def decoder_levels(crop: int) -> int:
-    """Return how often a side of ``crop`` pixels can be halved, 8 times at most: 8 for 256, 5 for 96.
+    """Return how many times a side of ``crop`` pixels can be halved, 8 times at most: 8 for 256, 5 for 96.
 
     Raises:
-        InputError: It cannot be halved three times.
+        InputError: The side cannot be halved three times.
     """
     levels = next(n for n in range(MOST_LEVELS, -1, -1) if crop % 2**n == 0)
     if levels < 3:
@@ -45,8 +45,8 @@ class UNet(nn.Module):
     neither weights nor running statistics, so it acts alike in training and evaluation; dropout, from level 4 on, not.
 
     Args:
-        channels: Of the features.
-        levels: How often the size is halved.
+        channels: Channels of the features.
+        levels: Number of times that the size is halved.
         width: Factor of the channels; 1 is the paper's network.
     """
 
@@ -124,7 +124,7 @@ class Reconstructor(nn.Module):
     Args:
         classifier: The encoder; its backbone starts from ImageNet weights.
         taps: Names of the three taps, shallow to deep; empty for the last three.
-        levels: Of the decoder.
+        levels: Levels of the decoder.
         width: Factor of the channels of joined features and decoder; 1 is the paper's network.
     """
 

@@ -78,7 +78,7 @@ class JoinedHead(nn.Module):
     Args:
         taps: The backbone's.
         outputs: Number of classes, with background.
-        channels: What every tap is reduced to.
+        channels: Number of channels that every tap is reduced to.
     """
 
     def __init__(self, taps: Mapping[str, Tap], outputs: int, channels: int = 64) -> None:

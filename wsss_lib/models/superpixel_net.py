@@ -43,7 +43,7 @@ class SuperpixelNet(Backbone):
         width: Factor of the channels; 1 is the published network.
 
     Attributes:
-        given: How the images are normalised that :meth:`forward` gets; None if as the weights want it.
+        given: Normalisation of the images that :meth:`forward` gets; None if it is the one that the weights want.
     """
 
     given: Normalisation | None = None
@@ -72,7 +72,7 @@ class SuperpixelNet(Backbone):
         """Map ``(B, 3, H, W)`` normalised images to the association ``(B, 9, H, W)``, of which the 9 channels sum to 1.
 
         Raises:
-            InputError: A side is no multiple of 16.
+            InputError: A side is not a multiple of 16.
         """
         if images.shape[2] % CELL or images.shape[3] % CELL:
             height, width = images.shape[2:]

@@ -65,7 +65,7 @@ def is_safetensors(data: bytes | memoryview) -> bool:
     """Return whether a file begins as safetensors do: the length of a header in eight bytes, and the header's brace.
 
     No file of another format begins so: in an MXNet list a zero stands where the brace is, a Caffe model cannot go on
-    with the zeros of a length, and all others begin with numbers that are no such length.
+    with the zeros of a length, and all others begin with numbers that are not such a length.
     """
     length = int.from_bytes(data[:8], "little")
     return bytes(data[8:9]) == b"{" and 2 <= length <= _LONGEST_HEADER
@@ -258,7 +258,7 @@ def resnet38d_from_mxnet(arrays: MXNetList, source: str | Path = "the MXNet list
     The ImageNet classifier (`linear1000`) is left out, which is logged.
 
     Args:
-        arrays: What `read_mxnet` returned.
+        arrays: Result of `read_mxnet`.
         source: The file's name for error messages.
 
     Returns:
@@ -457,7 +457,7 @@ def vgg16_from_caffe(
     Other layers, such as a classifier, are left out, which is logged.
 
     Args:
-        blobs: What `read_caffe` returned.
+        blobs: Result of `read_caffe`.
         source: The file's name for error messages.
 
     Returns:

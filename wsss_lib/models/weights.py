@@ -140,7 +140,7 @@ def check_archive(path: str | Path) -> None:
     Archives that PyTorch was told to write without checksums have nothing to compare.
 
     Raises:
-        zipfile.BadZipFile: A checksum is another one, or the file is no such archive; damage of other kinds raises
+        zipfile.BadZipFile: A checksum is another one, or the file is not such an archive; damage of other kinds raises
             other errors.
     """
     with zipfile.ZipFile(path) as archive:
@@ -241,8 +241,8 @@ class Sidecar:
     """What a `.json` of the same stem says about a weight file.
 
     Attributes:
-        mean: What is subtracted from each channel of an image on the 0-1 scale; None if not stated.
-        std: What each channel is then divided by; None exactly if `mean` is.
+        mean: Numbers that are subtracted from the channels of an image on the 0-1 scale; None if not stated.
+        std: Numbers that the channels are then divided by; None exactly if `mean` is None.
         sha256: The checksum in lower-case hexadecimal digits, already found right; None if not stated.
     """
 

@@ -161,8 +161,8 @@ def affinity_of_pixel(
         affinities: ``(P, n)`` of one image.
         pixel: Its (row, column) in the grid.
         size: ``(h, w)`` of the grid.
-        radius: As in :func:`pair_affinities`.
-        border: As in :func:`pair_affinities`.
+        radius: Radius of the pairs, as in :func:`pair_affinities`.
+        border: Rule for pairs near the border, as in :func:`pair_affinities`.
 
     Returns:
         ``(h, w)`` float32: 1 at the pixel itself, NaN where there is no pair with it.

@@ -86,7 +86,7 @@ def boundary_recall(segments: Tensor, truth: Tensor, radius: int = 2) -> float:
     Args:
         segments: ``(H, W)`` int64.
         truth: ``(H, W)`` uint8 mask; into ignored pixels the labels around them are grown.
-        radius: In pixels.
+        radius: Greatest distance between the two boundaries, in pixels.
 
     Returns:
         In [0, 1]; NaN if there is no boundary.

@@ -25,7 +25,7 @@ def enlarged_bands(maps: Tensor, size: tuple[int, int], values: int = 2**22) -> 
     Args:
         maps: ``(C, h, w)`` float.
         size: ``(H, W)``. Maps that have this size already are yielded as they are, all rows together.
-        values: How many values a band may have; it has at least one row.
+        values: Greatest number of values in a band, which has at least one row.
 
     Yields:
         Which rows, and their ``(C, rows, W)`` values; they differ from :func:`upsample`'s by rounding alone.

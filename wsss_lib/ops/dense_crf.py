@@ -32,7 +32,7 @@ Normalisation = Literal["symmetric", "before", "after", "none"]
 Backend = Literal["auto", "torch", "pydensecrf"]
 
 PIXELS_PER_BATCH = {"cpu": 1, "cuda": 2**22}
-"""How many pixels the torch backend solves at once, at least one image. On a CPU one image fills the cache."""
+"""Number of pixels that the torch backend solves at once, at least one image. On a CPU one image fills the cache."""
 
 _OVERSHOOT = 1.25
 """Up to which value a score counts as 1, as in the C++ code's helper: a bicubic enlargement overshoots by so much."""
@@ -47,8 +47,8 @@ class Pairwise:
         srgb: Standard deviation of red, green and blue, in grey levels of 0-255; None if colour does not count.
         weight: w of Potts' model; or L values v for the message ``-v · k Q``; or an ``(L, L)`` matrix M for
             ``-(M + Mᵀ)/2 · k Q``.
-        normalisation: Of the kernel: ``symmetric`` is ``k_ij / sqrt(sum_j k_ij · sum_i k_ij)``; the others divide
-            by the sum before or after filtering, or not at all.
+        normalisation: Normalisation of the kernel: ``symmetric`` is ``k_ij / sqrt(sum_j k_ij · sum_i k_ij)``; the
+            others divide by the sum before or after filtering, or not at all.
     """
 
     sxy: tuple[float, float]
@@ -100,8 +100,8 @@ def unary_from_scores(scores: Tensor, clip: float | None = 1e-5, scale: float | 
         The same shape, float32.
 
     Raises:
-        InputError: There is no label, a score is negative, above 1.25 or not finite, or ``clip`` or ``scale`` is out of
-            range.
+        InputError: The scores have no label, a score is negative, above 1.25 or not finite, or ``clip`` or ``scale`` is
+            out of range.
     """
     if scores.ndim < 3 or scores.shape[-3] == 0:
         raise InputError(f"scores of shape {tuple(scores.shape)} have no labels; give (L, H, W) with L of at least 1.")
@@ -158,7 +158,7 @@ class Kernel:
     """A normalised, weighted kernel: the sum over j of the update, as sparse matrices.
 
     Args:
-        lattice: Of the pixels' features.
+        lattice: Lattice of the pixels' features.
         weight: See `Pairwise`.
         normalisation: See `Pairwise`.
     """
@@ -204,8 +204,8 @@ def mean_field(unary: Tensor, kernels: Sequence[Kernel], steps: int = 10) -> Ten
     Args:
         unary: ``(G, L, N)`` float32, the energies of G fields over the same N points; infinite for a label that a
             point must not get.
-        kernels: What the fields share.
-        steps: How many; 0 returns ``softmax(-U)``.
+        kernels: Kernels that all the fields share.
+        steps: Number of updates; 0 returns ``softmax(-U)``.
 
     Returns:
         ``(G, L, N)`` float32, Q.

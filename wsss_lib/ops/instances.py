@@ -32,7 +32,7 @@ def find_centres(displacements: Tensor, steps: int = 300) -> Tensor:
 
     Args:
         displacements: ``(2, h, w)`` float, (dy, dx) in cells.
-        steps: How often the displacement at the present place is added.
+        steps: Number of times that the displacement at the present place is added.
 
     Returns:
         ``(2, h, w)`` int64, row and column of the cell where each one ends.

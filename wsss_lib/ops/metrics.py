@@ -85,7 +85,7 @@ def sweep_histogram(scores: Tensor, classes: Tensor, truth: Tensor, thresholds: 
         cells += which * bins + torch.bucketize(best, thresholds.float(), out_int32=True)  # thresholds below the score
     counts = torch.bincount(cells, minlength=256 * columns * bins).view(256, columns, bins)
     if counts[num_classes:IGNORE].any():
-        raise ValueError(f"truth holds values of {num_classes} to {IGNORE - 1}, which are no classes")
+        raise ValueError(f"truth holds values of {num_classes} to {IGNORE - 1}, which are not classes")
     histogram = counts.new_zeros(num_classes, num_classes, bins)
     histogram[:, classes + 1 if len(classes) else [0]] = counts[:num_classes]
     return histogram

@@ -84,7 +84,7 @@ def check_boundaries(boundaries: Tensor, radius: int) -> None:
 
 
 def check_radius(name: str, radius: int) -> None:
-    """Raise InputError, which calls the radius ``name``, if there is no pair within it."""
+    """Raise InputError, which calls the radius ``name``, if no pair lies within it."""
     if radius < 2:
         raise InputError(f"{name} is {radius}, which leaves no pairs; give at least 2.")
 
@@ -130,9 +130,9 @@ class Crossing(NamedTuple):
 
     Attributes:
         number: Position of the offset in :func:`wsss_lib.ops.affinity.pair_offsets`.
-        start: Where the "from" cells lie in the grid.
-        end: Where the "to" cells lie in the grid.
-        place: Where the pairs lie in the grid of "from" cells.
+        start: Window of the grid in which the "from" cells lie.
+        end: Window of the grid in which the "to" cells lie.
+        place: Window of the grid of "from" cells in which the pairs lie.
         values: ``(B, rows, columns)`` float32, the highest boundary probability of each pair.
         ranks: ``(B, rows, columns)`` int64, the rank of the cell that has it, see :func:`per_cell`.
     """
@@ -153,8 +153,8 @@ def crossings(boundaries: Tensor, radius: int, border: Border) -> Iterator[Cross
 
     Args:
         boundaries: ``(B, h, w)`` float32 in [0, 1].
-        radius: As in :func:`path_affinities`.
-        border: As in :func:`path_affinities`.
+        radius: Radius of the pairs, as in :func:`path_affinities`.
+        border: Rule for pairs near the border, as in :func:`path_affinities`.
     """
     height, width = boundaries.shape[1:]
     offsets, runs = pair_offsets(radius), _runs(radius)

@@ -21,7 +21,7 @@ from wsss_lib.errors import InputError
 from wsss_lib.ops.sparse import SparseRows
 
 _BITS = 62
-"""How many bits the integer key of a corner may have."""
+"""Number of bits that the integer key of a corner may have."""
 
 _GREATEST_FEATURE = 2.0**17
 """Beyond this, single precision no longer tells the cells of the lattice apart."""
@@ -34,7 +34,7 @@ class Lattice:
         features: ``(d, N)`` float32, the positions of the points in units of the kernel's standard deviation.
         batch: ``(N,)`` int64, the image that each point belongs to, from 0; points of different images do not
             see each other. None for a single image.
-        names: What the standard deviations of the d features are called in an error message.
+        names: Names of the d features' standard deviations in an error message.
 
     Attributes:
         size: M, the number of corners.
@@ -94,7 +94,7 @@ class Lattice:
 
     @property
     def scale(self) -> float:
-        """What the C++ filter multiplies its result by, ``1 / (1 + 2^-d)``."""
+        """Factor by which the C++ filter multiplies its result, ``1 / (1 + 2^-d)``."""
         return 1 / (1 + 2.0**-self.dimensions)
 
     @cached_property
@@ -134,7 +134,7 @@ def check_features(features: Tensor, names: Sequence[str]) -> None:
 
     Args:
         features: ``(d, N)`` float32, as for a `Lattice`.
-        names: As for a `Lattice`.
+        names: Names of the standard deviations, as for a `Lattice`.
     """
     _check(features, names)
     d = len(features)
@@ -152,7 +152,7 @@ def _check(features: Tensor, names: Sequence[str]) -> None:
 
 
 def _with_padding(features: Tensor, batch: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """Add a point at 0 for every image whose number of points is no multiple of 4.
+    """Add a point at 0 for every image whose number of points is not a multiple of 4.
 
     The C++ filter fills up its last group of four with such points. They carry no value, but their corners take part
     in the blur, which shows in images that are small or dark.

@@ -16,7 +16,7 @@ def propagate_affinity(maps: Tensor, features: Tensor, iterations: int, threshol
     Args:
         maps: ``(B, C, h, w)`` float, M.
         features: ``(B, c, h, w)`` float.
-        iterations: How often; 0 returns the maps.
+        iterations: Number of replacements; 0 returns the maps as they are.
         threshold: Least similarity that counts.
 
     Returns:

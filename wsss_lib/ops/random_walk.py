@@ -28,7 +28,7 @@ from wsss_lib.ops.sparse import SparseRows
 from wsss_lib.ops.values import all_finite, all_within
 
 TOLERANCE = 1e-6
-"""What the Chebyshev coefficients that a walk leaves out may add up to."""
+"""Greatest sum of the Chebyshev coefficients that a walk leaves out."""
 
 _FEW = 6
 """Up to so many rows of scores, times threads, a CPU multiplies a matrix of diagonals faster than one of rows."""
@@ -159,8 +159,8 @@ def transition_matrix(
         affinities: For each image ``(P, n)`` float in [0, 1], see :func:`wsss_lib.ops.affinity.pair_affinities`.
         sizes: For each image the ``(h, w)`` of its grid.
         beta: The greater, the less do doubtful pairs count.
-        radius: As for the affinities.
-        border: As for the affinities.
+        radius: Radius of the pairs, the same as for the affinities.
+        border: Rule for pairs near the border, the same as for the affinities.
 
     Raises:
         InputError: Affinities and sizes do not fit, an affinity is not a number in [0, 1], or ``beta`` is negative or
@@ -180,8 +180,8 @@ def walk_coefficients(steps: int, tolerance: float = TOLERANCE) -> tuple[float, 
 
     Args:
         steps: t, at least 0.
-        tolerance: In [0, 0.5); what the c_k that are left out may add up to. The polynomial then differs from
-            ``x^t`` by at most twice as much in [-1, 1].
+        tolerance: Greatest sum of the c_k that are left out, in [0, 0.5). The polynomial then differs from ``x^t`` by
+            at most twice as much in [-1, 1].
 
     Returns:
         As many falling numbers in (0, 1] as the polynomial's degree, which are the products that a walk needs.
@@ -271,8 +271,8 @@ def random_walk(
         affinities: For each image ``(P, n)``.
         beta: See :func:`transition_matrix`.
         steps: t, any number; 0 returns the scores.
-        radius: As for the affinities.
-        border: As for the affinities.
+        radius: Radius of the pairs, the same as for the affinities.
+        border: Rule for pairs near the border, the same as for the affinities.
         tolerance: See :func:`walk_coefficients`; the greater, the fewer products.
 
     Returns:

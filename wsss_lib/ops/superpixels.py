@@ -134,7 +134,7 @@ def refine_on_superpixels(maps: Tensor, association: Tensor, steps: int, cell: i
         maps: ``(B, c, h, w)`` per superpixel; or ``(B, c, h S, w S)``, which are pooled, which counts as a step, and
             up-sampled in the end.
         association: ``(B, 9, h S, w S)``.
-        steps: How many.
+        steps: Number of steps.
         cell: S.
 
     Returns:

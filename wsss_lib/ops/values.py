@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 ROUNDING = 1e-6
-"""How far a value may lie outside [0, 1]: interpolation and sums round by some units of the last place."""
+"""Distance that a value may lie outside [0, 1]: interpolation and sums round by some units of the last place."""
 
 
 def all_finite(values: Tensor) -> bool:

@@ -27,11 +27,11 @@ Divide = Callable[[Image.Image], Tensor]
 
 
 class NearBoundaries(Derived):
-    """A data set of which only the pixels near the boundaries of objects are scored.
+    """A data set in which only the pixels near the boundaries of objects are scored.
 
     Args:
         whole: The data set, with masks.
-        radius: How near, in pixels of the working size.
+        radius: Greatest distance from a boundary, in pixels of the working size.
     """
 
     def __init__(self, whole: Dataset, radius: int = 5) -> None:
@@ -55,7 +55,7 @@ def boundary_scores(runs: Mapping[str, CamRun], comparison: Comparison, radius: 
 
     Args:
         runs: The runs by name.
-        comparison: What :func:`wsss_lib.results.compare.compare` returned of them.
+        comparison: Result of :func:`wsss_lib.results.compare.compare` for these runs.
         radius: See `NearBoundaries`.
     """
     scores = {}

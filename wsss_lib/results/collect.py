@@ -18,7 +18,7 @@ from wsss_lib.show.tables import markdown_table
 from wsss_lib.stages.store import read_json
 
 STAGES = ("seed", "CRF", "walk", "walk, CRF", "network", "network, CRF")
-"""What a run may have made, in this order."""
+"""Titles of the results that a run may have, in this order."""
 
 
 @dataclass(frozen=True)
@@ -26,11 +26,11 @@ class Result:
     """What one run has reached.
 
     Attributes:
-        folder: Of the run.
-        seed: Of its random draws.
+        folder: Folder of the run.
+        seed: Seed of the run's random draws.
         threshold: Background threshold of its seeds, best on ``train`` if that has masks; None without any masks.
-        stages: By split and by name, see `STAGES`, the mean IoU in [0, 1] of what the run has made and was scored.
-        seconds: Of all its stages together, the final network's included.
+        stages: Mean IoU in [0, 1] of everything that the run has made and scored, by split and by name, see `STAGES`.
+        seconds: Seconds of all the run's stages together, those of the final network included.
         memory: Peak memory in MiB.
         network: Folder of the final network; None if there is none. Of several, the one that is best on ``train``.
     """
@@ -50,8 +50,8 @@ def find_results(runs: Path, preset: str, variant: str = "") -> dict[str, list[R
     Args:
         runs: A folder with a folder for each notebook, such as ``runs``.
         preset: Name of the preset.
-        variant: In what the runs differ from the preset besides the seed, as in their folders' names, such as
-            ``precision=bf16-mixed``; "" for nothing.
+        variant: Difference between the runs and the preset besides the seed, as in the names of their folders, such as
+            ``precision=bf16-mixed``; "" for none.
 
     Raises:
         InputError: A ``metrics.json`` is damaged or of another version.
@@ -121,10 +121,10 @@ def _on_train(network: Mapping[str, Any]) -> float:
 
 
 def open_first(results: Mapping[str, Sequence[Result]]) -> dict[str, Run]:
-    """Open the first run of every notebook; of one that cannot be opened it is said why.
+    """Open the first run of every notebook; print why a run cannot be opened.
 
     Args:
-        results: What :func:`find_results` returned.
+        results: Result of :func:`find_results`.
     """
     opened = {}
     for name, runs in results.items():
@@ -139,7 +139,7 @@ def results_table(results: Mapping[str, Sequence[Result]], split: str) -> str:
     """Return the results as a Markdown table: mean, standard deviation and number of runs of every stage in percent.
 
     Args:
-        results: What :func:`find_results` returned.
+        results: Result of :func:`find_results`.
         split: ``train`` or ``val``.
     """
     shown = [s for s in STAGES if any(s in r.stages.get(split, {}) for runs in results.values() for r in runs)]
@@ -199,5 +199,5 @@ def check_parameters(namespace: Mapping[str, Any]) -> tuple[Path, Path | None]:
         raise InputError(f"{name} is of the final network, which is not trained; add segmentation=True.")
     folder = Path(values["runs"]).expanduser() if values["runs"] else project_root() / "runs"
     if values["runs"] and not folder.is_dir():
-        raise InputError(f"runs {folder} is no folder; give the one with the runs of the notebooks.")
+        raise InputError(f"runs {folder} is not a folder; give the one with the runs of the notebooks.")
     return folder, file

@@ -30,7 +30,7 @@ _PERCENT = {
 
 
 def compare(runs: Mapping[str, CamRun]) -> Comparison:
-    """Train, infer and score several runs, as far as they are not yet.
+    """Train, infer and score several runs, as far as this is not done yet.
 
     Args:
         runs: The runs by name, on the same data.
@@ -83,7 +83,7 @@ def differences(one: CamRun, other: CamRun, comparison: Comparison, names: tuple
         one: A run.
         other: Another run on the same data.
         comparison: The result of :func:`compare`.
-        names: What they are called there.
+        names: Names of the two runs in the comparison.
 
     Returns:
         NaN for an image without a mask.

@@ -1,4 +1,4 @@
-"""How far a method falls for what the toy world holds in store: the part, the context, the shortcut."""
+"""How far the traps of the toy world mislead a method: the part, the context, the shortcut."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class PartFocus:
     Attributes:
         share: Share of the activation on an object that falls on its discriminative part.
         area: Share of the object's visible pixels that are that part; what `share` would be for an even activation.
-        peak: How often the highest activation on the object lies on the part.
+        peak: Share of the maps whose highest activation on the object lies on the part.
         covered: Share of the object's other pixels, its body, with an activation above the threshold.
     """
 
@@ -50,7 +50,7 @@ class ShortcutReliance:
     """How much a classifier owes to the frequency pattern, on the same images with and without it.
 
     Attributes:
-        accuracy: Share of the images of which every label is right (logit above 0 or not), with the pattern.
+        accuracy: Share of the images on which every label is right (logit above 0 or not), with the pattern.
         accuracy_without: The same without the pattern.
         precision: Mean average precision with the pattern.
         precision_without: The same without the pattern.

@@ -1,6 +1,6 @@
 """A run of AffinityNet: labels from CRF-refined CAMs, training, the random walk, and the CRF after it.
 
-It refines the class activation maps of another run, its *seeds*. The stages, each of which continues where it was
+It refines the class activation maps of another run, its *seeds*. The stages, which all continue where they were
 stopped: :meth:`AffinityNetRun.label`, :meth:`~wsss_lib.runs.run.Run.train`, :meth:`AffinityNetRun.infer`,
 :meth:`AffinityNetRun.refine`.
 """
@@ -42,11 +42,11 @@ class AffinityNetRun(Run[AffinityNet]):
 
     @property
     def has_short_seeds(self) -> bool:
-        """Whether there was no run of 00_cam, so that the seeds are a short one in this run's own folder."""
+        """Whether the seeds are a short run in this run's own folder, because no run of 00_cam was found."""
         return self.settings.seeds is None
 
     def identity(self) -> dict[str, Any]:
-        """Return what decides the numbers of the run; the seeds are part of it."""
+        """Return everything that decides the numbers of the run, including the seeds."""
         return {**self.own_identity, "seeds": self.seeds.fingerprint()}
 
     def scores(self, what: str, split: str) -> ScoreStore:
@@ -91,7 +91,7 @@ class AffinityNetRun(Run[AffinityNet]):
         )
 
     def infer(self, split: str) -> ScoreStore:
-        """Write the walked scores of a split, those that are not there yet, and return their store."""
+        """Write the missing walked scores of a split, and return their store."""
         data, store, cams = self.data(split), self.scores("walk", split), self.seeds.cams(split)
         self.seeds.require(cams)
         self.refuse_other_sources()
@@ -103,7 +103,7 @@ class AffinityNetRun(Run[AffinityNet]):
         return store
 
     def refine(self, what: str, split: str) -> dict[str, MaskStore]:
-        """Write masks of a split, those that are not there yet.
+        """Write the missing masks of a split.
 
         Args:
             what: ``crf``: the CAMs after a CRF, once for each of the configuration's alphas; ``walk``: the walked
@@ -114,7 +114,8 @@ class AffinityNetRun(Run[AffinityNet]):
             The stores by name.
 
         Raises:
-            InputError: There is no such refinement, or what is refined of an image is missing, damaged or does not fit.
+            InputError: The refinement is unknown, or the maps or scores of an image are missing, damaged or do not fit
+                it.
         """
         config, cams, walks = self.method.config, self.seeds.cams(split), self.scores("walk", split)
         walked = Walked(walks, self.method.network.stride)

@@ -21,7 +21,7 @@ from wsss_lib.stages.refine import Powers
 from wsss_lib.stages.store import CamStore, MaskStore
 
 _WATCHED = 4
-"""How many images' maps are kept after every epoch."""
+"""Number of images whose maps are kept after every epoch."""
 
 
 class CamRun(Run[CamMethod]):
@@ -52,7 +52,7 @@ class CamRun(Run[CamMethod]):
         return CamStore(self.folder / "cams" / self.split_folder(split))
 
     def infer(self, split: str) -> CamStore:
-        """Write the class activation maps of a split, those that are not there yet, and return their store."""
+        """Write the missing class activation maps of a split, and return their store."""
         data, store, source = self.data(split), self.cams(split), self.source()
         if self.is_complete(store, split, source):
             return store
@@ -89,7 +89,7 @@ class CamRun(Run[CamMethod]):
             return score_seeds(store, data)
 
     def refine(self, what: str, split: str) -> dict[str, MaskStore]:
-        """Write the masks of a split after a CRF, those that are not there yet, one for each of the alphas.
+        """Write the missing masks of a split after a CRF, one for each of the alphas.
 
         Args:
             what: ``crf``.
@@ -99,7 +99,7 @@ class CamRun(Run[CamMethod]):
             The stores by name.
 
         Raises:
-            InputError: There is no such refinement, or the maps of an image are missing, damaged or do not fit it.
+            InputError: The refinement is unknown, or the maps of an image are missing, damaged or do not fit it.
         """
         if what != "crf":
             raise InputError(f"refinement {what!r} is unknown; choose crf.")
@@ -121,7 +121,7 @@ class CamRun(Run[CamMethod]):
             the CPU.
 
         Raises:
-            InputError: The picture cannot be read, or there is no class of such a name.
+            InputError: The picture cannot be read, or no class has such a name.
         """
         image, _ = open_picture(picture)
         self.to_device()

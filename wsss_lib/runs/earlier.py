@@ -28,17 +28,19 @@ def earlier_run(
 ) -> tuple[CamRun, Path | None]:
     """Open the run that the settings name, or else that of 00_cam if it is on the same data, or else a short one.
 
-    A short one that has been begun stays the one.
+    Once started, a short run is reused, even if a run of 00_cam appears later.
 
     Args:
-        settings: Of the run that continues it.
-        identity: What decides the numbers of that run, see :attr:`wsss_lib.runs.run.Run.own_identity`.
+        settings: Settings of the run that continues the earlier one.
+        identity: Everything that decides the numbers of the continuing run, see
+            :attr:`wsss_lib.runs.run.Run.own_identity`.
         role: The name of the setting, and what the earlier run is.
         own: Folder of the short run.
-        backbone: Of the run, unless the settings name one; "" if any will do.
+        backbone: Backbone of the earlier run, unless the settings name a run; "" if any backbone will do.
 
     Returns:
-        The run, not trained yet if it is new, and its folder, or None if it is the short one, which moves with ours.
+        The run, which is not trained yet if it is new, and its folder; None in place of the folder for a short run,
+        which moves together with the run that uses it.
 
     Raises:
         InputError: The run is on other data, or makes no class activation maps.
@@ -68,7 +70,7 @@ def earlier_run(
         earlier = replace(
             settings, notebook="00_cam", method="cam", config=config, weights=weights, folder=own, checkpoint=None
         )
-    from wsss_lib.runs.kinds import open_run  # which knows the kinds that use this module
+    from wsss_lib.runs.kinds import open_run  # imported here, because that module imports this one
 
     run = open_run(earlier, guest=True, part=folder == own)
     assert isinstance(run, CamRun)  # its configuration makes maps
@@ -76,12 +78,12 @@ def earlier_run(
 
 
 def continued(settings: Settings, folder: Path) -> Settings:
-    """Return the settings of the run in a folder, but where the data lie and on what it runs as in ``settings``."""
+    """Return the settings of the run in a folder; the places of the data and the devices come from ``settings``."""
     return replace(read_settings(folder), **{name: getattr(settings, name) for name in _IN_COMMON})
 
 
 def _short(settings: Settings, backbone: str) -> CamConfig:
-    """Return the configuration of 00_cam with half its epochs, and with a backbone; "" leaves the choice to this."""
+    """Return the configuration of 00_cam with half its epochs, and with a backbone; "" chooses the usual one."""
     config: CamConfig = load_method("cam").Config.preset(
         settings.preset, backbone or further_backbone(settings.preset, settings.config.backbone)
     )
@@ -94,7 +96,7 @@ def _data(identity: Mapping[str, Any]) -> str:
 
 
 def _fits(folder: Path, identity: Mapping[str, Any], backbone: str) -> bool:
-    """Return whether a folder, which nobody has named, holds a run on the same data with a backbone."""
+    """Return whether a folder that the user has not named holds a run on the same data with a backbone."""
     if not holds_run(folder):
         return False
     try:

@@ -30,7 +30,7 @@ from wsss_lib.stages.provenance import RECORD, remove_empty
 from wsss_lib.stages.store import read_json, write_json
 
 FORMAT = 2
-"""Of a run's folder. Version 0.1.0 wrote format 1, which has no number, no records beside stores and float16 maps."""
+"""Format of a run's folder. Version 0.1.0 wrote format 1: no number, no records beside stores, and float16 maps."""
 
 SUBRUNS = ("seeds", "classifier", "superpixels")
 """Folders that hold another run."""
@@ -79,7 +79,7 @@ def read_config(folder: Path, removing: bool = False) -> dict[str, Any]:
 
     Args:
         folder: Folder of a run.
-        removing: Whether a run of which a removal has begun may be read.
+        removing: Whether a run may be read although its removal has begun.
 
     Raises:
         InputError: The file is missing, damaged, of another program or of a newer version, or the run is half removed.
@@ -203,7 +203,7 @@ class RunFolder:
         """Return the digests of files that the run has read, as far as they are known."""
         content = _read_or_none(self.path / "images.json")
         files = content.get("files") if isinstance(content, dict) else None
-        return Digests(files if isinstance(files, dict) else {})  # without them every file is read again
+        return Digests(files if isinstance(files, dict) else {})  # without the digests every file is read again
 
     def refuse_orphans(self) -> None:
         """Raise InputError if files of a run lie in the folder without ``config.json``, which says what made them."""
@@ -223,7 +223,7 @@ class RunFolder:
         """Raise InputError if the folder holds a run with another identity.
 
         Args:
-            identity: What decides the numbers of the run that wants the folder.
+            identity: Everything that decides the numbers of the run that wants the folder.
             defaults: Values of settings that are newer than the folder's run, by name.
             names: The parts of the identity to compare; empty for all.
         """
@@ -249,14 +249,14 @@ class RunFolder:
         digests: Digests,
         part: bool = False,
     ) -> None:
-        """Make the folder that of a run: write ``images.json`` and ``config.json``, if they change.
+        """Make the folder belong to a run: write ``images.json`` and ``config.json``, if they change.
 
         Args:
-            identity: What decides the numbers of the run.
+            identity: Everything that decides the numbers of the run.
             settings: All settings, as plain values.
             ids: Ids of all images of the run.
             digests: Digests of all files that the run reads.
-            part: Whether another run has made this one for itself, and removes it together with its own files.
+            part: Whether another run has made this one for its own use, and removes it together with its own files.
         """
         known = read_config(self.path) if self.is_claimed else {}
         before = known.get("identity", {})
@@ -270,7 +270,7 @@ class RunFolder:
             "settings": dict(settings),
         }
         images = {"ids": sorted(ids), "files": digests.to_dict()}
-        if content != known:  # first: without it, other files would belong to nobody
+        if content != known:  # first: without config.json, the other files would belong to no run
             write_json(self.path / "config.json", content)
         if images != _read_or_none(self.path / "images.json"):
             write_json(self.path / "images.json", images, indent=None)
@@ -284,9 +284,9 @@ class RunFolder:
     # ------------------------------------------------------------------------------------------------- emptying it
 
     def remove_unfinished(self) -> None:
-        """Remove what a process of this run that was killed while it wrote has left; the lock must be held.
+        """Remove the unfinished files of a process that was killed while it wrote; the lock must be held.
 
-        The runs in this folder do so themselves: another process may work there.
+        The runs inside this folder remove their own unfinished files, because another process may work in them.
         """
         patterns = (".tmp-*", *(f"{name}/**/.tmp-*" for name in STORES))
         for path in [path for pattern in patterns for path in self.path.glob(pattern) if is_unfinished(path)]:
@@ -295,14 +295,14 @@ class RunFolder:
     def remove(self, ids: Iterable[str]) -> None:
         """Remove the files that runs have written here, and no others; the lock must be held.
 
-        A removal that is killed is finished by the next one: ``config.json`` goes last, and ``state`` in it says that
-        the rest is going.
+        A removal that is killed is finished by the next one: ``config.json`` is removed last, and its ``state`` says
+        that the removal has begun.
 
         Args:
             ids: Ids of the images whose files a run of format 1 may have written.
 
         Raises:
-            InputError: Another process works in a run that this run has made for itself; nothing is removed then.
+            InputError: Another process works in a run that this run has made for its own use; nothing is removed then.
         """
         content = read_config(self.path, removing=True)  # another program's config.json is not ours to remove
         old = content.get("format", 1) == 1

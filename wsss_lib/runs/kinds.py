@@ -22,7 +22,7 @@ _KINDS: dict[str, type[Run]] = {
     "msal": MsalRun,
     "segmentation": SegmentationRun,
 }
-"""By method; all others make seeds."""
+"""Kinds of runs by method; a method that is not listed has a `CamRun`."""
 
 
 def open_run(settings: Settings, guest: bool = False, part: bool = False) -> Run:
@@ -30,8 +30,8 @@ def open_run(settings: Settings, guest: bool = False, part: bool = False) -> Run
 
     Args:
         settings: Settings of the run.
-        guest: Whether the run is opened for what it has made already, see :class:`wsss_lib.runs.run.Run`.
-        part: Whether another run makes this one for itself.
+        guest: Whether the run is opened for the results that it already has, see :class:`wsss_lib.runs.run.Run`.
+        part: Whether another run makes this one for its own use.
     """
     return _KINDS.get(settings.method, CamRun)(settings, guest, part)
 
@@ -41,9 +41,9 @@ def reopen(folder: Path, guest: bool = False) -> Run:
 
     Args:
         folder: Folder of a run.
-        guest: Whether the run is opened for what it has made already, see :class:`wsss_lib.runs.run.Run`.
+        guest: Whether the run is opened for the results that it already has, see :class:`wsss_lib.runs.run.Run`.
 
     Raises:
-        InputError: There is no run, or it does not fit this version of the library.
+        InputError: The folder holds no run, or the run does not fit this version of the library.
     """
     return open_run(read_settings(folder), guest)

@@ -1,4 +1,4 @@
-"""Runs of the superpixel network, and of MSAL, which needs one that is trained."""
+"""Runs of the superpixel network, and of MSAL, which needs a trained superpixel network."""
 
 from __future__ import annotations
 
@@ -51,10 +51,10 @@ class MsalRun(CamRun):
     def prepare(self) -> None:
         """Find saliency maps, if they are needed, and the superpixel network.
 
-        The latter is what the settings name, a file or a run, or else a run in this run's folder.
+        The superpixel network is the file or the run that the settings name, or else a run in this run's folder.
 
         Raises:
-            InputError: What the settings name is none, or saliency maps are missing.
+            InputError: The settings name something that is not a superpixel network, or saliency maps are missing.
         """
         settings = self.settings
         self.saliency = self._find_saliency()
@@ -97,7 +97,7 @@ class MsalRun(CamRun):
         return SalientImages(self.saliency, augmentation, self.normalise)
 
     def identity(self) -> dict[str, Any]:
-        """Return what decides the numbers of the run; superpixels and saliency are part of it."""
+        """Return everything that decides the numbers of the run, including superpixels and saliency."""
         identity = {**self.own_identity}
         if self.saliency is not None:
             identity["saliency"] = self.saliency.fingerprint()
@@ -118,7 +118,7 @@ class MsalRun(CamRun):
         return {"saliency content": combined(digests.of(self.saliency.paths, "saliency maps"))}
 
     def source(self) -> str:
-        """Return the source of what the networks make; the superpixels are part of it."""
+        """Return the source of what the networks make, which includes the superpixels."""
         return (
             f"{super().source()} and superpixels {self._superpixel_digest}"
             if self._needs_superpixels

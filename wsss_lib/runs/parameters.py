@@ -138,7 +138,7 @@ def parameter_types(method: str) -> dict[str, type]:
 
 
 def _refuse_other_choices(config_class: type[Config], changes: Mapping[str, Any]) -> None:
-    """Raise for a value that is none of those that the annotation of its field lists."""
+    """Raise for a value that the annotation of its field does not list."""
     for name, kind in get_type_hints(config_class).items():
         if get_origin(kind) is Literal and changes.get(name, get_args(kind)[0]) not in get_args(kind):
             raise InputError(f"{name} {changes[name]!r} is unknown; choose one of {', '.join(get_args(kind))}.")
@@ -159,11 +159,11 @@ def check_final_network(preset: str, backbone: str, weights_given: bool) -> None
 
     Args:
         preset: Name of the preset.
-        backbone: Of the network; "" for that of the preset.
+        backbone: Backbone of the network; "" for that of the preset.
         weights_given: Whether the user has named a file for it.
 
     Raises:
-        InputError: They are missing, or the network cannot have this backbone.
+        InputError: The weights are missing, or the network cannot have this backbone.
     """
     config = load_method("segmentation").Config.preset(preset, backbone)
     if config.pretrained and not weights_given:
@@ -171,7 +171,7 @@ def check_final_network(preset: str, backbone: str, weights_given: bool) -> None
 
 
 def refuse_unknown(namespace: Mapping[str, Any], known: Iterable[str]) -> None:
-    """Raise for a name that papermill injected and that is no parameter; papermill itself only warns."""
+    """Raise for a name that papermill injected although it is not a parameter; papermill itself only warns."""
     cells: list[str] = namespace.get("In", [])
     injected = [cell for cell in cells if cell.startswith("# Parameters")]
     if not injected:
@@ -220,7 +220,7 @@ def convert(name: str, value: Any, kind: type) -> Any:
     """Return a parameter as the given type, after checking type and range.
 
     Raises:
-        InputError: It has another type, or is out of range.
+        InputError: The value has another type, or is out of range.
     """
     if kind is tuple:
         return _numbers(name, value)
@@ -251,7 +251,7 @@ def _name(name: str, value: float | None) -> str:
     file or folder could be meant and it is called like the value.
 
     Raises:
-        InputError: There is none, or another one could be meant.
+        InputError: No such file or folder exists, or another one could be meant.
     """
     alike = {
         path.name
@@ -301,12 +301,12 @@ def _numbers(name: str, value: Any) -> tuple[float, ...]:
 
 
 def existing(name: str, value: str) -> Path | None:
-    """Find a file or folder, of which the user gave the name; None if that is "".
+    """Find a file or folder by the name that the user gave; None if the name is "".
 
     It is looked for from the working directory, then from the project's root, and networks also in ``pretrained/``.
 
     Raises:
-        InputError: There is none.
+        InputError: No such file or folder exists.
     """
     if not value:
         return None

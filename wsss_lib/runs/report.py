@@ -72,9 +72,9 @@ def refinement_table(
     """Return the scores of masks and how long they took as a Markdown table.
 
     Args:
-        results: By split and name, what :func:`wsss_lib.stages.evaluate.confusion_summary` returns.
-        names: Which of them to show, and what to call them.
-        stages: By name, the stage that made the masks.
+        results: Results of :func:`wsss_lib.stages.evaluate.confusion_summary`, by split and name.
+        names: Names of the results to show, each with its title in the table.
+        stages: Stages that made the masks, by name of the result.
         seconds: Seconds of every stage, as ``"<stage> <split>"``.
     """
     splits = list(results)
@@ -95,8 +95,8 @@ def network_table(results: Mapping[str, Mapping[str, Any]], seconds: Mapping[str
     """Return the scores of the final segmentation network as a Markdown table.
 
     Args:
-        results: What :meth:`wsss_lib.runs.segmentation.SegmentationRun.complete` returned; not empty.
-        seconds: Seconds of its stages.
+        results: Result of :meth:`wsss_lib.runs.segmentation.SegmentationRun.complete`; not empty.
+        seconds: Seconds of the network's stages.
     """
     names = {"segmentation": "network", "segmentation-crf": "network, then CRF"}
     return refinement_table(results, names, {"segmentation": "inference", "segmentation-crf": "crf"}, seconds)
@@ -124,7 +124,7 @@ def write_metrics(
 
     Args:
         run: The run.
-        scores: The seed's scores, by split; empty if there are no masks.
+        scores: The seed's scores, by split; empty without masks.
         classification: Results of :func:`ranking_summary`, by split.
         more: Whatever else a notebook measured, as plain values.
     """
@@ -211,7 +211,7 @@ def doubts(run: Run) -> list[str]:
 
 
 def unseen_classes(run: Run, scores: Mapping[str, CamScores]) -> list[str]:
-    """Return a sentence for every split the labels of which name a class that none of its masks shows.
+    """Return a sentence for every split whose labels name a class that none of its masks shows.
 
     Args:
         run: The run.

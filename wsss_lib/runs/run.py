@@ -1,7 +1,7 @@
 """A run: one method on one data set with one configuration, and the folder in which it lives.
 
-A run can be made anew from the ``config.json`` in its folder, so that several processes, or a later day, continue it.
-What kinds of runs there are, `wsss_lib.runs.kinds` says.
+A run can be made anew from the ``config.json`` in its folder, so that several processes can share it and a later start
+can continue it. `wsss_lib.runs.kinds` lists the kinds of runs.
 """
 
 from __future__ import annotations
@@ -65,16 +65,16 @@ M = TypeVar("M", bound=Method)
 
 
 class Run(ABC, Generic[M]):
-    """A run and its folder. What it makes besides a trained network is the business of the subclasses.
+    """A run and its folder. The subclasses decide what a run makes besides a trained network.
 
     Opening it reads the data's lists and labels, checks that what lies in the folder belongs to the same run, and
     writes ``config.json``. Nothing is trained yet.
 
     Args:
         settings: Settings of the run.
-        guest: Whether the run is opened for what it has made already, as a run that another run continues. A guest
-            takes the folder's lock only while it makes something itself.
-        part: Whether another run makes this one for itself, in its own folder.
+        guest: Whether the run is opened for the results that it already has, for example because another run continues
+            it. A guest takes the folder's lock only while it makes something itself.
+        part: Whether another run makes this one for its own use, in its own folder.
 
     Attributes:
         stages: Names of the methods that several processes can share.
@@ -119,7 +119,7 @@ class Run(ABC, Generic[M]):
         self._fingerprint = self.place.fingerprint()
 
     def toy_world(self) -> ToyOptions:
-        """Return of what kind the toy world is; by default the one in which the method is shown."""
+        """Return the kind of the toy world; by default the kind in which the method is shown."""
         return self.settings.config.toy_world
 
     def prepare(self) -> None:
@@ -132,7 +132,7 @@ class Run(ABC, Generic[M]):
         return settings.weights or find_weights(settings.config.backbone, settings.pretrained_folder)
 
     def _refuse_unfit_files(self) -> None:
-        """Fill the network from files: one that does not fit must neither claim a folder nor have one removed."""
+        """Fill the network from files, so that an unfit file is refused before the folder is claimed or emptied."""
         if self.weights is not None or self.settings.checkpoint is not None:
             _ = self._untrained
 
@@ -214,7 +214,7 @@ class Run(ABC, Generic[M]):
             yield
 
     def identity(self) -> dict[str, Any]:
-        """Return what decides the numbers of a run, as plain values; by default :attr:`own_identity`."""
+        """Return everything that decides the numbers of a run, as plain values; by default :attr:`own_identity`."""
         return self.own_identity
 
     @cached_property
@@ -224,7 +224,7 @@ class Run(ABC, Generic[M]):
 
     @cached_property
     def own_identity(self) -> dict[str, Any]:
-        """What decides the numbers, without what :meth:`prepare` finds; files by content, not by place."""
+        """Everything that decides the numbers, except what :meth:`prepare` finds; files count by their content."""
         settings, data = self.settings, self._all_data
         return {
             "method": settings.method,
@@ -250,7 +250,7 @@ class Run(ABC, Generic[M]):
         """Return the parts of the identity that depend on the content of many files.
 
         Args:
-            digests: Digests of files, which learn those of the run.
+            digests: Digests of files; those of the run's files are added.
         """
         return {f"pictures {name}": picture_digest(data, digests) for name, data in self._all_data.items()}
 
@@ -263,7 +263,7 @@ class Run(ABC, Generic[M]):
                 )
 
     def fingerprint(self) -> str:
-        """Return a short name of the identity, for that of a run that continues this one."""
+        """Return a short name of the identity, which becomes part of the identity of a run that continues this one."""
         return self._fingerprint
 
     def source(self) -> str:
@@ -308,7 +308,7 @@ class Run(ABC, Generic[M]):
         return method
 
     def _checkpoint(self) -> tuple[int, ...] | None:
-        """Return what changes with the file of the checkpoint; None if there is none."""
+        """Return values that change whenever the checkpoint's file changes; None without a checkpoint."""
         try:
             found = (self.folder / "checkpoint.pt").stat()
         except OSError:
@@ -316,7 +316,7 @@ class Run(ABC, Generic[M]):
         return found.st_ino, found.st_size, found.st_mtime_ns
 
     def _refresh(self) -> None:
-        """Have the networks of the checkpoint in memory, also if another process or a stopped training left others."""
+        """Load the checkpoint's networks, even if another process or a stopped training has left others in memory."""
         if self._training or "method" not in self.__dict__ or self._loaded == (now := self._checkpoint()):
             return
         if now is None:  # the checkpoint has been removed, so that training begins anew
@@ -329,7 +329,7 @@ class Run(ABC, Generic[M]):
     @cached_property
     @torch.inference_mode(mode=False)
     def _untrained(self) -> M:
-        """The method as the weights and the checkpoint that the settings name fill it, the rest drawn at random."""
+        """The method, filled from the weights and the checkpoint of the settings; all other weights are random."""
         settings = self.settings
         torch.manual_seed(settings.seed)
         module = load_method(settings.method)
@@ -350,26 +350,26 @@ class Run(ABC, Generic[M]):
         return self.settings.checkpoint is not None or len(self._history()) >= self.settings.config.epochs
 
     def _history(self) -> History:
-        """Return the epochs that the checkpoint has seen, and have its networks in memory."""
+        """Return the epochs that the checkpoint has seen, and load its networks."""
         self._refresh()
         method, self._loaded = self.method, self._checkpoint()
         return resume(method, self.folder, self._fingerprint)
 
     @property
     def normalise(self) -> Normalisation:
-        """From pixels to the network's input."""
+        """Normalisation that turns pixels into the network's input."""
         return self.method.backbone.normalisation
 
     @property
     def workers(self) -> int:
-        """How many processes load images."""
+        """Number of processes that load images."""
         if self.settings.workers >= 0:
             return self.settings.workers
         return 0 if self.settings.preset == "toy" else min(4, os.cpu_count() or 1)
 
     @property
     def refine_workers(self) -> int:
-        """How many processes refine: on a CPU one for each core, as each works best alone."""
+        """Number of processes that refine: on a CPU one for each core, because each works best on a core of its own."""
         if self.settings.workers >= 0 or self.fabric.device.type != "cpu":
             return self.workers
         return os.cpu_count() or 1
@@ -396,7 +396,7 @@ class Run(ABC, Generic[M]):
         """Return a split: ``train`` or ``val``, which are scored, or ``training``, which is trained on.
 
         Raises:
-            InputError: There is no such split.
+            InputError: The split is unknown.
         """
         splits = {**self.splits.scored, "training": self.splits.training}
         if split not in splits:
@@ -425,15 +425,15 @@ class Run(ABC, Generic[M]):
     def write_masks(
         self, what: str, split: str, read: Read, names: Sequence[str], preset: str | None, source: str
     ) -> dict[str, MaskStore]:
-        """Write refined masks of a split, those that are not there yet, and return their stores by name.
+        """Write the missing refined masks of a split, and return their stores by name.
 
         Args:
             what: Name of the refinement, as the method ``refine`` of the subclasses knows it.
             split: Name of the split.
             read: Reads the scores of an image.
-            names: Of the stores, one for each of the scores that ``read`` returns.
-            preset: Of the CRF; None for none.
-            source: What the scores were made from.
+            names: Names of the stores, one for each of the scores that ``read`` returns.
+            preset: Preset of the CRF; None for no CRF.
+            source: Name of the source that the scores were made from.
         """
         stores = {name: self.masks(name, split) for name in names}
         with self.working(), self.timed(f"{what} {split}"):
@@ -449,16 +449,16 @@ class Run(ABC, Generic[M]):
         return data
 
     def variant(self, name: str, **changes: Any) -> Self:
-        """Open a run like this one, in a folder within this one's, of which some settings of the method differ.
+        """Open a run like this one with some settings of the method changed, in a folder within this run's folder.
 
-        If training does not depend on these, and this run is trained, the other need not be.
+        If the changed settings affect inference only and this run is trained, the variant is not trained again.
 
         Args:
-            name: Of the folder.
+            name: Name of the folder.
             changes: Fields of the configuration.
 
         Raises:
-            InputError: The changes leave every setting as it is: the variant would be this run over again.
+            InputError: The changes leave every setting as it is, so the variant would repeat this run.
         """
         config, folder = self.settings.config.replace(**changes), self.folder / "variants" / name
         if config.to_dict() == self.settings.config.to_dict():
@@ -475,7 +475,7 @@ class Run(ABC, Generic[M]):
         return other
 
     def shared(self) -> dict[str, Any]:
-        """Return the settings that name what this run has made and its variants need; by default nothing."""
+        """Return the settings that name results of this run that its variants need; by default nothing."""
         return {}
 
     # -------------------------------------------------------------------------------------------------- the stages
@@ -515,11 +515,11 @@ class Run(ABC, Generic[M]):
                 self._training, self._loaded = False, (-1,)  # wherever training has stopped, the checkpoint counts
 
     def training_sources(self) -> dict[str, str]:
-        """Return the sources of what is learned from besides the data, by name; by default nothing."""
+        """Return the sources of everything besides the data that training uses, by name; by default nothing."""
         return {}
 
     def training_record(self) -> dict[str, Any]:
-        """Return what ``training.json`` says: the sources, and since which epoch what has trained the run."""
+        """Return the content of ``training.json``: the sources, and by epoch the versions that trained the run."""
         try:
             record = read_json(self.folder / "training.json")
             sources, rows = dict(record["from"]), record["made"]
@@ -529,7 +529,7 @@ class Run(ABC, Generic[M]):
             return {"from": {}, "made": []}
 
     def refuse_other_sources(self) -> None:
-        """Raise InputError if the run has learned from something else than what there is now."""
+        """Raise InputError if the run was trained from other sources than there are now."""
         sources = self.training_sources()
         for name, before in self.training_record()["from"].items():
             if sources.get(name, before) != before:
@@ -543,7 +543,7 @@ class Run(ABC, Generic[M]):
         if not self.fabric.is_global_zero:
             return
         for folder in sorted((self.folder / "growth").glob("*")):
-            if folder.name > f"{done:03d}":  # of epochs that are trained anew
+            if folder.name > f"{done:03d}":  # the maps of epochs that are trained anew
                 remove_files(CamStore(folder), self._ids())
         rows = [row for row in self.training_record()["made"] if row["epoch"] <= done]
         rows = add_maker(rows, {"epoch": done + 1, **maker(self.fabric.device)})
@@ -554,7 +554,7 @@ class Run(ABC, Generic[M]):
         self.after_epoch(epoch)
 
     def after_epoch(self, epoch: int) -> None:
-        """Do in one process what belongs to an epoch, from 1, before it counts as done; by default nothing."""
+        """Do, in one process, the work after an epoch, from 1, before it counts as done; by default nothing."""
 
     def to_device(self) -> None:
         """Move the networks to where they compute."""
@@ -562,7 +562,7 @@ class Run(ABC, Generic[M]):
             network.to(self.fabric.device)
 
     def delegate(self, stage: str, *arguments: str) -> bool:
-        """Have several processes do a stage, if that is asked for and this is not one of them."""
+        """Let several processes do a stage, if several are asked for and this process is not one of them."""
         if self.settings.devices == 1 or is_one_of_several():
             return False
         launch_processes(self.settings.devices, ["-m", "wsss_lib", str(self.folder), stage, *arguments])

@@ -1,8 +1,9 @@
 """A run of the final stage: a segmentation network that is trained on the pseudo masks of another run.
 
-The stages, each of which continues where it was stopped: :meth:`~wsss_lib.runs.run.Run.train`,
+The stages, which all continue where they were stopped: :meth:`~wsss_lib.runs.run.Run.train`,
 :meth:`SegmentationRun.infer`, :meth:`SegmentationRun.refine`; :meth:`SegmentationRun.complete` does them all. A
-notebook ends with ``final_stage(run).complete()``, which takes the masks after the CRF; any others go with ``segment``.
+notebook ends with ``final_stage(run).complete()``, which takes the masks after the CRF; ``segment`` takes any other
+masks.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ class SegmentationRun(Run[Segmentation]):
     """A run of the final segmentation stage.
 
     Attributes:
-        pseudo_masks: What is trained on; None if the settings name a network that the authors' code trained.
+        pseudo_masks: Masks that the network is trained on; None if the settings name a network that the authors' code
+            trained.
     """
 
     stages = ("train", "infer", "refine")
@@ -64,7 +66,7 @@ class SegmentationRun(Run[Segmentation]):
 
         Raises:
             InputError: There is no folder of them, one is missing, damaged, of another size than its image or holds a
-                value that is no class, none shows a class, or they are of a run on other data.
+                value that is not a class, none shows a class, or they are of a run on other data.
         """
         folder = self.settings.pseudo_masks
         if folder is None:
@@ -118,7 +120,7 @@ class SegmentationRun(Run[Segmentation]):
             )
 
     def identity(self) -> dict[str, Any]:
-        """Return what decides the numbers of the run; the pseudo masks are part of it, by their content."""
+        """Return everything that decides the numbers of the run, including the content of the pseudo masks."""
         return {**self.own_identity, **({} if self.pseudo_masks is None else {"pseudo masks": self._mask_digest})}
 
     def input_digests(self, digests: Digests) -> dict[str, str]:
@@ -159,10 +161,10 @@ class SegmentationRun(Run[Segmentation]):
         return kind(self.splits.training, self.example(), self.settings.seed)
 
     def infer(self, split: str) -> MaskStore:
-        """Write the masks of a split, those that are not there yet, and return their store.
+        """Write the missing masks of a split, and return their store.
 
         The probabilities of the classes that may be in an image go to ``scores``, so that :meth:`refine` can be stopped
-        and continued without the network, in many processes; that folder may be removed when it is done.
+        and continued without the network, in many processes; that folder may be removed when the refinement is done.
         """
         data, store = self.data(split), self.masks("segmentation", split)
         with self.working(), self.timed(f"inference {split}"):
@@ -181,7 +183,7 @@ class SegmentationRun(Run[Segmentation]):
         return ScoreStore(self.folder / "scores" / "segmentation" / self.split_folder(split))
 
     def refine(self, what: str, split: str) -> dict[str, MaskStore]:
-        """Write the masks of a split after a CRF, those that are not there yet; :meth:`infer` comes first.
+        """Write the missing masks of a split after a CRF; :meth:`infer` comes first.
 
         Args:
             what: ``crf``.
@@ -191,7 +193,7 @@ class SegmentationRun(Run[Segmentation]):
             The store by its name, ``segmentation-crf``.
 
         Raises:
-            InputError: There is no such refinement, or :meth:`infer` has not been there.
+            InputError: The refinement is unknown, or :meth:`infer` has not been called.
         """
         if what != "crf":
             raise InputError(f"refinement {what!r} is unknown; choose crf.")
@@ -255,14 +257,14 @@ def seed_masks(run: CamRun, threshold: float | None = None) -> MaskStore:
 def final_stage(
     run: CamRun | AffinityNetRun, backbone: str = "", weights: Path | None = None, **changes: Any
 ) -> SegmentationRun:
-    """Open the final stage of a run on its best masks of the training images, which are made if need be.
+    """Open the final stage of a run on its best masks of the training images, which are made if they are missing.
 
     Args:
-        run: A run that is trained and makes masks. If there are several, as there is one for each power of the
-            background in a CRF, that one is taken which is best on ``train``; without true masks, the first.
-        backbone: See :func:`segment`, as for the others.
-        weights: Of the backbone.
-        changes: Of the configuration.
+        run: A run that is trained and makes masks. If it makes several sets of masks, such as one for each power of the
+            background in a CRF, the set that is best on ``train`` is used; without true masks, the first.
+        backbone: Name of the backbone, see :func:`segment`.
+        weights: File of the backbone's pre-trained weights, see :func:`segment`.
+        changes: Fields of the configuration that differ, see :func:`segment`.
     """
     run.infer("training")
     stores = run.refine(run.final_masks, "training")
@@ -279,13 +281,14 @@ def segment(
 ) -> SegmentationRun:
     """Open the final stage of a run, in the folder ``segmentation/<what>`` within the run's, by the name of the masks.
 
-    It has the same preset, data, seed and devices. With another backbone than the preset's, that is added to the name.
+    The final stage has the run's preset, data, seed and devices. If its backbone is not the preset's, the backbone is
+    added to the folder's name.
 
     Args:
         run: The run.
-        masks: Its masks of the split ``training``: what is trained on.
-        backbone: Of the network, which comes with the settings of its authors; "" for that of the
-            run in the folder, or of the run itself if it is a light one for ``photos``, or of the preset.
+        masks: Masks of the run for the split ``training``; the network is trained on them.
+        backbone: Backbone of the network, which comes with the settings of its authors; "" for that of the run in the
+            folder, or of the run itself if it is a light one for ``photos``, or of the preset.
         weights: File of its pre-trained weights; None for the run's own if it has this backbone, else for the usual.
         changes: Fields of the segmentation stage's configuration that differ from these settings.
 
@@ -294,7 +297,7 @@ def segment(
     """
     settings, what = run.settings, masks.folder.parent.name
     folder = run.folder / "segmentation" / (f"{what}-{backbone}" if backbone else what)
-    if not backbone and holds_run(folder):  # begun when the preset had perhaps another one
+    if not backbone and holds_run(folder):  # the preset may have had another backbone when it began
         backbone = read_settings(folder).config.backbone
     backbone = backbone or further_backbone(settings.preset, settings.config.backbone)
     config = Config.preset(settings.preset, backbone).replace(**changes)

@@ -35,10 +35,10 @@ class Settings:
         method: Name of the method, for example ``cam``.
         preset: Name of the preset that the configuration started from.
         config: The configuration of the method.
-        folder: Where the run's files go.
+        folder: Folder that the run's files are written to.
         data_root: The folder of the data; None for the toy world.
-        labels: Where the image-level labels of a folder in VOC's layout come from; None for the usual places.
-        mask_values: What the values of the masks mean, see `wsss_lib.data.splits.open_splits`; "" if they are classes.
+        labels: Source of the image-level labels of a folder in VOC's layout; None for the usual places.
+        mask_values: Meaning of the values in the masks, see `wsss_lib.data.splits.open_splits`; "" if they are classes.
         weights: File of the pre-trained weights; None for the usual one.
         seeds: Folder of the run whose class activation maps this one refines; None for the usual one.
         classifier: Folder of the run, or file of the authors' network, of the ordinary classifier; None for the usual.
@@ -47,11 +47,11 @@ class Settings:
         pseudo_masks: Folder of the masks that the segmentation stage is trained on, such as ``masks/crf-4/train`` of a
             run.
         checkpoint: File of a network that the authors' code trained, which is then used instead of training one.
-        pretrained_folder: Where usual weight files lie.
-        seed: Of all random draws.
+        pretrained_folder: Folder of the usual weight files.
+        seed: Seed of all random draws.
         limit: If positive, only the first images of every split are used.
         accelerator: See :func:`wsss_lib.stages.engine.make_fabric`.
-        devices: How many processes work on the run.
+        devices: Number of processes that work on the run.
         precision: See :func:`wsss_lib.stages.engine.make_fabric`.
         workers: Processes that load images, for each device; -1 chooses.
         resume: Whether an earlier, unfinished run in the same folder is continued, or removed.
@@ -108,7 +108,7 @@ class Settings:
 
 
 def project_root() -> Path:
-    """Return the folder with ``notebooks/`` and ``wsss_lib/`` around the working directory, else the latter itself."""
+    """Return the folder with ``notebooks/`` and ``wsss_lib/`` around the working directory, else that directory."""
     here = Path.cwd()
     for folder in (here, *here.parents):
         if (folder / "notebooks").is_dir() and (folder / "wsss_lib").is_dir():
@@ -120,7 +120,7 @@ def read_settings(folder: Path) -> Settings:
     """Return the settings of the run that lives in a folder.
 
     Raises:
-        InputError: There is no run, or its settings are of another version.
+        InputError: The folder holds no run, or the settings of the run are of another version.
     """
     content = read_config(folder)
     try:

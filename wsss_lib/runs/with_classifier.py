@@ -31,10 +31,10 @@ OFFICIAL = "od_cam.pth"
 """The authors' name for AffinityNet's classifier, looked for in the folder of pre-trained weights."""
 
 _ASKED = 300
-"""How many training images the ordinary classifier is tested with."""
+"""Number of training images that the ordinary classifier is tested with."""
 
 _MARGIN = 0.1
-"""By how much it must recall more labels than a ranking that looks at no image."""
+"""Amount by which the ordinary classifier must recall more labels than a ranking that looks at no image."""
 
 
 class WithClassifierRun(CamRun):
@@ -65,7 +65,7 @@ class WithClassifierRun(CamRun):
         else a short run in this run's own folder.
 
         Raises:
-            InputError: What the settings name is no such classifier.
+            InputError: The settings name something that is not an ordinary classifier.
         """
         settings = self.settings
         if not self.needs_classifier:
@@ -99,7 +99,7 @@ class WithClassifierRun(CamRun):
             )
 
     def identity(self) -> dict[str, Any]:
-        """Return what decides the numbers of the run; the ordinary classifier is part of it."""
+        """Return everything that decides the numbers of the run, including the ordinary classifier."""
         if self.file is not None:
             return {**self.own_identity, "classifier": file_digest(self.file)}
         if self.ordinary_run is not None:
@@ -161,8 +161,8 @@ class WithClassifierRun(CamRun):
             Its :func:`top_recall`, and that of the same ranking for every image, the frequency of the classes.
 
         Raises:
-            InputError: It is hardly better than that, so that erasing would learn from noise, or it wants other inputs
-                than this run's network.
+            InputError: The classifier is hardly better than that ranking, so that erasing would learn from noise, or it
+                needs other inputs than this run's network.
         """
         wanted = self.ordinary.backbone.normalisation
         if wanted != self.normalise:

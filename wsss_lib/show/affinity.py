@@ -63,7 +63,7 @@ def pairs_of_pixel(
         labels: ``(h, w)`` uint8, see `wsss_lib.methods.affinitynet.semi_labels`.
         pixel: The (row, column) of the cell.
         stride: Side of a cell in pixels.
-        radius: Of the pairs.
+        radius: Radius of the pairs, in cells.
     """
     size = (labels.shape[0], labels.shape[1])
     same, other = (_pairs_with(labels, pixel, size, radius, kind) for kind in ("same", "different"))
@@ -105,8 +105,8 @@ def affinity_picture(
         affinities: ``(P, n)`` of the image.
         pixel: The (row, column) of the cell.
         stride: Side of a cell in pixels.
-        radius: Of the pairs.
-        border: Of the pairs.
+        radius: Radius of the pairs, in cells.
+        border: Rule for pairs near the border.
 
     Returns:
         ``(H, W, 3)`` uint8.

@@ -42,7 +42,7 @@ def shortened(text: str, longest: int = _LONGEST) -> str:
 class Plot(Figure):
     """A figure that notebooks show by itself: drawings as PNG, pictures as JPEG, which keeps notebooks small.
 
-    What is written in it is shown letter by letter: a class may be called ``a$b$``, which is no formula.
+    What is written in it is shown letter by letter: a class may be called ``a$b$``, which is not a formula.
     """
 
     photographic: bool = False
@@ -78,7 +78,7 @@ def overlay(image: Picture, cam: np.ndarray, alpha: float = 0.55) -> np.ndarray:
     Args:
         image: RGB picture, ``(H, W)`` pixels.
         cam: ``(H, W)`` float in [0, 1].
-        alpha: How opaque the heat is, 0-1.
+        alpha: Opacity of the heat, 0-1.
 
     Returns:
         ``(H, W, 3)`` uint8.

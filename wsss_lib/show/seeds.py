@@ -20,7 +20,7 @@ def growth(data: Dataset, reads: Mapping[int, ReadMaps]) -> figures.Plot:
 
     Args:
         data: The images; those that show no class have no map and are left out.
-        reads: For every epoch that is to be shown, where its maps come from.
+        reads: Functions that return the maps of an image, one for every epoch that is shown.
     """
     rows: dict[str, list[figures.Picture]] = {}
     for index, image_id in enumerate(data.ids):
@@ -39,8 +39,8 @@ def side_by_side(
 
     Args:
         data: The images.
-        indices: Which of them, each with what to write beside its classes.
-        seeds: By name, where the maps come from, and the background threshold.
+        indices: Positions of the images to show, each with the remark to write beside its classes.
+        seeds: For every network's name, the function that returns its maps, and its background threshold.
     """
     rows: dict[str, list[figures.Picture]] = {}
     for index, remark in indices.items():
@@ -59,8 +59,8 @@ def masks_beside(data: Dataset, count: int, masks: Mapping[str, ReadMask]) -> fi
 
     Args:
         data: The images.
-        count: How many of them.
-        masks: By name, where the masks come from.
+        count: Number of images to show.
+        masks: Functions that return the mask of an image, by name.
     """
     rows: dict[str, list[figures.Picture]] = {}
     for index in [i for i in range(len(data)) if shown_classes(data, i)][:count]:

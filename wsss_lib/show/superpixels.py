@@ -24,8 +24,8 @@ def neighbours_of_pixel(association: Tensor, row: int, column: int, cell: int = 
 
     Args:
         association: ``(9, H, W)``.
-        row: Of the pixel.
-        column: Of the pixel.
+        row: Row of the pixel.
+        column: Column of the pixel.
         cell: Side of a cell.
 
     Returns:

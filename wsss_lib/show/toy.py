@@ -18,7 +18,7 @@ def traps(world: ToyWorld, indices: Sequence[int]) -> figures.Plot:
 
     Args:
         world: A split of the toy world.
-        indices: Which images.
+        indices: Positions of the images to show.
     """
     rows: dict[str, list[figures.Picture]] = {}
     for index in indices:

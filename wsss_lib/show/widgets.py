@@ -28,11 +28,11 @@ def seed_pictures(
 
     Args:
         data: The images.
-        read: Where the maps come from.
+        read: Function that returns the maps of an image.
         index: Position of the image.
         which: The class whose map is shown, from 0; a class without a map leaves the image dark.
         threshold: The background threshold of the seed.
-        alpha: How opaque heat and colours are, 0-1.
+        alpha: Opacity of heat and colours, 0-1.
     """
     image = data.image(index)
     classes, cams = read(data.ids[index])
@@ -58,7 +58,7 @@ def pick_image(data: Dataset, shows: Container[int] = (1,)) -> int:
 
     Args:
         data: The images.
-        shows: How many classes the image should show.
+        shows: Number of classes that the image should show.
 
     Returns:
         The first such image, if possible with a mask; if there is none, the first that shows the fewest classes, but at
@@ -77,7 +77,7 @@ def things_of_one_class(data: Dataset, count: int) -> dict[int, np.ndarray]:
 
     Args:
         data: The images.
-        count: How many of them at most.
+        count: Greatest number of objects to return.
 
     Returns:
         By position of the image its pixels of that class, ``(H, W)`` bool.
@@ -96,9 +96,9 @@ def explore(data: Dataset, read: ReadMaps, threshold: float = 0.2, images: int =
 
     Args:
         data: The images.
-        read: Where the maps come from.
-        threshold: Where its slider starts.
-        images: How many images are shown where no slider can be moved.
+        read: Function that returns the maps of an image.
+        threshold: Background threshold at which the slider starts.
+        images: Number of images that are shown where no slider can be moved.
     """
     if somebody_watches():
         display(_sliders(data, read, threshold))
@@ -114,8 +114,8 @@ def explore_settings(
     Args:
         data: The images.
         draw: Called with the position of an image and the numbers by name; returns pictures by title.
-        sliders: For each number where its slider starts, its least and greatest value, and its step.
-        images: How many images are shown where no slider can be moved.
+        sliders: For each number, the value at which its slider starts, its least and greatest value, and its step.
+        images: Number of images that are shown where no slider can be moved.
     """
     start = {name: slider[0] for name, slider in sliders.items()}
     if not somebody_watches():

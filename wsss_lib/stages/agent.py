@@ -1,8 +1,8 @@
-"""What stands between a notebook and the processes that work for it: torchrun, with an end and a last word.
+"""The process between a notebook and its workers: it runs torchrun, and reports why a worker has failed.
 
 The launcher, which is the notebook's process, starts this module; this module starts the workers. All have the read end
 of one pipe as their standard input. Only the launcher has the other end: when the launcher ends, however it ends, the
-system closes the pipe, and everybody else ends too.
+system closes the pipe, and all the other processes end too.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ LAUNCHER = "WSSS_LAUNCHER"
 """Environment variable of the workers: the number of the launcher's process."""
 
 LAST_WORD = "\x1e"
-"""What comes in the output before the reason of a failure."""
+"""Mark in the output before the reason of a failure."""
 
 _REPORT = "WSSS_REPORT"
 """Environment variable of the workers: the file into which the first one that fails writes why."""
 
 _OUT_OF_TOUCH = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "remote process exited")
-"""What Gloo and NCCL say in a worker that can no longer reach another one."""
+"""Words of Gloo and NCCL in a worker that can no longer reach another worker."""
 
 
 def end_with_launcher(end: Callable[[], object] | None = None) -> None:
     """From now on, end this process as soon as its launcher has ended; without a launcher, do nothing.
 
     Args:
-        end: What ends this process; by default it is killed, together with the processes that load its images.
+        end: Function that ends this process; the default kills this process and the processes that load its images.
     """
     if LAUNCHER in os.environ:
         Thread(target=_wait_for_end, args=(end or _kill,), daemon=True).start()
@@ -71,8 +71,8 @@ def last_word(exit_codes: dict[int, int], reported: str) -> str:
     """Return the reason why workers failed: a worker's own report, or one sentence on a worker that was killed.
 
     Args:
-        exit_codes: Of the workers that failed, by number from 0; a signal is negative.
-        reported: What the first worker that noticed an error reported, or "".
+        exit_codes: Exit codes of the workers that failed, by the worker's number from 0; a signal is negative.
+        reported: Report of the first worker that noticed an error, or "".
     """
     killed = {rank: -code for rank, code in exit_codes.items() if code < 0}
     first = {rank: number for rank, number in killed.items() if number != signal.SIGTERM}
@@ -95,7 +95,7 @@ def signal_name(number: int) -> str:
 
 
 def main() -> int:
-    """Be torchrun, with its arguments, and say in the end why workers failed."""
+    """Run torchrun with its arguments, and report at the end why workers failed."""
     from torch.distributed import run
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 

@@ -1,7 +1,7 @@
 """What files hold, as short digests, so that a run notices that its pictures have changed.
 
 Reading 82,783 pictures takes minutes, asking for their sizes and times under a second. So a digest is remembered
-together with the size, the times and the number that the file system had for the file; only a file of which one of
+together with the size, the times and the number that the file system had for the file; only a file for which one of
 these has changed is read again.
 """
 
@@ -25,10 +25,10 @@ _READERS = 8
 """Threads that read files."""
 
 _SETTLED = 2_000_000_000
-"""Nanoseconds after its last change from which a file's times tell the next change; file systems count coarsely."""
+"""Nanoseconds after a file's last change from which its times show the next change; file systems count coarsely."""
 
 Remembered = Mapping[str, Sequence[Any]]
-"""By path: the digest of a file, then the values of :func:`_signature`."""
+"""For every path, the digest of the file, then the values of :func:`_signature`."""
 
 _of_this_process: dict[str, list[Any]] = {}
 
@@ -37,11 +37,11 @@ class Digests:
     """Digests of files: the first 16 hexadecimal digits of SHA-256.
 
     Args:
-        remembered: What :meth:`to_dict` returned earlier.
-        shared: Whether files that this process has read before are remembered, too.
+        remembered: Result of an earlier :meth:`to_dict`.
+        shared: Whether digests of files that this process has read before are used, too.
 
     Attributes:
-        read_all: Whether every file is read, though it be remembered.
+        read_all: Whether every file is read, even if its digest is remembered.
     """
 
     def __init__(self, remembered: Remembered | None = None, shared: bool = True) -> None:
@@ -91,7 +91,7 @@ class Digests:
 
     def _remember(self, name: str, digest: str, signature: list[int]) -> None:
         settled = time.time_ns() - max(signature[1:3]) > _SETTLED
-        self._known[name] = [digest, *signature] if settled else [digest]  # without a signature it is read again
+        self._known[name] = [digest, *signature] if settled else [digest]  # without a signature the file is read again
         _of_this_process[name] = self._known[name]
 
 
@@ -144,7 +144,7 @@ def picture_digest(data: Dataset, digests: Digests) -> str:
 
     Args:
         data: Images.
-        digests: Digests of files, which learn those of the data set.
+        digests: Digests of files; those of the data set are added.
     """
     files = picture_files(data)
     if files:

@@ -28,10 +28,10 @@ ACCELERATORS = ("auto", "cpu", "cuda")
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 
 _LOG_OF_TORCHRUN = re.compile(r"(\[rank\d+\]:)?\[?[IWEF]\d{4} ")
-"""How a line of the log of torchrun and of PyTorch's C++ code begins: the level, month and day."""
+"""Beginning of a line in the log of torchrun and of PyTorch's C++ code: the level, month and day."""
 
 _LOST_LOADER = re.compile(r"DataLoader worker \(pid(?:\(s\))? [\d, ]+\) ([^.]*)")
-"""How PyTorch says that a process of a data loader is gone."""
+"""Words with which PyTorch says that a process of a data loader is gone."""
 
 T = TypeVar("T")
 
@@ -41,8 +41,8 @@ def make_fabric(accelerator: str = "auto", devices: int = 1, precision: str = "3
 
     Args:
         accelerator: ``auto`` (CUDA where there is a device), ``cpu`` or ``cuda``.
-        devices: How many; more than one needs as many processes. Inside torchrun or srun, its number of processes
-            counts.
+        devices: Number of devices; each needs a process of its own. Inside torchrun or srun, the number of processes
+            there counts.
         precision: ``32-true``, or ``bf16-mixed`` or ``16-mixed`` for automatic mixed precision.
 
     Raises:
@@ -71,7 +71,7 @@ def keep_freed_memory() -> None:
 
     By default glibc maps every large block anew and unmaps it when it is freed, so that the system must clear and
     map it again, page by page, for every layer of a network. Without that, MobileNetV2 on a CPU inferred 1.5 times
-    and trained 1.35 times as fast (`benchmarks/memory.py`). Where there is no glibc, nothing happens.
+    and trained 1.35 times as fast (`benchmarks/memory.py`). On a system without glibc, nothing happens.
     """
     trim_threshold, mmap_max = -1, -4  # M_TRIM_THRESHOLD and M_MMAP_MAX of malloc.h
     try:

@@ -74,20 +74,20 @@ class CamScores:
         """Return the position of a threshold.
 
         Raises:
-            InputError: It is not one of the sweep.
+            InputError: The threshold is not one of the sweep.
         """
         distances = [abs(t - threshold) for t in self.thresholds]
         position = min(range(len(distances)), key=distances.__getitem__)
         if distances[position] > 1e-9:
-            raise InputError(f"threshold {threshold} is none of the sweep; give a multiple of 0.01 below 1.")
+            raise InputError(f"threshold {threshold} is not one of the sweep; give a multiple of 0.01 below 1.")
         return position
 
     def summary(self, position: int, chosen: str) -> dict[str, Any]:
         """Return the scores at one threshold as plain values.
 
         Args:
-            position: Of the threshold.
-            chosen: How it was chosen, in words.
+            position: Position of the threshold.
+            chosen: Words that say how the threshold was chosen.
         """
         return {
             "threshold": self.thresholds[position],

@@ -40,8 +40,8 @@ class LabelledImages:
 
     Attributes:
         data: The images and labels.
-        augmentation: What is done to an image.
-        normalise: From pixels to the network's input.
+        augmentation: Augmentation of an image.
+        normalise: Function that turns pixels into the network's input.
     """
 
     data: Dataset
@@ -59,7 +59,7 @@ class TrainingImages(TorchDataset[tuple[Tensor, Tensor, int]]):
     Args:
         data: The images.
         example: Makes an example.
-        seed: Of the run.
+        seed: Seed of the run.
     """
 
     def __init__(self, data: Dataset, example: Example, seed: int) -> None:
@@ -89,7 +89,7 @@ class LabelledCells:
         stride: Side of a cell in pixels.
         colour: Strength of the brightness, contrast and saturation jitter.
         hue: Strength of the hue jitter.
-        normalise: From pixels to the network's input.
+        normalise: Function that turns pixels into the network's input.
     """
 
     data: Dataset
@@ -107,7 +107,7 @@ class LabelledCells:
         pixels = to_tensor(jitter_colour(image, self.colour, self.hue, rng))
         low, high = (self._scores(store, index) for store in (self.low, self.high))
         box = random_crop_box(image.height, image.width, self.crop, rng)
-        pixels = self.normalise(crop_to_canvas(pixels, box, self.crop))  # outside it is black, as in the authors' code
+        pixels = self.normalise(crop_to_canvas(pixels, box, self.crop))  # black outside, as in the authors' code
         scores = crop_to_canvas(torch.cat([low, high]), box, self.crop)
         if rng.getrandbits(1):
             pixels, scores = pixels.flip(-1), scores.flip(-1)
@@ -132,10 +132,10 @@ class PseudoLabelled:
     Attributes:
         data: The images.
         masks: Their pseudo masks.
-        augmentation: What is done to image and mask.
+        augmentation: Augmentation of an image and its mask.
         colour: Strength of the brightness, contrast and saturation jitter.
         hue: Strength of the hue jitter.
-        normalise: From pixels to the network's input.
+        normalise: Function that turns pixels into the network's input.
     """
 
     data: Dataset
@@ -163,7 +163,7 @@ class JointlyScaled(TrainingImages):
     Args:
         data: The images.
         example: Makes an example.
-        seed: Of the run.
+        seed: Seed of the run.
     """
 
     def __init__(self, data: Dataset, example: PseudoLabelled, seed: int) -> None:
@@ -183,8 +183,8 @@ class SalientImages:
 
     Attributes:
         saliency: The maps and their images.
-        augmentation: What is done to an image.
-        normalise: From pixels to the network's input.
+        augmentation: Augmentation of an image.
+        normalise: Function that turns pixels into the network's input.
     """
 
     saliency: SaliencyMaps
@@ -203,10 +203,10 @@ class Squared(TorchDataset[tuple[Tensor, Tensor]]):
 
     Args:
         data: The images.
-        indices: Which of them.
-        used: For each ``(C,)`` bool.
+        indices: Positions of the images that are used.
+        used: ``(n, C)`` bool, the classes for which each of these images counts.
         size: Side of the square in pixels.
-        normalise: From pixels to the network's input.
+        normalise: Function that turns pixels into the network's input.
     """
 
     def __init__(self, data: Dataset, indices: Sequence[int], used: Tensor, size: int, normalise: Normalise) -> None:

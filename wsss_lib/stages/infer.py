@@ -22,10 +22,10 @@ from wsss_lib.stages.engine import loaded
 from wsss_lib.stages.store import CamStore, Store
 
 PIXELS_PER_BATCH = {"cpu": 2**19, "cuda": 2**24}
-"""How many pixels the largest views of a batch may have together. Larger CPU batches fall out of the cache."""
+"""Number of pixels that the largest views of a batch may have together. Larger CPU batches fall out of the cache."""
 
 _PIXELS_AT_ONCE = {"cpu": 2**21, "cuda": 2**24}
-"""How many pixels pass a network at once where a picture and its mirror image can pass one after the other."""
+"""Number of pixels that pass a network at once where a picture and its mirror image can pass one by one."""
 
 
 class Views(TorchDataset[tuple[int, list[Tensor]]]):
@@ -34,9 +34,9 @@ class Views(TorchDataset[tuple[int, list[Tensor]]]):
     Args:
         data: The images.
         scales: Factors of their size.
-        normalise: From pixels to the network's input.
+        normalise: Function that turns pixels into the network's input.
         multiple: See :func:`wsss_lib.data.transforms.view_size`.
-        enlarged: Greatest factor by which what gets the views enlarges them itself.
+        enlarged: Greatest factor by which the method that gets the views enlarges them itself.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Views(TorchDataset[tuple[int, list[Tensor]]]):
         return index, [view(image, scale, self.normalise, self.multiple) for scale in self.scales]
 
     def batches(self, pixels: int) -> list[list[int]]:
-        """Divide the images into batches of one size, the views of which have at most ``pixels`` pixels each.
+        """Divide the images into batches of one size, whose views have at most ``pixels`` pixels each.
 
         The division depends on the images alone, so that an interrupted inference continues with the same batches,
         and with the same rounding.
@@ -77,7 +77,7 @@ class Views(TorchDataset[tuple[int, list[Tensor]]]):
         return batches
 
     def missing_batches(self, done: Store | set[str], fabric: Fabric) -> list[list[int]]:
-        """Return this process's share of the batches, without those of which all images are done already."""
+        """Return this process's share of the batches, without those whose images are all done already."""
         mine = self.batches(_pixels_per_batch(fabric))[fabric.global_rank :: fabric.world_size]
         return [batch for batch in mine if not all(self.data.ids[i] in done for i in batch)]
 
@@ -110,7 +110,7 @@ def multi_scale_cam(
     divide by the maximum. Maps of classes that an image does not show are dropped before anything is enlarged.
 
     Args:
-        method: What makes the maps.
+        method: The method that makes the maps.
         views: For every scale ``(B, 3, h, w)`` normalised images.
         labels: ``(B, K)``, 1 where an image shows a class.
         size: ``(H, W)`` of the images, a working size, see `wsss_lib.data.large`.
@@ -150,11 +150,11 @@ def infer(
     """Write the maps of every image of a data set that the store does not have yet.
 
     Args:
-        method: What makes the maps; put into evaluation mode.
+        method: The method that makes the maps; it is put into evaluation mode.
         data: The images and their image-level labels.
-        store: Where the maps go.
+        store: The store that receives the maps.
         fabric: The engine; with several processes each does its share.
-        normalise: From pixels to the network's input.
+        normalise: Function that turns pixels into the network's input.
         workers: Processes that decode and resize; 0 for none.
     """
     method.train(False)
@@ -200,11 +200,11 @@ def cam_of_picture(
     """Return the maps of one RGB picture, made as :func:`infer` makes those of a data set.
 
     Args:
-        method: What makes the maps; put into evaluation mode.
+        method: The method that makes the maps; it is put into evaluation mode.
         image: The picture, of its working size, see `wsss_lib.data.large`.
         labels: ``(K,)``, 1 for the classes whose maps are wanted.
         fabric: The engine.
-        normalise: From pixels to the network's input.
+        normalise: Function that turns pixels into the network's input.
 
     Returns:
         ``classes`` ``(n,)`` int64 and their maps ``(n, H, W)`` float32 in [0, 1), on the CPU.

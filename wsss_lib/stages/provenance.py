@@ -1,4 +1,4 @@
-"""From what, by what and when the files of a run were made: a record beside every store, and digests of networks."""
+"""Records of the sources, versions and times of a run's files, one beside every store, and digests of networks."""
 
 from __future__ import annotations
 
@@ -105,10 +105,10 @@ def begin(store: Store, source: str, ids: Sequence[str], made_by: Mapping[str, A
 
     Args:
         store: A store of this run.
-        source: What its files are made from, for example ``network 0123456789abcdef``.
+        source: Name of the source that the store's files are made from, for example ``network 0123456789abcdef``.
         ids: Ids of the images whose files belong into it.
-        made_by: What :func:`maker` returns.
-        adopt: Whether files without a record may stay, as those of runs before records do.
+        made_by: Result of :func:`maker`.
+        adopt: Whether files without a record may stay, because their run is older than the records.
 
     Raises:
         InputError: There are files that this run has not written.
@@ -124,7 +124,7 @@ def begin(store: Store, source: str, ids: Sequence[str], made_by: Mapping[str, A
         remove_files(store, ids)
         record = None
     makers = record.get("made", []) if record else []
-    if any(image_id not in store for image_id in ids):  # else nothing is made now
+    if any(image_id not in store for image_id in ids):  # otherwise nothing is made now
         makers = add_maker(makers, made_by)
     new = {"source": source, "made": makers}
     if new != record:
@@ -147,7 +147,7 @@ def require(store: Store, source: Callable[[], str]) -> None:
 
 
 def source_of(store: Store) -> str:
-    """Return the source of a store, of which whatever is made from the store is made, too."""
+    """Return the source of a store, which is also the source of everything that is made from the store."""
     record = read_record(store)
     return UNKNOWN if record is None else record["source"]
 

@@ -1,7 +1,7 @@
 """Refine the scores of a whole data set with a dense CRF, and write probabilities or masks.
 
 What is refined comes from a reader (powers of CAMs, a threshold over CAMs, walked scores); several fields over the same
-image, such as several alphas, are solved together. What is in all the stores already is not done again.
+image, such as several alphas, are solved together. Images that are in all the stores already are not refined again.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from wsss_lib.stages.engine import loaded
 from wsss_lib.stages.store import CamStore, MaskStore, ScoreStore, read_cams
 
 Read = Callable[[Dataset, int], tuple[Tensor, Tensor]]
-"""Returns of an image the classes ``(n,)`` int64 that it shows and the scores ``(G, 1 + n, H, W)`` of G fields."""
+"""Returns, for an image, the classes ``(n,)`` int64 that it shows and the scores ``(G, 1 + n, H, W)`` of G fields."""
 
 Solve = Callable[[Sequence[Tensor], Sequence[Tensor]], list[Tensor]]
 
 IMAGES_PER_BATCH = {"cpu": 1, "cuda": 16}
-"""How many images are handed to the CRF at once."""
+"""Number of images that are handed to the CRF at once."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ Job = tuple[int, Tensor, Tensor, Tensor]
 
 
 class _Jobs(TorchDataset[Job | None]):
-    """What is to be refined. On a CPU the loader's processes do the whole work; otherwise they only read."""
+    """Images that are to be refined. On a CPU the loader's processes do the whole work; otherwise they only read."""
 
     def __init__(
         self, data: Dataset, read: Read, stores: Sequence[MaskStore | ScoreStore], solve: Solve, on_cpu: bool
@@ -150,7 +150,7 @@ def refine(
 
     Args:
         data: The images.
-        read: Where the scores come from.
+        read: Function that returns the scores of an image.
         stores: One for each of the G fields; a `MaskStore` gets the most probable labels.
         fabric: The engine; with several processes each does its share.
         preset: Settings of the CRF; None leaves the scores as they are.

@@ -26,12 +26,12 @@ _NEGLIGIBLE = 0.01
 class WrappedColours(Derived):
     """Images as DeepLab's code hands them to the CRF: without the mean colour, in the wrong range, BGR.
 
-    Negative values are rounded towards 0 and taken modulo 256. The lattice is no exact Gaussian, so the order of the
-    channels shows.
+    Negative values are rounded towards 0 and taken modulo 256. The lattice is not an exact Gaussian, so the order of
+    the channels shows.
 
     Args:
         whole: The images.
-        normalisation: That of the network, whose mean is subtracted.
+        normalisation: Normalisation of the network, whose mean is subtracted.
     """
 
     def __init__(self, whole: Dataset, normalisation: Normalisation) -> None:
@@ -80,13 +80,13 @@ def infer_masks(
     """Write the masks of every image of a data set that is not done yet, and what a CRF needs.
 
     Args:
-        method: What makes the probabilities; put into evaluation mode.
+        method: The method that makes the probabilities; it is put into evaluation mode.
         data: The images; their labels are not used.
-        masks: Where the most probable labels go.
-        scores: Where the probabilities go, of the classes that are not negligible.
+        masks: The store that receives the most probable labels.
+        scores: The store that receives the probabilities of the classes that are not negligible.
         done: The ids of the images that need not be looked at.
         fabric: The engine; with several processes each does its share.
-        normalise: From pixels to the network's input.
+        normalise: Function that turns pixels into the network's input.
         workers: Processes that decode; 0 for none.
     """
     method.train(False)

@@ -2,26 +2,24 @@
 
 In a run's folder::
 
-    config.json                    every setting of the run, what decides its numbers, format and version
-    images.json                    the digest of every picture and of every other file that the run has read
-    training.json                  which versions trained the run, and from what besides the pictures
-    log.jsonl                      one line per epoch, made again from the checkpoint where it is damaged
-    checkpoint.pt                  tensors and plain values
+    config.json                    every setting of the run, what decides its numbers, format and version images.json
+    the digest of every picture and of every other file that the run has read training.json                  which
+    versions trained the run, and from what besides the pictures log.jsonl                      one line per epoch, made
+    again from the checkpoint where it is damaged checkpoint.pt                  tensors and plain values
     cams/<split>/<id>.npz          `classes` int64 (n,) from 0, `cams` uint16 (n, H, W), 65,535 times the value
     scores/<what>/<split>/<id>.npz `classes` int64 (n,), `scores` float16 or float32 (1 + n, h, w), background first
-    masks/<what>/<split>/<id>.png  VOC palette, 255 ignored
-    growth/<epoch>/<id>.npz        the maps of a few images after every epoch
-    made.json                      beside the files of each of these stores: from which network, with which versions
-    seeds/, classifier/, superpixels/   runs that this one needed and did not find
-    segmentation/<what>/           runs of the final stage, trained on this one's masks
-    variants/<name>/               a run like this one with some settings changed
-    seconds.json                   what every stage has taken, over all starts
-    metrics.json                   settings, versions, times, scores
-    .lock                          held by the process that works in the folder
+    masks/<what>/<split>/<id>.png  VOC palette, 255 ignored growth/<epoch>/<id>.npz        the maps of a few images
+    after every epoch made.json                      beside the files of each of these stores: their source, and which
+    versions made them seeds/, classifier/, superpixels/   runs that this one needed and did not find
+    segmentation/<what>/           runs of the final stage, trained on this one's masks variants/<name>/               a
+    run like this one with some settings changed seconds.json                   seconds that every stage has taken, over
+    all starts metrics.json                   settings, versions, times, scores model.safetensors              the final
+    network for new pictures, written by ``wsss fit`` .lock                          held by the process that works in
+    the folder
 
 What a run cannot do without (settings, checkpoint, log, times, metrics) is also flushed to the disk before it is
 renamed, so that it survives a power cut. Maps, scores and masks are not: that would take 5 to 9 ms for each of many
-thousands, where writing takes 1 to 3 ms. What a power cut leaves of them is found by its checksum when it is read.
+thousands, where writing takes 1 to 3 ms. A file that a power cut has damaged is found by its checksum when it is read.
 """
 
 from __future__ import annotations
@@ -63,10 +61,10 @@ def read_json(path: Path, advice: str = "put back a copy of it, or have it made 
 
     Args:
         path: The file.
-        advice: What to do if the file is damaged.
+        advice: Advice for the error message if the file is damaged.
 
     Raises:
-        InputError: It is missing, cannot be read or is not JSON.
+        InputError: The file is missing, cannot be read or is not JSON.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -87,13 +85,13 @@ def write_json_lines(path: Path, rows: list[dict[str, Any]]) -> None:
 def restore_json_lines(path: Path, rows: list[dict[str, Any]]) -> None:
     """Write a file of :func:`write_json_lines` again if it is missing or damaged, and say so if it is damaged.
 
-    A line more is no damage: a process that was killed within an epoch may have left it.
+    An extra line is not damage: a process that was killed within an epoch may have left it.
     """
     try:
         if path.read_bytes().startswith(_json_lines(rows)):
             return
         print(f"{path} is damaged; it is written again from the checkpoint.")
-    except OSError:  # it is missing; of one that cannot be read the next line says why
+    except OSError:  # the file is missing; if it cannot be read, the next line says why
         pass
     write_json_lines(path, rows)
 
@@ -156,7 +154,7 @@ class Store:
     """Files of a folder, one per image.
 
     Args:
-        folder: Where the files lie; need not exist yet.
+        folder: Folder of the files; it need not exist yet.
     """
 
     suffix = ".npz"
@@ -211,7 +209,8 @@ def read_cams(store: CamStore, data: Dataset, index: int) -> tuple[Tensor, Tenso
     """Return ``classes`` ``(n,)`` and ``cams`` ``(n, H, W)`` of an image.
 
     Raises:
-        InputError: They are missing, damaged, or do not fit the image: another size, or classes it has no label for.
+        InputError: The maps are missing, damaged, or do not fit the image: another size, or classes that it has no
+            label for.
     """
     path = store.path(data.ids[index])
     classes, cams = store.read(data.ids[index])
@@ -235,7 +234,7 @@ class ScoreStore(Store):
     """Scores of the background and of the classes that an image shows, at any resolution.
 
     Args:
-        folder: Where the files lie; need not exist yet.
+        folder: Folder of the files; it need not exist yet.
         half: Whether the scores are probabilities, in [0, 1]. They are stored as float16, which is finer than 16-bit
             integers below 1/64: a CRF takes their logarithm. Other scores are at least 0 and stored as float32.
     """
@@ -339,14 +338,14 @@ class MaskStore(Store):
             size: The ``(H, W)`` that it must have.
 
         Raises:
-            InputError: The file is missing, damaged, of another size, or holds a value that is no class.
+            InputError: The file is missing, damaged, of another size, or holds a value that is not a class.
         """
         path = self.path(image_id)
         mask = read_mask(path, num_classes, size)
         try:
             with Image.open(path) as picture:
-                picture.verify()  # what Pillow reads it does not compare with the checksums of the file
-        except Exception as error:  # as various as in read_mask
+                picture.verify()  # reading alone does not compare the file's checksums
+        except Exception as error:  # Pillow reports damage in as many ways as in read_mask
             raise InputError(f"{path} is damaged; remove it and run the stage that makes it again.") from error
         return torch.from_numpy(mask)
 

@@ -1,4 +1,4 @@
-"""The training loop, in the open. Devices and precision are Lightning Fabric's business."""
+"""The training loop, in the open. Lightning Fabric takes care of devices and precision."""
 
 from __future__ import annotations
 
@@ -31,9 +31,10 @@ class TrainingBatches:
 
     Args:
         images: The augmented images.
-        batch_size: Images per step, over all processes together; fewer, which is said, if there are not so many.
+        batch_size: Images per step, over all processes together; fewer, with a message, if there are not so many
+            images.
         fabric: The engine.
-        seed: Of the run; the order of an epoch depends on it and on the epoch.
+        seed: Seed of the run; the order of an epoch depends on the seed and on the epoch.
         workers: Processes that decode and augment; 0 for none.
 
     Raises:
@@ -42,7 +43,9 @@ class TrainingBatches:
 
     def __init__(self, images: TrainingImages, batch_size: int, fabric: Fabric, seed: int, workers: int) -> None:
         if batch_size % fabric.world_size:
-            raise InputError(f"batch_size {batch_size} is no multiple of the number of devices, {fabric.world_size}.")
+            raise InputError(
+                f"batch_size {batch_size} is not a multiple of the number of devices, {fabric.world_size}."
+            )
         if fabric.world_size > len(images):
             raise InputError(
                 f"devices {fabric.world_size} are more than the {len(images)} images of {images.data.name}; give fewer."
@@ -78,12 +81,12 @@ class TrainingBatches:
 
 
 def fitting_batch_size(batch_size: int, images: int, devices: int) -> int:
-    """Return how many images a step takes: those that are asked for, or all if there are not so many.
+    """Return how many images a step takes: those that are asked for, or all images if there are fewer.
 
     Args:
-        batch_size: What is asked for.
-        images: How many training images there are.
-        devices: How many processes share a batch, each with the same number.
+        batch_size: Batch size that is asked for.
+        images: Number of training images.
+        devices: Number of processes that share a batch equally.
     """
     return min(batch_size, images - images % devices)
 
@@ -112,13 +115,13 @@ def train(
     ``log.jsonl``. A run that is started again after a stop gives the same numbers as one that was never stopped.
 
     Args:
-        method: What to train.
-        batches: What to train it on.
+        method: The method to train.
+        batches: The batches that the method is trained on.
         fabric: The engine.
-        seed: Of the random draws inside the networks (dropout).
-        folder: Of the run.
+        seed: Seed of the random draws inside the networks (dropout).
+        folder: Folder of the run.
         report: Called with the summary of every finished epoch.
-        after_epoch: Called with the number of an epoch, from 1, before it is written that it is finished.
+        after_epoch: Called with the number of an epoch, from 1, before the epoch is recorded as finished.
         run: Short name of the run, which its checkpoints carry.
 
     Returns:
@@ -131,7 +134,7 @@ def train(
     method.setup(fabric, total_steps=epochs * len(batches))
     path = folder / "checkpoint.pt"
     history = resume(method, folder, run)
-    if fabric.is_global_zero and not path.is_file():  # for a stop within the first epoch
+    if fabric.is_global_zero and not path.is_file():  # in case the first epoch is interrupted
         write_training(path, method, [], run)
     if fabric.is_global_zero and history:
         restore_json_lines(folder / "log.jsonl", history)
@@ -172,7 +175,8 @@ def resume(method: Method, folder: Path, run: str = "") -> History:
     Args:
         method: Method that gets the state.
         folder: Folder of the run.
-        run: Short name of the run; a checkpoint that carries another name is refused, unless one of both is empty.
+        run: Short name of the run; a checkpoint that carries another name is refused, unless one of the two names is
+            empty.
 
     Raises:
         InputError: The checkpoint is damaged, of another network or of another run, or holds weights that are not
@@ -225,7 +229,7 @@ def mean_over_processes(losses: dict[str, float], fabric: Fabric) -> dict[str, f
 
 
 def check_weights(method: Method, epoch: int) -> None:
-    """Raise InputError if the last step of an epoch, the loss of which was finite, has broken a weight."""
+    """Raise InputError if the last step of an epoch has broken a weight although its loss was finite."""
     for network in method.networks.values():
         for name, value in network.state_dict().items():
             if not torch.isfinite(value).all():

@@ -50,12 +50,12 @@ def walk(
     """Write the walked scores of every image of a data set that the store does not have yet.
 
     Args:
-        method: Makes the affinities; put into evaluation mode.
+        method: The method that makes the affinities; it is put into evaluation mode.
         data: The images.
         cams: Their class activation maps.
-        store: Where the scores go, at the network's stride.
+        store: The store that receives the scores, at the network's stride.
         fabric: The engine; with several processes each does its share.
-        normalise: From pixels to the network's input.
+        normalise: Function that turns pixels into the network's input.
         workers: Processes that decode; 0 for none.
 
     Raises:

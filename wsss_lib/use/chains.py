@@ -40,10 +40,10 @@ NOTEBOOKS = {
     "pcss": "04_pcss",
     "msal": "05_msal",
 }
-"""By method, the notebook whose run it is."""
+"""For every method, the notebook that makes the same run."""
 
 FINAL = "final."
-"""What stands before the name of a parameter of the final network."""
+"""Prefix of the name of a parameter of the final network."""
 
 _OWN_PATHS = {
     "affinitynet": ("seeds",),
@@ -67,7 +67,7 @@ _EXPLAINED = {
 
 @dataclass(frozen=True)
 class Parameters:
-    """What stands in the words ``name=value`` of a command.
+    """The parameters in the words ``name=value`` of a command.
 
     Attributes:
         method: Name of the method.
@@ -216,11 +216,11 @@ def run_method(run: CamRun | AffinityNetRun) -> None:
 
 
 def fit(run: CamRun | AffinityNetRun, final: dict[str, Any]) -> SegmentationRun:
-    """Do the whole chain of a method up to its final network, and return the run of that.
+    """Do the whole chain of a method up to its final network, and return the run of the final network.
 
     Args:
         run: The run of the method.
-        final: What :attr:`Parameters.final` says.
+        final: Value of :attr:`Parameters.final`.
     """
     run_method(run)
     changes = {name: value for name, value in final.items() if name not in _OF_FINAL and value}

@@ -35,7 +35,7 @@ def map_folder(
     classes: str | Sequence[str] | None = None,
     report: Callable[[str], object] = print,
 ) -> Summary:
-    """Write the class activation maps of pictures, those that are not there yet.
+    """Write the missing class activation maps of pictures.
 
     ``<name>.npz`` holds ``classes`` int64 ``(n,)``, from 0, and ``cams`` uint16 ``(n, H, W)``, 65,535 times the value,
     of the picture's working size (see `wsss_lib.data.large`); :class:`wsss_lib.stages.store.CamStore` reads it.

@@ -54,7 +54,7 @@ class Options:
 
     Attributes:
         scales: Factors of the picture's size at which probabilities are computed.
-        rule: How the probabilities are merged, see :func:`wsss_lib.methods.segmentation.probabilities`.
+        rule: Rule by which the probabilities are merged, see :func:`wsss_lib.methods.segmentation.probabilities`.
         crf: Whether a dense CRF follows.
         classes: Positions of the classes that may be found; those of all others are background.
     """
@@ -73,10 +73,10 @@ class About:
         config: Configuration of the network, of its views and of its CRF.
         classes: Names of the K classes.
         palette: ``(256, 3)`` uint8, the RGB colour of every mask value.
-        normalisation: From pixels to the network's input.
+        normalisation: Normalisation that turns pixels into the network's input.
         trained_on: Name, counts and digests of the data, preset, seed and where the pseudo masks came from.
         results: Scores of the network's masks, by split and by name, as ``metrics.json`` of its run has them.
-        made: When, with which versions and on which device the network was trained.
+        made: Records of when, with which versions and on which device the network was trained.
         digest: Digest of the whole file's content.
     """
 
@@ -95,7 +95,7 @@ class Model:
 
     Args:
         network: The network.
-        about: What its file says.
+        about: Content of the model's file besides the weights.
         device: ``auto`` (CUDA where there is a device), ``cpu`` or ``cuda``.
         precision: ``32-true``, or ``bf16-mixed`` or ``16-mixed`` for automatic mixed precision.
 
@@ -132,12 +132,12 @@ class Model:
 
         Args:
             scales: Factors of the picture's size, such as ``(0.75, 1.0)`` or ``"0.75,1.0"``; None for the model's own.
-            mirror: Whether the mirror image is looked at, too; None for what the model was scored with.
+            mirror: Whether the mirror image is used, too; None for the setting that the model was scored with.
             crf: Whether a dense CRF follows, with the model's settings.
             classes: Names of the classes that may be found, the others being background; None for all.
 
         Raises:
-            InputError: A scale is out of range, or there is no class of such a name.
+            InputError: A scale is out of range, or no class has such a name.
         """
         config = self.about.config
         views = config.scales if scales is None else convert("scales", scales, tuple)
@@ -167,7 +167,7 @@ class Model:
             picture: A file, a Pillow image, or an array ``(H, W, 3)`` uint8 RGB; of any size. A large one is computed
                 with at a working size, see `wsss_lib.data.large`.
             scales: See :meth:`options`, as for the others.
-            mirror: Whether the mirror image is looked at, too.
+            mirror: Whether the mirror image is used, too.
             crf: Whether a dense CRF follows.
             classes: Names of the classes that may be found.
 
@@ -204,7 +204,7 @@ class Model:
             picture: The picture at its working size.
             scores: ``(1 + K, h, w)``, what :meth:`scores` returned for the picture.
             size: ``(H, W)`` of the mask.
-            options: How the model is used.
+            options: Options that say how the model is used.
 
         Raises:
             InputError: A probability is not finite.

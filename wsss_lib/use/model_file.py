@@ -133,7 +133,7 @@ def final_network(folder: Path) -> SegmentationRun:
     """Open the run of the final network that a folder holds: the folder of such a run, or of a run that has one.
 
     Raises:
-        InputError: There is no such run, or several.
+        InputError: The folder holds no such run, or several.
     """
     run: Run = reopen(folder, guest=True)
     if isinstance(run, SegmentationRun):

@@ -31,7 +31,7 @@ _OPSET = 18
 _TRACED = (1, 64, 96)
 """Count, height and width of the pictures for which the network is written down."""
 _CHECKED = ((1, 97, 65), (2, 83, 118))
-"""Those for which PyTorch and the file are compared: odd sides, an even one, several pictures."""
+"""Sizes for which PyTorch and the file are compared: odd sides, an even one, several pictures."""
 _TOLERANCE = 1e-3
 """Greatest difference of two probabilities; rounding alone made 1.4e-5 in the tests."""
 _MOST_CLASSES = 254
@@ -42,7 +42,7 @@ class Portable(nn.Module):
 
     Args:
         network: The network.
-        normalisation: From pixels to the network's input.
+        normalisation: Normalisation that turns pixels into the network's input.
     """
 
     def __init__(self, network: SegmentationNet, normalisation: Normalisation) -> None:
@@ -60,11 +60,11 @@ class Portable(nn.Module):
 def export_onnx(
     network: SegmentationNet, normalisation: Normalisation, classes: Sequence[str], path: str | Path
 ) -> Path:
-    """Write a network to an ONNX file, once onnxruntime has been seen to compute the same with it as PyTorch.
+    """Write a network to an ONNX file, after checking that onnxruntime computes what PyTorch does.
 
     Args:
         network: The network; it is not changed.
-        normalisation: From pixels to the network's input.
+        normalisation: Normalisation that turns pixels into the network's input.
         classes: Names of the K classes, without background.
         path: The file, ``*.onnx``; an earlier one of this name is replaced.
 

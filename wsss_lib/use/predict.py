@@ -56,7 +56,7 @@ _MARK = "wsss_lib"
 """Name of the text chunk in a mask."""
 
 _OPAQUE = 0.6
-"""How opaque the colours of a class lie over the picture."""
+"""Opacity of the colours of a class over the picture."""
 
 _Batch = list[tuple[str, Path, tuple[int, int]]]
 """Name, file and own size of pictures that have one working size."""
@@ -69,7 +69,7 @@ class Summary:
     Attributes:
         made: Number of the masks that were made.
         kept: Number of the masks that were there already, from the same model, options and pictures.
-        broken: The files for which there is no mask, and why.
+        broken: The files that have no mask, and the reasons.
     """
 
     made: int = 0
@@ -89,17 +89,17 @@ def predict_folder(
     classes: str | Sequence[str] | None = None,
     report: Callable[[str], object] = print,
 ) -> Summary:
-    """Write the masks of pictures into a folder, those that are not there yet.
+    """Write the missing masks of pictures into a folder.
 
     Args:
-        model: What makes the masks.
+        model: The model that makes the masks.
         pictures: A picture, a folder, a ``.txt`` file with a list, or a list of these, see
             :func:`wsss_lib.data.pictures.find_pictures`. Neither labels nor a run are needed.
         out: The folder of the results; made if need be.
         overlay: ``jpg`` or ``png`` to write the masks over the pictures, too; "" for none.
         scores: Whether the probabilities are written, too.
         scales: See :meth:`wsss_lib.use.model.Model.options`, as for the next three.
-        mirror: Whether the mirror image is looked at, too.
+        mirror: Whether the mirror image is used, too.
         crf: Whether a dense CRF follows.
         classes: Names of the classes that may be found.
         report: Called with one sentence for every picture that cannot be used.
@@ -108,8 +108,8 @@ def predict_folder(
         How many masks were made and kept, and which pictures cannot be used.
 
     Raises:
-        InputError: There is no picture, two have one name, an option cannot be used, or the folder is that of the
-            pictures, holds files of others or cannot be written to.
+        InputError: No picture is found, two pictures have one name, an option cannot be used, or the folder is that of
+            the pictures, holds files of others or cannot be written to.
     """
     options, out = model.options(scales, mirror, crf, classes), Path(out)
     if overlay not in OVERLAYS:
@@ -232,7 +232,7 @@ class _Work:
     # ---------------------------------------------------------------------------------------------------- the work
 
     def do(self, found: dict[str, Path]) -> Iterator[int]:
-        """Make the results of some pictures, those that are not there yet; yield numbers of pictures that are done."""
+        """Make the missing results of some pictures; yield numbers of pictures that are done."""
         groups: dict[tuple[int, int], _Batch] = {}
         for name, path in found.items():
             try:
@@ -371,7 +371,7 @@ def _write_mask(path: Path, mask: np.ndarray, palette: np.ndarray, mark: dict[st
 
 
 def _read_mark(path: Path, whole: bool = True) -> dict[str, Any] | None:
-    """Return what a mask says of itself: nothing if it is not ours, and None if it is missing or damaged.
+    """Return what a mask says of itself: nothing if this program did not write it, None if it is missing or damaged.
 
     Args:
         path: The mask.

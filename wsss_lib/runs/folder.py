@@ -284,10 +284,14 @@ class RunFolder:
     # ------------------------------------------------------------------------------------------------- emptying it
 
     def remove_unfinished(self) -> None:
-        """Remove the unfinished files of a process that was killed while it wrote; the lock must be held.
+        """Remove what a process of this run that was killed while it wrote has left; the lock must be held.
 
-        The runs inside this folder remove their own unfinished files, because another process may work in them.
+        The same is done for the runs in this folder, but for one in which another process works.
         """
+        for part in self._subruns():
+            if part.is_claimed:
+                with contextlib.suppress(InputError), part.locked():
+                    part.remove_unfinished()
         patterns = (".tmp-*", *(f"{name}/**/.tmp-*" for name in STORES))
         for path in [path for pattern in patterns for path in self.path.glob(pattern) if is_unfinished(path)]:
             path.unlink(missing_ok=True)

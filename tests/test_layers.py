@@ -10,7 +10,20 @@ import pytest
 import wsss_lib
 
 PACKAGE = Path(__file__).parent.parent / "wsss_lib"
-LAYERS = ["errors", "ops", "data", "models", "methods", "show", "stages", "runs", "results", "use", "__main__"]
+LAYERS = [
+    "errors",
+    "ops",
+    "data",
+    "models",
+    "methods",
+    "show",
+    "stages",
+    "runs",
+    "results",
+    "use",
+    "pipeline",
+    "__main__",
+]
 ALLOWED = {
     "models": {"errors", "ops"},
     "ops": {"errors"},
@@ -63,3 +76,13 @@ def test_public_names_are_there(name):
 def test_a_name_that_is_not_public():
     with pytest.raises(AttributeError, match="no attribute 'no_such_name'"):
         _ = wsss_lib.no_such_name
+
+
+def test_old_imports_work_for_one_version():
+    code = (
+        "from wsss_lib.pipeline import kinds, report; from wsss_lib.pipeline.seeds import SeedRun;"
+        "from wsss_lib.pipeline.affinity import AffinityRun; from wsss_lib.pipeline.store import read_json;"
+        "from wsss_lib.runs.cam import CamRun; print(SeedRun is CamRun, kinds.open_run.__module__)"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=PACKAGE.parent)
+    assert found.stdout == "True wsss_lib.runs.kinds\n"

@@ -181,13 +181,12 @@ class Run(ABC, Generic[M]):
         if not self.place.is_claimed or is_helper():
             return
         before = self.place.identity()
-        if any(before.get(part, digest) != digest for part, digest in self.input_digests(self.digests).items()):
-            remembered, self.digests = self.digests, Digests(shared=False)  # what is remembered may be damaged
-            self.__dict__.pop("own_identity", None)
-            self.digests.remembered = remembered.remembered
-            self.digests.read_all = True
-        for name, data in self._all_data.items():
-            part = f"pictures {name}"
+        parts = [f"pictures {name}" for name in self._all_data]
+        if all(before.get(part, self.own_identity[part]) == self.own_identity[part] for part in parts):
+            return
+        self.digests = Digests(self.digests.remembered, read_all=True)  # what is remembered may be damaged
+        del self.own_identity
+        for part, data in zip(parts, self._all_data.values(), strict=True):
             if before.get(part, self.own_identity[part]) == self.own_identity[part]:
                 continue
             changed = self.digests.changed(picture_files(data))

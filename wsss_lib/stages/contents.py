@@ -38,16 +38,12 @@ class Digests:
 
     Args:
         remembered: Result of an earlier :meth:`to_dict`.
-        shared: Whether digests of files that this process has read before are used, too.
-
-    Attributes:
-        read_all: Whether every file is read, even if its digest is remembered.
+        read_all: Whether every file is read once, even if its digest is remembered.
     """
 
-    def __init__(self, remembered: Remembered | None = None, shared: bool = True) -> None:
+    def __init__(self, remembered: Remembered | None = None, read_all: bool = False) -> None:
         self.remembered = {name: entry for name, entry in (remembered or {}).items() if _is_entry(entry)}
-        self.shared = shared
-        self.read_all = False
+        self.read_all = read_all
         self._known: dict[str, list[Any]] = {}
 
     def of(self, paths: Sequence[Path], title: str) -> list[str]:
@@ -81,8 +77,7 @@ class Digests:
         return dict(self._known)
 
     def _is_known(self, name: str, signature: list[int]) -> bool:
-        remembered = {} if self.read_all else self.remembered
-        for source in (self._known, _of_this_process if self.shared else {}, remembered):
+        for source in (self._known, *(() if self.read_all else (_of_this_process, self.remembered))):
             entry = source.get(name)
             if entry is not None and list(entry[1:]) == signature:
                 self._known[name] = list(entry)

@@ -134,13 +134,7 @@ def test_a_network_that_has_changed_in_its_file(tmp_path):
 
 def test_maps_of_a_network_that_was_trained_further(tmp_path, capsys):
     config = tiny_config(epochs=2)
-    run, fresh = (open_run(tmp_path / name, config) for name in ("run", "fresh"))
-
-    def stop(_row):
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        run.train(stop)
+    run, fresh = interrupted(tmp_path / "run", config), open_run(tmp_path / "fresh", config)
     run.infer("val")
     run.refine("crf", "val")
     run = open_run(tmp_path / "run", config)

@@ -47,8 +47,9 @@ pip_install = $(BIN)/python -m pip install --disable-pip-version-check --progres
 	pid=$$!; trap "kill $$pid; exit 1" INT TERM; seconds=0; \
 	while kill -0 $$pid 2>/dev/null; do \
 	    sleep 1; seconds=$$((seconds + 1)); \
-	    test $$((seconds % 10)) -ne 0 || printf '%5d s  %.100s\n' $$seconds \
-	        "$$(grep -oE '(Collecting|Downloading|Using cached|Building|Installing collected) [^ ]+( \([0-9.]+ [kM]B\))?' $(LOG) | tail -n 1)"; \
+	    test $$((seconds % 10)) -eq 0 || continue; \
+	    said=$$(grep -oE '(Collecting|Downloading|Using cached|Building) [^ ]+( \([0-9.]+ [kM]B\))?|Installing collected packages' $(LOG) | tail -n 1); \
+	    printf '%5d s  %.100s\n' $$seconds "$${said:-pip starts}"; \
 	done; \
 	wait $$pid
 
@@ -64,8 +65,8 @@ $(READY): pyproject.toml
 	if test -e $(BIN)/torchrun; then \
 	    echo "Bringing $(VENV) up to date with pyproject.toml."; \
 	else \
-	    echo "Setting up $(VENV) with $$($$found --version): on Linux DOWNLOAD_SIZE GB are downloaded, which take up DISK_SIZE GB of"; \
-	    echo "disk, most of them PyTorch with CUDA. At 100 Mbit/s this takes about MINUTES minutes. It is done once."; \
+	    echo "Setting up $(VENV) with $$($$found --version): on Linux 3.3 GB are downloaded, which take up 6.5 GB of disk,"; \
+	    echo "most of it PyTorch with CUDA. At 100 Mbit/s the download takes 5 minutes; unpacking takes a few more."; \
 	fi; \
 	test -x $(BIN)/python || $$found -m venv $(VENV)
 	@$(call pip_install,$(EXTRAS)) || { tail -n 20 $(LOG); echo "The set-up failed: see above, and $(LOG). Say make again to go on."; exit 1; }

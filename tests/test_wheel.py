@@ -20,7 +20,7 @@ from PIL import Image
 ROOT = Path(__file__).parent.parent
 COURSE = ("IPython", "ipykernel", "ipywidgets", "jupyterlab", "nbformat", "papermill", "traitlets")
 """Packages that only the extra `course` installs."""
-NEED_COURSE = {"wsss_lib.show.seeds", "wsss_lib.show.widgets"}
+NEED_COURSE = {"wsss_lib.show.cams", "wsss_lib.show.widgets"}
 """Modules with sliders, which only notebooks show."""
 
 REFUSE = f"""
@@ -103,7 +103,7 @@ def test_a_run_of_a_method_in_an_empty_folder(installed, tmp_path):
 
 
 def test_pictures_in_masks_out(installed, tmp_path):
-    """From labelled pictures to masks of new ones, with the pre-trained weights of the package that `photos` installs."""
+    """From labelled pictures to masks, with the pre-trained weights of the package that `photos` installs."""
     rng = np.random.default_rng(0)
     pictures, work = tmp_path / "pictures", tmp_path / "work"
     (pictures / "images").mkdir(parents=True)

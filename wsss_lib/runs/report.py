@@ -163,8 +163,8 @@ def made_by(run: Run) -> dict[str, list[dict[str, Any]]]:
     ``training`` is a list, since several versions may have trained a run, each from its ``epoch`` on. The folders of
     maps, scores and masks have such lists, too. ``numbers`` are the scores: they are counted when this is written.
     """
-    stores = {name: record.get("made", []) for name, record in run.records().items()}
-    training = run.training_record().get("made", [])
+    stores = {name: record.get("made", []) for name, record in run.place.store_records().items()}
+    training = run.training_record.read().get("made", [])
     return {"training": training, **stores, "numbers": [maker(run.fabric.device)]}
 
 

@@ -30,7 +30,7 @@ from wsss_lib.stages.train import History
 OFFICIAL = "od_cam.pth"
 """The authors' name for AffinityNet's classifier, looked for in the folder of pre-trained weights."""
 
-_ASKED = 300
+_CHECKED_IMAGES = 300
 """Number of training images that the ordinary classifier is tested with."""
 
 _MARGIN = 0.1
@@ -110,7 +110,7 @@ class WithClassifierRun(CamRun):
         """Return the ordinary classifier's digest, if the method needs one."""
         return {"classifier": network_digest(self.ordinary.network.state_dict())} if self.needs_classifier else {}
 
-    def shared(self) -> dict[str, Any]:
+    def variant_settings(self) -> dict[str, Any]:
         """Return where the ordinary classifier is, so that variants do not make their own."""
         return {} if self.ordinary_run is None else {"classifier": self.ordinary_run.folder}
 
@@ -171,9 +171,9 @@ class WithClassifierRun(CamRun):
                 f"by {self.normalise}; give one with the same backbone."
             )
         training = self.splits.fit
-        labels = training.labels[:_ASKED]
+        labels = training.labels[:_CHECKED_IMAGES]
         asked = DatasetView(training, training.name, list(range(len(labels))))
-        logits = classify(self.ordinary, asked, self.fabric, self.normalise, self.workers)
+        logits = classify(self.ordinary, asked, self.context)
         recall = float(top_recall(logits, labels))
         blind = float(top_recall(training.labels.mean(0).expand_as(labels), labels))
         if not recall > min(blind + _MARGIN, 0.99):

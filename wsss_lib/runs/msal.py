@@ -156,7 +156,7 @@ class MsalRun(CamRun):
         else:
             if not self.superpixel_run.is_trained:
                 self.superpixel_run.train()
-            network = deepcopy(self.superpixel_run.method.network)  # that run may still be asked to train
+            network = deepcopy(self.superpixel_run.method.network)  # that run may still be trained
         return network.eval().requires_grad_(False).to(self.fabric.device)
 
     def setup_method(self, method: CamMethod) -> None:

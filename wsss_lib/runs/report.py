@@ -126,7 +126,7 @@ def write_metrics(
         run: The run.
         scores: Scores of the CAM seeds, by split; empty without masks.
         classification: Results of :func:`ranking_summary`, by split.
-        more: Whatever else a notebook measured, as plain values.
+        more: Other measurements of a notebook, as plain values.
     """
     settings, made = run.settings, made_by(run)
     metrics = {

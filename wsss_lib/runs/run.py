@@ -288,7 +288,7 @@ class Run(OpenedRun, ABC, Generic[M]):
         history = self._history()
         if history:
             self.training_record.refuse_other_sources(self.training_sources())
-        if len(history) >= self.settings.config.epochs:  # nothing is left to do, so nobody need wait for the folder
+        if len(history) >= self.settings.config.epochs:  # nothing is left to do, so the folder's lock is not needed
             restore_json_lines(self.folder / "log.jsonl", history)
             self.method.train(False)
             return history
@@ -343,7 +343,7 @@ class Run(OpenedRun, ABC, Generic[M]):
             network.to(self.fabric.device)
 
     def delegate(self, stage: str, *arguments: str) -> bool:
-        """Let several processes do a stage, if several are asked for and this process is not one of them."""
+        """Start several processes that do a stage together; False if this process does the stage itself."""
         if self.settings.devices == 1 or is_one_of_several():
             return False
         launch_processes(self.settings.devices, ["-m", "wsss_lib", str(self.folder), stage, *arguments])

@@ -65,7 +65,7 @@ class SegmentationRun(Run[Segmentation]):
         """Find the pseudo masks.
 
         Raises:
-            InputError: There is no folder of them, one is missing, damaged, of another size than its image or holds a
+            InputError: The folder of masks is missing, or a mask is missing, damaged, of another size than its image or holds a
                 value that is not a class, none shows a class, or they are of a run on other data.
         """
         folder = self.settings.pseudo_masks
@@ -112,10 +112,10 @@ class SegmentationRun(Run[Segmentation]):
         if owner is None:
             return
         name = "data fit"
-        theirs, mine = RunFolder(owner).identity().get(name), self.own_identity[name]
-        if theirs != mine:
+        there, here = RunFolder(owner).identity().get(name), self.own_identity[name]
+        if there != here:
             raise InputError(
-                f"pseudo_masks {self.settings.pseudo_masks} are of a run on other data ({name}: {theirs}; here {mine});"
+                f"pseudo_masks {self.settings.pseudo_masks} are of a run on other data ({name}: {there}; here {here});"
                 " give masks of the same data."
             )
 
@@ -289,7 +289,7 @@ def segment(
         masks: Masks of the run for the split ``fit``; the network is trained on them.
         backbone: Backbone of the network, which comes with the settings of its authors; "" for that of the run in the
             folder, or of the run itself if it is a light one for ``photos``, or of the preset.
-        weights: File of its pre-trained weights; None for the run's own if it has this backbone, else for the usual.
+        weights: File of its pre-trained weights; None for the run's own if it has this backbone, else for the default file.
         changes: Fields of the segmentation stage's configuration that differ from these settings.
 
     Raises:

@@ -71,10 +71,10 @@ class WithClassifierRun(CamRun):
         if not self.needs_classifier:
             return
         file, own = settings.classifier, self.folder / "classifier"
-        usual = settings.pretrained_folder / OFFICIAL
+        default = settings.pretrained_folder / OFFICIAL
         for_voc = settings.preset == "voc12" and settings.config.backbone == "resnet38d"
-        if file is None and for_voc and usual.is_file() and not holds_run(own):
-            file = usual
+        if file is None and for_voc and default.is_file() and not holds_run(own):
+            file = default
         if file is not None and file.is_file():
             self.file = file
             if not holds_run(self.folder):
@@ -118,7 +118,7 @@ class WithClassifierRun(CamRun):
     def ordinary(self) -> CAM:
         """The ordinary classifier, trained first if need be, and fixed.
 
-        Where the authors' erasing network is used as it is and no classifier is named, that network is asked instead.
+        Where the authors' erasing network is used as it is and no classifier is named, that network takes the place of the ordinary classifier.
 
         Raises:
             InputError: The file holds another network.
@@ -172,8 +172,8 @@ class WithClassifierRun(CamRun):
             )
         training = self.splits.fit
         labels = training.labels[:_CHECKED_IMAGES]
-        asked = DatasetView(training, training.name, list(range(len(labels))))
-        logits = classify(self.ordinary, asked, self.context)
+        some = DatasetView(training, training.name, list(range(len(labels))))
+        logits = classify(self.ordinary, some, self.context)
         recall = float(top_recall(logits, labels))
         blind = float(top_recall(training.labels.mean(0).expand_as(labels), labels))
         if not recall > min(blind + _MARGIN, 0.99):
@@ -185,7 +185,7 @@ class WithClassifierRun(CamRun):
         return recall, blind
 
     def train(self, report: Callable[[dict[str, Any]], None] = epoch_line) -> History:
-        """Train to the end; an ordinary classifier that is asked is checked first. See :meth:`CamRun.train`."""
+        """Train to the end, after a check of the ordinary classifier where the losses use it. See :meth:`CamRun.train`."""
         if isinstance(self.method, OCCSE) and not self.is_trained:
             self.check_ordinary()
             self.method.ordinary = self.ordinary.network

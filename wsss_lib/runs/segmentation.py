@@ -65,8 +65,8 @@ class SegmentationRun(Run[Segmentation]):
         """Find the pseudo masks.
 
         Raises:
-            InputError: The folder of masks is missing, or a mask is missing, damaged, of another size than its image or holds a
-                value that is not a class, none shows a class, or they are of a run on other data.
+            InputError: The folder of masks is missing or of a run on other data, no mask shows a class, or a mask is
+                missing, damaged, of another size than its image or holds a value that is not a class.
         """
         folder = self.settings.pseudo_masks
         if folder is None:
@@ -289,7 +289,7 @@ def segment(
         masks: Masks of the run for the split ``fit``; the network is trained on them.
         backbone: Backbone of the network, which comes with the settings of its authors; "" for that of the run in the
             folder, or of the run itself if it is a light one for ``photos``, or of the preset.
-        weights: File of its pre-trained weights; None for the run's own if it has this backbone, else for the default file.
+        weights: File of its pre-trained weights; None for the run's own if it has this backbone, else for the default.
         changes: Fields of the segmentation stage's configuration that differ from these settings.
 
     Raises:

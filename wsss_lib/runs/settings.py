@@ -44,7 +44,7 @@ class Settings:
         mask_values: Meaning of the values in the masks, see `wsss_lib.data.splits.open_splits`; "" if they are classes.
         weights: File of the pre-trained weights; None for the default file of the backbone.
         cams: Folder of the run whose class activation maps this run refines; None for the default run of 00_cam.
-        classifier: Folder of the run, or file of the authors' network, of the ordinary classifier; None for the default.
+        classifier: Folder of a run, or file of the authors, with the ordinary classifier; None for the default.
         superpixels: Folder of the run, or file, of the superpixel network; None for a run in this run's folder.
         saliency: Folder of the saliency maps, see `wsss_lib.data.saliency`.
         pseudo_masks: Folder of the masks that the segmentation stage is trained on, such as ``masks/crf-4/train`` of a

@@ -118,7 +118,8 @@ class WithClassifierRun(CamRun):
     def ordinary(self) -> CAM:
         """The ordinary classifier, trained first if need be, and fixed.
 
-        Where the authors' erasing network is used as it is and no classifier is named, that network takes the place of the ordinary classifier.
+        Where the authors' erasing network is used as it is and no classifier is named, that network
+        takes its place.
 
         Raises:
             InputError: The file holds another network.
@@ -185,7 +186,7 @@ class WithClassifierRun(CamRun):
         return recall, blind
 
     def train(self, report: Callable[[dict[str, Any]], None] = epoch_line) -> History:
-        """Train to the end, after a check of the ordinary classifier where the losses use it. See :meth:`CamRun.train`."""
+        """Check the ordinary classifier where the losses use it, then train; see :meth:`CamRun.train`."""
         if isinstance(self.method, OCCSE) and not self.is_trained:
             self.check_ordinary()
             self.method.ordinary = self.ordinary.network

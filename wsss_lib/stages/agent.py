@@ -65,7 +65,7 @@ def report(reason: str) -> bool:
     with (
         suppress(OSError),
         Path(os.environ[_REPORT]).open("x") as file,
-    ):  # a report may exist already, or its folder may be gone
+    ):  # the first report counts
         file.write(reason)
     return True
 

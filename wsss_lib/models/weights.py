@@ -9,10 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import pickle
 import re
-import warnings
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from wsss_lib.errors import InputError
+from wsss_lib.models.torch_files import TORCH_MAGICS, describe, flat_tensors, is_markup, read_torch
 from wsss_lib.models.weight_formats import (
     MXNET_MAGIC,
     is_safetensors,
@@ -38,12 +36,8 @@ MODEL_A_MD5 = "2421c1945b6797cecd3f89db14ca73f6"
 MODEL_A1_MD5 = "ff21f45d6bf03284100dcbec571edfad"
 """The ResNet-38 that the methods of this library start from."""
 
-_ZIP_MAGIC = b"PK\x03\x04"
-_TORCH_MAGICS = (_ZIP_MAGIC, b"\x80")  # a zip archive since PyTorch 1.6, a pickle before
 _CAFFE_MAGICS = (b"\x0a", b"\x12", b"\xa2\x06", b"\x1a", b"\x20", b"\x28", b"\x32", b"\x38", b"\x42")
 """How a Caffe model can begin: the tags of its name, its layers and its inputs."""
-_MOST_UNKNOWN_NAMES = 256
-"""In one file: training leaves some tens of them, and PyTorch goes through all of them at every step."""
 
 
 # ------------------------------------------------------------------------------------------------------ reading a file
@@ -64,28 +58,15 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     """
     head = bytes(map_file(path)[:64])
     if is_safetensors(head):  # before all others: the length with which it begins may be any number
-        return _flat_tensors(path, read_safetensors(path))
+        return flat_tensors(path, read_safetensors(path))
     if head.startswith(MXNET_MAGIC):
         _refuse_model_a(path)
         return resnet38d_from_mxnet(read_mxnet(path), path)
-    if head.startswith(_TORCH_MAGICS):
+    if head.startswith(TORCH_MAGICS):
         return read_torch(path)
-    if head.startswith(_CAFFE_MAGICS) and not _is_markup(head):
+    if head.startswith(_CAFFE_MAGICS) and not is_markup(head):
         return vgg16_from_caffe(read_caffe(path), path)
-    raise InputError(f"{path} is {_describe(head)}; give a PyTorch, safetensors, MXNet or Caffe weight file.")
-
-
-def _is_markup(head: bytes) -> bool:
-    return head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"<")
-
-
-def _describe(head: bytes) -> str:
-    """Say in words what a file is whose first bytes belong to none of the formats."""
-    if is_safetensors(head):
-        return "a safetensors file"
-    if _is_markup(head):
-        return "a web page that was saved in place of the weights"
-    return "not a weight file"
+    raise InputError(f"{path} is {describe(head)}; give a PyTorch, safetensors, MXNet or Caffe weight file.")
 
 
 def _refuse_model_a(path: str | Path) -> None:
@@ -94,143 +75,6 @@ def _refuse_model_a(path: str | Path) -> None:
             f"{path} is ResNet-38 Model A, which loads into our network but is another one; "
             f"use Model A1 instead (ilsvrc-cls_rna-a1_cls1000_ep-0001.params, MD5 {MODEL_A1_MD5})."
         )
-
-
-def read_torch(path: str | Path) -> dict[str, Tensor]:
-    """Read a state dictionary that `torch.save` wrote, without executing anything that the file contains.
-
-    A checkpoint that keeps it under `state_dict` or `model` is unwrapped, and a `module.` in front of every key,
-    which data-parallel wrappers leave there, is taken off. What else a checkpoint keeps, such as PyTorch-Lightning's
-    settings and callbacks, is left out, of whatever class it is; yet files are refused that keep filled instances of
-    most subclasses of `dict` and `list`, that name anything in `os` or `sys`, or that keep any object in the format
-    from before PyTorch 1.6.
-
-    Args:
-        path: The file.
-
-    Returns:
-        Dense tensors on the CPU by key.
-
-    Raises:
-        InputError: The file is absent, damaged, no PyTorch file, contains code that is not beside a state dictionary,
-            or holds something else than tensors.
-    """
-    head = bytes(map_file(path)[:64])
-    if not head.startswith(_TORCH_MAGICS) or is_safetensors(head):
-        raise InputError(f"{path} is {_describe(head)}; give a file that was written by torch.save.")
-    try:
-        if head.startswith(_ZIP_MAGIC):
-            check_archive(path)
-        content = _load(path)
-    except pickle.UnpicklingError as error:
-        content = _state_among_objects(path)
-        if content is None:
-            raise InputError(_refusal(path, str(error))) from None
-    except Exception as error:
-        # PyTorch reports damage by whatever exception it happens to run into.
-        if "TorchScript" in str(error):
-            raise InputError(f"{path} is a TorchScript program; give a file with the state dictionary alone.") from None
-        raise InputError(f"{path} is damaged or incomplete ({type(error).__name__}); download it again.") from None
-    return _flat_tensors(path, content)
-
-
-def check_archive(path: str | Path) -> None:
-    """Compare what lies in a ZIP archive with its checksums, which PyTorch does not do: 0.25 s for 500 MB.
-
-    Archives that PyTorch was told to write without checksums have nothing to compare.
-
-    Raises:
-        zipfile.BadZipFile: A checksum is another one, or the file is not such an archive; damage of other kinds raises
-            other errors.
-    """
-    with zipfile.ZipFile(path) as archive:
-        stated = any(member.CRC for member in archive.infolist())
-        damaged = archive.testzip() if stated else None
-    if damaged is not None:
-        raise zipfile.BadZipFile(f"the checksum of {damaged} is wrong")
-
-
-def names_beside_state(path: str | Path) -> frozenset[str]:
-    """Return what a checkpoint of PyTorch calls the things that it holds beside its state dictionary, if any.
-
-    Args:
-        path: A file; of one that :func:`read_torch` refuses, nothing is returned.
-    """
-    try:
-        content = _plain(_load(path))
-    except Exception:  # as various as in read_torch
-        return frozenset()
-    wrapped = isinstance(content, dict) and isinstance(content.get("state_dict"), dict)
-    return frozenset(name for name in content if isinstance(name, str)) - {"state_dict"} if wrapped else frozenset()
-
-
-def _load(path: str | Path) -> Any:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return torch.load(path, map_location="cpu", weights_only=True)
-
-
-class _Inert:
-    """What stands in for every class and function that a file names: it takes anything and does and keeps nothing."""
-
-    def __init__(self, *_: Any) -> None: ...
-
-    def __setstate__(self, _: Any) -> None: ...
-
-
-def _state_among_objects(path: str | Path) -> dict[str, Tensor] | None:
-    """Return the state dictionary of a checkpoint that keeps objects beside it; None if it has none or objects in it.
-
-    No such object is made and no function called: PyTorch reads the file with `_Inert` under all names that it does
-    not know itself.
-    """
-    try:
-        names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-        if len(names) > _MOST_UNKNOWN_NAMES:
-            return None
-        with torch.serialization.safe_globals([(_Inert, name) for name in names]):
-            content = _plain(_load(path))
-    except Exception:  # as various as in read_torch
-        return None
-    state = _plain(content.get("state_dict", content.get("model"))) if isinstance(content, dict) else None
-    if isinstance(state, dict) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
-        return state
-    return None
-
-
-def _plain(content: Any) -> Any:
-    """Take off a dictionary what a file can hang on it, such as attributes that hide its methods."""
-    return dict(dict.items(content)) if isinstance(content, dict) else content
-
-
-def _refusal(path: str | Path, reason: str) -> str:
-    if found := re.search(r"GLOBAL ([\w.]+)", reason):
-        code = f"contains code ({found[1]}), which was not executed"
-    else:
-        code = "is damaged or contains more than tensors, perhaps code; nothing of it was executed"
-    return f"{path} {code}; give a file that was saved with torch.save(network.state_dict(), path)."
-
-
-def _flat_tensors(path: str | Path, content: Any) -> dict[str, Tensor]:
-    content = _plain(content)
-    for wrapper in ("state_dict", "model"):
-        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
-            content = _plain(content[wrapper])
-    if not isinstance(content, dict):
-        raise InputError(f"{path} holds a {type(content).__name__}; give a file with a dictionary of tensors.")
-    if not content:
-        raise InputError(f"{path} holds no tensors; give a file that a network was saved in.")
-    for key, value in content.items():
-        if not isinstance(key, str) or not isinstance(value, Tensor):
-            raise InputError(
-                f"{path} holds a {type(value).__name__} under {key!r}; give a file with a flat dictionary of tensors."
-            )
-        if value.layout != torch.strided or value.is_quantized or value.is_meta:
-            raise InputError(f"{path} holds a sparse, quantised or empty tensor under {key!r}; save it as a dense one.")
-    state = {key: Tensor.detach(value) for key, value in content.items()}  # a file can hide value.detach, too
-    while all(key.startswith("module.") for key in state):
-        state = {key.removeprefix("module."): value for key, value in state.items()}
-    return state
 
 
 # --------------------------------------------------------------------------------------- the description beside a file

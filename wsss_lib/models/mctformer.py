@@ -21,7 +21,7 @@ Variant = Literal["v1", "v2", "plus", "pcss"]
 
 
 @dataclass(frozen=True)
-class Passage:
+class ForwardState:
     """Images on their way through the blocks.
 
     Attributes:
@@ -41,7 +41,7 @@ class Passage:
     patch_to_patch: Tensor | None = None
     class_tokens: tuple[Tensor, ...] = ()
 
-    def constant(self) -> Passage:
+    def constant(self) -> ForwardState:
         """Return the same with attention through which no gradient flows."""
         summed = self.patch_to_patch
         constant = tuple(x.detach() for x in self.class_to_patch)
@@ -120,59 +120,59 @@ class MCTformer(nn.Module):
         """Return our name of a tensor that the authors' checkpoints call ``key``."""
         return key if key.startswith("head.") else f"backbone.{key}"
 
-    def start(self, images: Tensor) -> Passage:
+    def start(self, images: Tensor) -> ForwardState:
         """Turn ``(B, 3, H, W)`` normalised images into tokens."""
         tokens, grid = self.backbone.embed(images)
-        return Passage(tokens, grid)
+        return ForwardState(tokens, grid)
 
-    def advance(self, passage: Passage, until: int, maps: AttentionMaps | None = None) -> Passage:
+    def advance(self, state: ForwardState, until: int, maps: AttentionMaps | None = None) -> ForwardState:
         """Pass the blocks up to, but without, number ``until``, counted from 0.
 
         Args:
-            passage: Images on their way through the blocks.
+            state: Images on their way through the blocks.
             until: The first block that is not passed.
             maps: Whether the attention is kept, see :class:`wsss_lib.models.deit.Attention`.
         """
-        count, tokens = self.backbone.classes, passage.tokens
-        class_to_patch, summed = list(passage.class_to_patch), passage.patch_to_patch
-        class_tokens = list(passage.class_tokens)
-        for block in list(self.backbone.blocks)[passage.block : until]:
+        count, tokens = self.backbone.classes, state.tokens
+        class_to_patch, summed = list(state.class_to_patch), state.patch_to_patch
+        class_tokens = list(state.class_tokens)
+        for block in list(self.backbone.blocks)[state.block : until]:
             tokens, weights = block(tokens, maps)
             class_tokens.append(tokens[:, :count])
             if weights is not None:
                 class_to_patch.append(weights[:, :count, count:].contiguous())  # a view would keep all weights alive
                 among = weights[:, count:, count:]
                 summed = among if summed is None else summed + among
-        return Passage(tokens, passage.grid, until, tuple(class_to_patch), summed, tuple(class_tokens))
+        return ForwardState(tokens, state.grid, until, tuple(class_to_patch), summed, tuple(class_tokens))
 
-    def with_patches(self, passage: Passage, change: Callable[[Tensor], Tensor]) -> Passage:
-        """Change the patch tokens of a passage, given and returned as ``(B, D, h, w)``."""
-        count, tokens = self.backbone.classes, passage.tokens
-        changed = change(self.backbone.patches(tokens, passage.grid)).flatten(2).transpose(1, 2)
-        return replace(passage, tokens=torch.cat([tokens[:, :count], changed.to(tokens.dtype)], dim=1))
+    def with_patches(self, state: ForwardState, change: Callable[[Tensor], Tensor]) -> ForwardState:
+        """Change the patch tokens of a state, given and returned as ``(B, D, h, w)``."""
+        count, tokens = self.backbone.classes, state.tokens
+        changed = change(self.backbone.patches(tokens, state.grid)).flatten(2).transpose(1, 2)
+        return replace(state, tokens=torch.cat([tokens[:, :count], changed.to(tokens.dtype)], dim=1))
 
-    def finish(self, passage: Passage) -> Outputs:
+    def finish(self, state: ForwardState) -> Outputs:
         """Read the logits and maps of images that have passed all blocks."""
-        class_logits = passage.tokens[:, : self.backbone.classes].mean(-1)
+        class_logits = state.tokens[:, : self.backbone.classes].mean(-1)
         patch_logits = cams = None
         if self.variant != "v1":
-            maps = self.head(self.backbone.patches(passage.tokens, passage.grid))  # (B, C, h, w)
+            maps = self.head(self.backbone.patches(state.tokens, state.grid))  # (B, C, h, w)
             patch_logits = ranked_pooling(maps) if self.variant == "plus" else maps.mean(dim=(2, 3))
             cams = relu(maps.detach() if self.variant == "v2" else maps.clone())
         fused = refined = None
-        if passage.patch_to_patch is not None:
-            fused = self.fuse(passage, cams)
-            refined = refine_by_patches(passage.patch_to_patch, fused)
-        return Outputs(class_logits, patch_logits, cams, fused, refined, passage.class_tokens)
+        if state.patch_to_patch is not None:
+            fused = self.fuse(state, cams)
+            refined = refine_by_patches(state.patch_to_patch, fused)
+        return Outputs(class_logits, patch_logits, cams, fused, refined, state.class_tokens)
 
-    def fuse(self, passage: Passage, cams: Tensor | None) -> Tensor:
+    def fuse(self, state: ForwardState, cams: Tensor | None) -> Tensor:
         """Return the attention of the class tokens in the last blocks, times the maps of the patches, ``(B, C, h, w)``.
 
         V1: ``sum_l A_l``; V2: ``sum_l A_l * cams``; +: ``sqrt(mean_l A_l * cams)``; PCSS: ``mean_l A_l * cams``.
         """
-        chosen = torch.stack(passage.class_to_patch[-self.layers :])
+        chosen = torch.stack(state.class_to_patch[-self.layers :])
         attention = chosen.sum(0) if self.variant in ("v1", "v2") else chosen.mean(0)
-        attention = attention.unflatten(2, passage.grid)
+        attention = attention.unflatten(2, state.grid)
         if cams is None:
             return attention
         return (attention * cams).sqrt() if self.variant == "plus" else attention * cams

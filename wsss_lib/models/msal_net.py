@@ -48,7 +48,7 @@ def _mix(maps: Tensor, weights: Tensor | None) -> Tensor:
     return maps if weights is None else mix_neighbours(maps, weights)
 
 
-class Passage(NamedTuple):
+class FeaturesAndMaps(NamedTuple):
     """What arises between images and maps.
 
     Attributes:
@@ -132,7 +132,7 @@ class MSALNet(nn.Module):
         joined = reduced if of_superpixels is None else torch.cat([reduced, of_superpixels], dim=1)
         return self.get_submodule(f"get_tran_conv{tap}")(joined)
 
-    def passage(self, images: Tensor, association: Tensor) -> Passage:
+    def features_and_maps(self, images: Tensor, association: Tensor) -> FeaturesAndMaps:
         """Return what arises on the way to the maps, see :meth:`forward`."""
         of_superpixels = self.get_qfeats(association) if self.mode == "concat" else None
         x4 = self.backbone.until_last(images)
@@ -140,7 +140,7 @@ class MSALNet(nn.Module):
         x5 = self.backbone.last(x4)
         plain = self.classifier(x5 * self.ala2(_mean(x5.detach())))
         weights = self._weights(5, x5, of_superpixels)
-        return Passage(x4, weights, plain, _mix(plain, weights))
+        return FeaturesAndMaps(x4, weights, plain, _mix(plain, weights))
 
     def forward(
         self, images: Tensor, association: Tensor, iterations: int = 0, threshold: float = 0.6
@@ -156,6 +156,6 @@ class MSALNet(nn.Module):
         Returns:
             Signed maps ``(B, 1 + K, H / 16, W / 16)``, and the means ``(B, 1 + K)`` of what they were before DCR.
         """
-        way = self.passage(images, association)
+        way = self.features_and_maps(images, association)
         maps = propagate_affinity(way.mixed, way.features, iterations, threshold)
         return maps, F.adaptive_avg_pool2d(way.plain, 1).flatten(1)

@@ -78,7 +78,7 @@ class UNet(nn.Module):
         """All other convolutions."""
         return nn.ModuleList([m for m in self.children() if isinstance(m, nn.Conv2d)])
 
-    def enter(self, features: Tensor, mask: Tensor) -> Tensor:
+    def encode_masked(self, features: Tensor, mask: Tensor) -> Tensor:
         """Return ``down1`` of the enlarged and masked features: ``(B, 64, H / 2, W / 2)`` at width 1.
 
         Args:
@@ -89,8 +89,8 @@ class UNet(nn.Module):
         assert isinstance(first, nn.Conv2d)
         return masked_convolution(features, mask, first.weight)
 
-    def leave(self, x: Tensor) -> Tensor:
-        """Return the image ``(B, 3, H, W)`` for what :meth:`enter` returned."""
+    def decode(self, x: Tensor) -> Tensor:
+        """Return the image ``(B, 3, H, W)`` for what :meth:`encode_masked` returned."""
         shortcuts = [x := F.leaky_relu(x, 0.2)]
         for level in range(2, self.levels + 1):
             x = self.get_submodule(f"down{level}")(x)
@@ -112,9 +112,9 @@ class UNet(nn.Module):
             features: ``(B, channels, h, w)``.
             mask: ``(B, 1, H, W)`` in [0, 1], what remains visible.
         """
-        seen = self.enter(features, mask)
-        hidden = self.enter(features, torch.ones_like(mask)) - seen  # linear in the mask
-        one, other = self.leave(torch.cat([seen, hidden])).chunk(2)
+        seen = self.encode_masked(features, mask)
+        hidden = self.encode_masked(features, torch.ones_like(mask)) - seen  # linear in the mask
+        one, other = self.decode(torch.cat([seen, hidden])).chunk(2)
         return one, other
 
 
@@ -174,7 +174,7 @@ class Reconstructor(nn.Module):
             masks: ``(B, 1, H, W)`` each, what remains visible.
         """
         maps, features = self.encode(images)
-        whole = self.decoder.enter(features.detach(), torch.ones_like(images[:, :1]))
-        entered = torch.cat([whole, *(self.decoder.enter(features, mask) for mask in masks)])
-        whole, *drawn = self.decoder.leave(entered).chunk(1 + len(masks))  # in one go: the inner levels are tiny
+        whole = self.decoder.encode_masked(features.detach(), torch.ones_like(images[:, :1]))
+        encoded = torch.cat([whole, *(self.decoder.encode_masked(features, mask) for mask in masks)])
+        whole, *drawn = self.decoder.decode(encoded).chunk(1 + len(masks))  # in one go: the inner levels are tiny
         return maps, whole, drawn

@@ -1,7 +1,7 @@
 """COCO 2014 for segmentation: 80 classes, labels from the instance annotations, masks from PNGs or rendered.
 
-COCO has no official semantic masks of its objects, and the archives that papers use differ by points of mIoU. So the
-data set says in ``truth`` which masks it has, to be printed beside every number.
+COCO has no official semantic masks of its objects, and the masks that papers use differ by points of mIoU. So the data
+set describes its masks in ``truth``, which is printed beside every number.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _SPLITS = {"train": "train2014", "val": "val2014", "train2014": "train2014", "va
 
 
 def category_lookup(categories: Mapping[int, int] = OFFICIAL_CATEGORIES) -> np.ndarray:
-    """Return what the values of a mask with raw category ids stand for.
+    """Return the class numbers of the values of a mask with raw category ids.
 
     Args:
         categories: The class, from 0 on, of each category id.
@@ -51,7 +51,7 @@ def category_lookup(categories: Mapping[int, int] = OFFICIAL_CATEGORIES) -> np.n
 def labels_from_masks(masks: Sequence[np.ndarray], num_classes: int = len(COCO_CLASSES)) -> Tensor:
     """Find the classes that have at least one pixel in each mask.
 
-    These labels are fewer than those of the annotations, whose small objects may be hidden in the mask.
+    The annotations may have more labels, because small objects can be hidden in the mask.
 
     Args:
         masks: n masks ``(H, W)`` of any size with 0..K and 255.
@@ -78,13 +78,13 @@ def load_coco(
     """Load a split of COCO 2014.
 
     Images are found by the 12 digits of their id in ``root/<split>/`` and ``root/JPEGImages/``. Every annotation gives
-    its image a label, that of a crowd too. Images without annotations stay, with a label of zeros.
+    its image a label, also the annotation of a crowd. Images without annotations are kept, with labels of zeros.
 
     Args:
         root: The folder with the images.
         split: ``train2014`` or ``val2014``, or for short ``train`` or ``val``.
         annotations: The instances JSON of the split, by default ``root/annotations/instances_<split>.json``.
-        masks: A folder of PNGs whose names end in the 12 digits, or one that has such a folder for each split. By
+        masks: A folder of PNGs whose names end in the 12 digits, or a folder that has such a folder for each split. By
             default ``root/SegmentationClass/<split>/`` or ``root/coco_seg_anno/``; if neither exists, the masks are
             rendered from the annotations, see :func:`render_mask`.
         mask_values: ``contiguous`` or "" if the PNGs hold 0..80, ``raw`` if they hold category ids up to 90, or pairs,
@@ -95,7 +95,7 @@ def load_coco(
         The images; an id is the 12 digits.
 
     Raises:
-        InputError: A parameter is unknown, a file or folder is missing, or the JSON is not what it should be.
+        InputError: A parameter is unknown, a file or folder is missing, or the JSON is malformed.
     """
     if split not in _SPLITS:
         raise InputError(f"split {split!r} is not a split of COCO 2014; choose train2014 or val2014.")
@@ -116,7 +116,7 @@ def load_coco(
 
 
 def _mask_lookup(mask_values: str, categories: Mapping[int, int]) -> np.ndarray | None:
-    """Return what the values of masks mean, see :func:`wsss_lib.data.files.read_mask`."""
+    """Return the class numbers of the values of masks, see :func:`wsss_lib.data.files.read_mask`."""
     if mask_values in ("", "contiguous"):
         return None
     if mask_values == "raw":
@@ -139,11 +139,11 @@ class CocoDataset(FileDataset):
         rows: n positions in ``instances``.
         images: The n image files.
         mask_folder: The folder with masks, or None to render them.
-        mask_values: Words that say what the values in those masks are.
-        lookup: The same as a table, see :func:`wsss_lib.data.files.read_mask`.
+        mask_values: Description of the values in the masks.
+        lookup: Class numbers of the values in the masks, see :func:`wsss_lib.data.files.read_mask`.
 
     Attributes:
-        truth: Words that say which masks these are, to be printed beside every score.
+        truth: Description of the masks, printed beside every score.
 
     Raises:
         InputError: An image file is missing.
@@ -182,7 +182,7 @@ class CocoDataset(FileDataset):
             return super().own_mask(index)
         try:
             return render_mask(self.instances.annotations(self.rows[index]), size, self.instances.categories)
-        # The C code behind pycocotools answers odd polygons and run lengths with errors of many kinds.
+        # For odd polygons and run lengths the C code of pycocotools raises errors of many kinds.
         except Exception as error:
             raise InputError(
                 f"{self.instances.path}: the annotations of image {self.ids[index]} cannot be rendered at the "
@@ -196,8 +196,8 @@ def render_mask(
 ) -> np.ndarray:
     """Paint the objects of one image into a mask.
 
-    Objects are painted from the smallest ``area`` to the largest, each only where nothing is yet, so that what lies
-    on a table is not hidden by it. Crowds come last as 255. There is no ignored border.
+    Objects are painted from the smallest ``area`` to the largest, each only on pixels that are still
+    background, so that a table does not hide the objects on it. Crowds come last as 255. There is no ignored border.
 
     Args:
         annotations: Annotations as in COCO's instances JSON.
@@ -234,14 +234,14 @@ def _decode(segmentation: Any, size: tuple[int, int]) -> np.ndarray:
             raise ValueError(f"a run-length code is for {sum(counts)} pixels")
         code = rle_tools.frPyObjects(segmentation, *size) if isinstance(counts, list) else segmentation
     pixels = rle_tools.decode(code)
-    # Behind the last run of a code that is too short the decoder leaves whatever was in memory.
+    # After the last run of a code that is too short the decoder leaves random memory.
     if pixels.sum() != rle_tools.area(code):
         raise ValueError("a run-length code ends too early")
     return pixels.astype(bool)
 
 
 def _refuse_endless(polygon: Sequence[float], size: tuple[int, int]) -> None:
-    """Raise for a polygon that no image has, for whose outline pycocotools would crash or use all memory."""
+    """Raise for a polygon so far outside the image that pycocotools would crash or use all memory."""
     points = np.array(polygon, dtype=np.float64).reshape(-1, 2)
     outline = np.abs(points - np.roll(points, 1, axis=0)).max(axis=1).sum()
     # NaN is not smaller than anything

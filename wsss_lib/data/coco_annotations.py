@@ -39,12 +39,12 @@ COCO_CLASSES = (
 # fmt: on
 
 CATEGORY_IDS = tuple(number for number in range(1, 91) if number not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83))
-"""The category id in COCO's files of each of :data:`COCO_CLASSES`: ten of the numbers up to 90 are not used."""
+"""The category ids of :data:`COCO_CLASSES` in COCO's files; ten of the numbers up to 90 are not used."""
 
 _INDEX_VERSION = 2
 
 OFFICIAL_CATEGORIES = dict(zip(CATEGORY_IDS, range(len(CATEGORY_IDS)), strict=True))
-"""The class, from 0 on, of each category id in COCO's own files."""
+"""The class, from 0 on, of each category id in COCO's files."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Instances:
         path: The JSON file.
         ids: The 12 digits of each of its n images, sorted.
         labels: ``(n, 80)`` float32 of 0 and 1.
-        spans: ``(m, 2)`` int64, first and last byte + 1 in the file of each annotation, ordered by image.
+        spans: ``(m, 2)`` int64, first byte and last byte + 1 of each annotation in the file, ordered by image.
         bounds: ``(n + 1,)`` int64; the annotations of image i are ``spans[bounds[i] : bounds[i + 1]]``.
         categories: The class, from 0 on, of each category id.
     """
@@ -68,7 +68,7 @@ class Instances:
     categories: Mapping[int, int]
 
     def annotations(self, row: int) -> list[dict[str, Any]]:
-        """Read the annotations of image ``row`` from the file, in its order."""
+        """Read the annotations of image ``row`` from the file, in the order of the file."""
         with self.path.open("rb") as stream:
             return [_read_span(stream, *span) for span in self.spans[self.bounds[row] : self.bounds[row + 1]].tolist()]
 
@@ -79,11 +79,10 @@ def _read_span(stream: Any, start: int, stop: int) -> dict[str, Any]:
 
 
 def read_instances(path: str | Path) -> Instances:
-    """Go once through an instances JSON such as ``instances_val2014.json``.
+    """Read labels and places of annotations from an instances JSON such as ``instances_val2014.json``.
 
-    The file is parsed piece by piece and no polygon is kept, so that a file of hundreds of megabytes leaves a few
-    behind, whichever number of processes reads masks from it. What was found is written to ``<file>.index.npz`` beside
-    it, if the folder can be written to, and read from there as long as the file's size and time stay the same.
+    The result is written to ``<file>.index.npz`` beside the JSON, if the folder can be written to, and read from there
+    as long as size and time of the JSON stay the same.
 
     Raises:
         InputError: The file is missing, is not JSON, lacks a field, or an annotation has an unknown image or category.
@@ -98,13 +97,13 @@ def read_instances(path: str | Path) -> Instances:
 
 
 def _stamp(path: Path) -> np.ndarray:
-    """Return what changes when a file is replaced, and the version of the index."""
+    """Return the version of the index and the size and time of a file."""
     status = path.stat()
     return np.array([_INDEX_VERSION, status.st_size, status.st_mtime_ns])
 
 
 def _read_index(path: Path, index: Path) -> Instances | None:
-    """Read what an earlier call wrote; None if there is nothing, or not what belongs to the file."""
+    """Read the index that an earlier call wrote; None if it is missing or does not belong to the file."""
     try:
         with index.open("rb") as stream, np.load(stream) as stored:
             if not np.array_equal(stored["stamp"], _stamp(path)):
@@ -134,13 +133,13 @@ def _write_index(instances: Instances, index: Path) -> None:
             categories=np.array(list(instances.categories.items())),
         )
 
-    with contextlib.suppress(InputError):  # the data may lie where nothing can be written
+    with contextlib.suppress(InputError):  # the folder of the data may be read-only
         write_atomically(index, write)
 
 
 def _parse_instances(path: Path) -> Instances:
     try:
-        # In Latin-1 a character is a byte, so the position of an annotation in the text is that in the file.
+        # In Latin-1 a character is a byte, so a position in the text is also the position in the file.
         return _index_instances(path, path.read_bytes().decode("latin-1"))
     except FileNotFoundError:
         raise InputError(
@@ -150,7 +149,7 @@ def _parse_instances(path: Path) -> Instances:
         raise InputError(f"{path} cannot be read ({error.strerror or error}); make it a readable file.") from error
     except InputError:
         raise
-    except (ValueError, RecursionError) as error:  # also a number of thousands of digits, and lists in lists in lists
+    except (ValueError, RecursionError) as error:  # also a number of thousands of digits, and deeply nested lists
         raise InputError(f"{path} is not valid JSON ({error}); copy it again, it may be cut off.") from error
     except (KeyError, TypeError, OverflowError) as error:
         raise InputError(
@@ -226,7 +225,7 @@ def _rows_of_owners(path: Path, numbers: np.ndarray, owners: np.ndarray) -> np.n
 def _known_categories(path: Path, named: Mapping[int, str], used: Collection[int]) -> dict[int, int]:
     """Return the class, from 0 on, of the category ids of a file, found by their names.
 
-    COCO's own ids also count where the file does not name them, as long as those that it names have COCO's numbers.
+    COCO's ids are also known if the file does not name them, as long as the names in the file have COCO's ids.
 
     Args:
         path: The file.
@@ -253,7 +252,7 @@ _decode_json = json.JSONDecoder().raw_decode
 
 
 def _walk(text: str, visitors: Mapping[str, Callable[[dict[str, Any], int, int], None]]) -> set[str]:
-    """Call a visitor with every element of some lists in a JSON object, and with its first and last + 1 place.
+    """Call a visitor with every element of some lists in a JSON object, with its first place and its last place + 1.
 
     Returns:
         The keys of the object.
@@ -273,7 +272,7 @@ def _walk(text: str, visitors: Mapping[str, Callable[[dict[str, Any], int, int],
 
 
 def _walk_list(text: str, at: int, visit: Callable[[dict[str, Any], int, int], None]) -> int:
-    """Visit the elements of the list that begins at ``at`` and return the place behind it."""
+    """Visit the elements of the list that begins at ``at`` and return the place after the list."""
     mark, at = _expect(text, at, "[")
     if text.startswith("]", at):
         return at + 1
@@ -285,7 +284,7 @@ def _walk_list(text: str, at: int, visit: Callable[[dict[str, Any], int, int], N
 
 
 def _expect(text: str, at: int, marks: str) -> tuple[str, int]:
-    """Return which of the marks comes next, and the place of what follows."""
+    """Return the next mark and the place after it."""
     found = _MARK.match(text, at)
     if found is None or found[1] not in marks:
         raise json.JSONDecodeError(f"expected one of {marks}", text, at)

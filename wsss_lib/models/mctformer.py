@@ -22,16 +22,17 @@ Variant = Literal["v1", "v2", "plus", "pcss"]
 
 @dataclass(frozen=True)
 class ForwardState:
-    """Images on their way through the blocks.
+    """The state of a forward pass after some of the blocks.
 
     Attributes:
         tokens: ``(B, C + h * w, D)``.
         grid: ``(h, w)``.
-        block: Number of blocks that the images have passed.
-        class_to_patch: For every passed block ``(B, C, h * w)``, the attention of class tokens to patches, mean over
-            the heads; empty unless it was asked for.
-        patch_to_patch: ``(B, h * w, h * w)``, the attention among patches, summed over the blocks; None likewise.
-        class_tokens: For every passed block the class tokens ``(B, C, D)``.
+        block: Number of blocks that were applied.
+        class_to_patch: For every applied block ``(B, C, h * w)``, the attention of class tokens to patches, mean over
+            the heads; empty if the attention is not kept.
+        patch_to_patch: ``(B, h * w, h * w)``, the attention among patches, summed over the blocks; None if the
+            attention is not kept.
+        class_tokens: Class tokens ``(B, C, D)`` after every applied block.
     """
 
     tokens: Tensor
@@ -42,14 +43,14 @@ class ForwardState:
     class_tokens: tuple[Tensor, ...] = ()
 
     def constant(self) -> ForwardState:
-        """Return the same with attention through which no gradient flows."""
+        """Return this state with attention through which no gradient flows."""
         summed = self.patch_to_patch
         constant = tuple(x.detach() for x in self.class_to_patch)
         return replace(self, class_to_patch=constant, patch_to_patch=None if summed is None else summed.detach())
 
 
 class Outputs(NamedTuple):
-    """What the network says about images.
+    """The outputs of the network.
 
     Attributes:
         class_logits: ``(B, C)``, the means of the class tokens over the channels.
@@ -57,7 +58,7 @@ class Outputs(NamedTuple):
         cams: ``(B, C, h, w)``, at least 0, the maps of the patch tokens alone; None for V1.
         fused: ``(B, C, h, w)``, the class tokens' attention, times :attr:`cams`; None without attention.
         refined: ``(B, C, h, w)``, :attr:`fused` spread by the attention among patches; None without attention.
-        class_tokens: For every block the class tokens ``(B, C, D)``.
+        class_tokens: Class tokens ``(B, C, D)`` after every block.
     """
 
     class_logits: Tensor
@@ -109,7 +110,7 @@ class MCTformer(nn.Module):
     def __init__(self, backbone: DeiT, variant: Variant = "pcss", layers: int = 0) -> None:
         super().__init__()
         self.backbone = backbone
-        self.backbone.norm.requires_grad_(False)  # nothing passes it
+        self.backbone.norm.requires_grad_(False)  # it is not used
         self.variant = variant
         self.layers = layers or (min(3, backbone.depth) if variant in ("v1", "v2") else backbone.depth)
         if variant != "v1":
@@ -129,8 +130,8 @@ class MCTformer(nn.Module):
         """Pass the blocks up to, but without, number ``until``, counted from 0.
 
         Args:
-            state: Images on their way through the blocks.
-            until: The first block that is not passed.
+            state: State of the forward pass.
+            until: Number of the first block that is not applied.
             maps: Whether the attention is kept, see :class:`wsss_lib.models.deit.Attention`.
         """
         count, tokens = self.backbone.classes, state.tokens
@@ -146,13 +147,13 @@ class MCTformer(nn.Module):
         return ForwardState(tokens, state.grid, until, tuple(class_to_patch), summed, tuple(class_tokens))
 
     def with_patches(self, state: ForwardState, change: Callable[[Tensor], Tensor]) -> ForwardState:
-        """Change the patch tokens of a state, given and returned as ``(B, D, h, w)``."""
+        """Apply a function to the patch tokens, which it takes and returns as ``(B, D, h, w)``."""
         count, tokens = self.backbone.classes, state.tokens
         changed = change(self.backbone.patches(tokens, state.grid)).flatten(2).transpose(1, 2)
         return replace(state, tokens=torch.cat([tokens[:, :count], changed.to(tokens.dtype)], dim=1))
 
     def finish(self, state: ForwardState) -> Outputs:
-        """Read the logits and maps of images that have passed all blocks."""
+        """Return logits and maps from the state after all blocks."""
         class_logits = state.tokens[:, : self.backbone.classes].mean(-1)
         patch_logits = cams = None
         if self.variant != "v1":
@@ -178,5 +179,5 @@ class MCTformer(nn.Module):
         return (attention * cams).sqrt() if self.variant == "plus" else attention * cams
 
     def forward(self, images: Tensor, maps: AttentionMaps | None = None) -> Outputs:
-        """Return logits and maps of ``(B, 3, H, W)`` normalised images; those with attention only if asked for."""
+        """Return logits and maps of ``(B, 3, H, W)`` normalised images; attention is used only if ``maps`` is given."""
         return self.finish(self.advance(self.start(images), self.backbone.depth, maps))

@@ -1,8 +1,8 @@
-"""Reading pre-trained weights and putting them into a network, with nothing silent and nothing half loaded.
+"""Reading pre-trained weights and loading them into a network, completely or not at all.
 
-`read_state` turns a file of any of the four known formats into a flat dictionary of tensors, `read_sidecar` reads
-what a `.json` beside the file says about it, and `load_into` copies such a dictionary into a module after it has
-checked every key, shape and value.
+`read_state` reads a file of any of the four known formats as a flat dictionary of tensors, `read_sidecar` reads the
+`.json` that describes the file, and `load_into` checks every key, shape and value and then copies the tensors into a
+module.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from wsss_lib.models.weight_formats import (
 )
 
 MODEL_A_MD5 = "2421c1945b6797cecd3f89db14ca73f6"
-"""The ResNet-38 that down-samples by pooling: same names and shapes as ours, but another network."""
+"""MD5 of the ResNet-38 that down-samples by pooling: another network with the names and shapes of Model A1."""
 MODEL_A1_MD5 = "ff21f45d6bf03284100dcbec571edfad"
-"""The ResNet-38 that the methods of this library start from."""
+"""MD5 of the ResNet-38 that the methods of this library start from."""
 
 _CAFFE_MAGICS = (b"\x0a", b"\x12", b"\xa2\x06", b"\x1a", b"\x20", b"\x28", b"\x32", b"\x38", b"\x42")
-"""How a Caffe model can begin: the tags of its name, its layers and its inputs."""
+"""First bytes of a Caffe model: the tags of its name, its layers and its inputs."""
 
 
 # ------------------------------------------------------------------------------------------------------ reading a file
@@ -54,7 +54,7 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
         sub-network in front: `conv1a.weight`, not `backbone.conv1a.weight`.
 
     Raises:
-        InputError: The file is absent, damaged, of no known format, or known to hold another network.
+        InputError: The file is missing, damaged, of an unknown format, or known to hold another network.
     """
     head = bytes(map_file(path)[:64])
     if is_safetensors(head):  # before all others: the length with which it begins may be any number
@@ -82,12 +82,12 @@ def _refuse_model_a(path: str | Path) -> None:
 
 @dataclass(frozen=True)
 class Sidecar:
-    """What a `.json` of the same stem says about a weight file.
+    """The content of the `.json` that describes a weight file.
 
     Attributes:
         mean: Numbers that are subtracted from the channels of an image on the 0-1 scale; None if not stated.
         std: Numbers that the channels are then divided by; None exactly if `mean` is None.
-        sha256: The checksum in lower-case hexadecimal digits, already found right; None if not stated.
+        sha256: Verified checksum in lower-case hexadecimal digits; None if not stated.
     """
 
     mean: tuple[float, float, float] | None
@@ -105,7 +105,7 @@ def read_sidecar(path: str | Path) -> Sidecar | None:
         The description, or None where there is no such `.json`. Entries with other names are ignored.
 
     Raises:
-        InputError: The description is malformed, or the weight file is absent or not the one described.
+        InputError: The description is malformed, or the weight file is missing or is not the file described.
     """
     sidecar = Path(path).with_suffix(".json")
     try:
@@ -154,13 +154,13 @@ def _verified_checksum(sidecar: Path, content: dict[str, Any], path: Path) -> st
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What became of each tensor when a file met a network.
+    """The result of loading a file into a network, by tensor.
 
     Attributes:
         loaded: Keys of the network that the file filled.
         missing: Keys of the network that the file lacks.
-        unexpected: Keys of the file that the network did not take.
-        mismatched: Keys of the network with the shape in the file and the shape in the network.
+        unexpected: Keys of the file that the network does not have.
+        mismatched: Keys of the network whose shape differs, with the shape in the file and the shape in the network.
     """
 
     loaded: tuple[str, ...]
@@ -195,20 +195,20 @@ def load_into(
     unused: Sequence[str] = (),
     rename: Callable[[str], str | None] | None = None,
 ) -> LoadReport:
-    """Copy tensors into a module, all of them or, if anything is wrong, none.
+    """Copy tensors into a module: all of them, or none if anything is wrong.
 
-    Counters of batch norms (`*.num_batches_tracked`) may always be missing, since the oldest PyTorch did not save
-    them. Values are converted to the module's types.
+    Counters of batch normalisations (`*.num_batches_tracked`) may be missing, because old versions of PyTorch did not
+    save them. Values are converted to the module's types.
 
     Args:
         module: The network to fill.
         state: Tensors by key, as `read_state` returns them.
         source: The file's name for error messages.
-        unused: Beginnings of keys of the file that the module need not have, such as `classifier.`.
-        rename: Turns a key of the file into the module's, or into None to leave that tensor out.
+        unused: Prefixes of keys of the file that the module need not have, such as `classifier.`.
+        rename: Function from a key of the file to the module's key, or to None to leave the tensor out.
 
     Returns:
-        What was loaded; `missing` and `unexpected` list what was allowed to be so, left out tensors included.
+        The loaded keys; `missing` and `unexpected` list keys that may be missing or left out.
 
     Raises:
         InputError: Keys are missing or left over, shapes or kinds of number differ, or a value to be loaded is not a
@@ -245,7 +245,7 @@ def load_into(
 
 
 def _converted(value: Tensor, wanted: Tensor, key: str, source: str | Path) -> Tensor:
-    """Return a tensor in the type of the one that it is to replace, after a check that this loses nothing essential."""
+    """Return a tensor in the type of the tensor that it replaces, after a check that the kinds of number agree."""
     if value.is_floating_point() != wanted.is_floating_point() or value.is_complex() != wanted.is_complex():
         raise InputError(f"{source} has {value.dtype} values in {key}, not {wanted.dtype}; give a file of such values.")
     value = value.to(wanted.dtype)

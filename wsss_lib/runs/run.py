@@ -468,7 +468,7 @@ class Run(ABC, Generic[M]):
         settings = replace(self.settings, config=config, folder=folder, resume=True, **self.shared())
         other = type(self)(settings, part=True)
         source, target = self.folder / "checkpoint.pt", folder / "checkpoint.pt"
-        if changes.keys() <= config.after_training and source.is_file() and self.is_trained and not target.is_file():
+        if changes.keys() <= config.inference_only and source.is_file() and self.is_trained and not target.is_file():
             with other.working():
                 write_checkpoint(target, {**read_checkpoint(source), "run": other.fingerprint()})
         return other

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from wsss_lib.errors import InputError
+from wsss_lib.methods.fields import Kind
 from wsss_lib.runs.kinds import reopen
-from wsss_lib.runs.parameters import check_final_network, existing, read_values, refuse_unknown
+from wsss_lib.runs.parameters import COMMON, check_final_network, existing, read_values, refuse_unknown
 from wsss_lib.runs.run import Run
 from wsss_lib.runs.settings import project_root
 from wsss_lib.show.tables import markdown_table
@@ -193,8 +194,8 @@ def check_parameters(namespace: Mapping[str, Any]) -> tuple[Path, Path | None]:
     Raises:
         InputError: A parameter is unknown, of the wrong type or out of range.
     """
-    texts = ("preset", "variant", "runs", "backbone", "weights")
-    kinds: dict[str, type] = {**dict.fromkeys(texts, str), "segmentation": bool, "images": int}
+    kinds = {name: COMMON[name] for name in ("preset", "backbone", "weights", "segmentation")}
+    kinds |= {"variant": Kind(str), "runs": Kind(str), "images": Kind(int)}
     refuse_unknown(namespace, kinds)
     values = read_values(namespace, kinds)
     backbone, file = values["backbone"], existing("weights", values["weights"])

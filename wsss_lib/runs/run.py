@@ -88,6 +88,7 @@ class Run(ABC, Generic[M]):
     final_masks: ClassVar[str] = "crf"
 
     def __init__(self, settings: Settings, guest: bool = False, part: bool = False) -> None:
+        settings.config.check()
         check_devices(settings.accelerator, settings.devices, settings.precision)
         self.settings = settings
         self.folder = settings.folder

@@ -12,6 +12,7 @@ from typing import Any
 
 from wsss_lib.errors import InputError
 from wsss_lib.methods import load_method
+from wsss_lib.methods.fields import Kind
 from wsss_lib.runs.affinitynet import AffinityNetRun
 from wsss_lib.runs.cam import CamRun
 from wsss_lib.runs.kinds import open_run
@@ -125,7 +126,7 @@ def known_parameters(method: str) -> list[str]:
     return [name for name in parameter_types(method) if name not in unused]
 
 
-def final_parameters() -> dict[str, type]:
+def final_parameters() -> dict[str, Kind]:
     """Return the parameters of the final network and their types."""
     own = {*known_parameters("cam")} - {*parameter_types("segmentation")}
     types = parameter_types("segmentation")

@@ -1,4 +1,4 @@
-"""A run of a method that may need an ordinary classifier, such as OC-CSE: one that is trained, and really classifies."""
+"""A run of a method that may need an ordinary classifier, such as OC-CSE: a trained one, which really classifies."""
 
 from __future__ import annotations
 

@@ -17,6 +17,16 @@ from wsss_lib.models.pretrained import backbone_of_weights, find_weights
 from wsss_lib.runs.settings import PATHS, RENAMED, Settings, project_root
 from wsss_lib.stages.engine import PRECISIONS
 
+NOTEBOOKS = {
+    "cam": "00_cam",
+    "affinitynet": "01_affinitynet",
+    "oc_cse": "02_oc_cse",
+    "acr": "03_acr",
+    "pcss": "04_pcss",
+    "msal": "05_msal",
+}
+"""For every method, the notebook that makes the same run."""
+
 COMMON: dict[str, Kind] = {
     "preset": Kind(str, choices=PRESETS),
     "data_root": Kind(str),

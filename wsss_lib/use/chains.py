@@ -16,8 +16,8 @@ from wsss_lib.methods.fields import Kind
 from wsss_lib.runs.affinitynet import AffinityNetRun
 from wsss_lib.runs.cam import CamRun
 from wsss_lib.runs.kinds import open_run
+from wsss_lib.runs.parameters import NOTEBOOKS as NOTEBOOKS
 from wsss_lib.runs.parameters import (
-    NOTEBOOKS as NOTEBOOKS,  # noqa: PLC0414 (the command line imports the table from here)
     check_final_network,
     convert,
     existing,

@@ -206,6 +206,8 @@ class Config(method.Config):
         head_factor: Factor by which the new layers learn faster than the backbone.
     """
 
+    inference_only: ClassVar[frozenset[str]] = frozenset({"alphas"})
+
     epochs: int = 8
     batch_size: int = 8
     network_options: dict[str, Any] = field(default_factory=lambda: {"group_norm": False})

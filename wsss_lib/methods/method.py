@@ -106,7 +106,7 @@ class Config:
 
     backbones: ClassVar[tuple[str, ...]] = ("resnet38d", "vgg16", "resnet50", "efficientnet_lite0", "mobilenet_v2")
     toy_world: ClassVar[ToyOptions] = ToyOptions()
-    inference_only: ClassVar[frozenset[str]] = frozenset({"scales", "view_multiple", "alphas"})
+    inference_only: ClassVar[frozenset[str]] = frozenset()
     presets: ClassVar[Presets] = {}
     asks_classifier: ClassVar[bool] = False
 
@@ -205,6 +205,8 @@ class CamConfig(Config):
         view_multiple: If not 0, views are resized to this multiple plus one, see `wsss_lib.data.transforms.view_size`.
         alphas: Powers of the background with which a CRF is tried on the maps.
     """
+
+    inference_only: ClassVar[frozenset[str]] = frozenset({"scales", "view_multiple", "alphas"})
 
     scales: Factors = (1.0, 0.5, 1.5, 2.0)
     view_multiple: int = 0

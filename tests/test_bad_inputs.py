@@ -527,7 +527,7 @@ CASES = {
         "03_acr", "labels {}/data is given, but", make=coco(lambda _: None), labels="{}/data", **COCO
     ),
     "COCO with categories of other classes": opening(
-        "03_acr", "category 18, which the file calls 'helmet' and is not one of the 80", make=coco(other_category), **COCO
+        "03_acr", "category 18 ('helmet'), which is not one of the 80", make=coco(other_category), **COCO
     ),
     "00 masks of values that are none": opening(
         "00_cam",

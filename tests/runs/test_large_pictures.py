@@ -17,7 +17,7 @@ from tests.runs.small import ColourProjection, colour_projection, sentence_of
 from wsss_lib.data import large
 from wsss_lib.data.folder import load_folder
 from wsss_lib.methods import affinitynet, segmentation
-from wsss_lib.ops.cam import seed, upsample
+from wsss_lib.ops.cam import cam_seed, upsample
 from wsss_lib.ops.metrics import confusion_matrix
 from wsss_lib.results.boundaries import NearBoundaries
 from wsss_lib.show import figures
@@ -71,7 +71,9 @@ def at_own_size(cams, data, index):
 
 
 def seeds_of(cams, data, threshold):
-    return [seed(maps, classes, threshold) for classes, maps in (at_own_size(cams, data, i) for i in range(len(data)))]
+    return [
+        cam_seed(maps, classes, threshold) for classes, maps in (at_own_size(cams, data, i) for i in range(len(data)))
+    ]
 
 
 def test_maps_have_the_working_size(data, cams):

@@ -43,7 +43,7 @@ from wsss_lib.models.backbone import Backbone
 from wsss_lib.models.classifier import Classifier, MapClassifier
 from wsss_lib.models.reconstructor import Reconstructor, decoder_levels
 from wsss_lib.models.weights import LoadReport, load_into
-from wsss_lib.ops.cam import highest, normalise_range, upsample
+from wsss_lib.ops.cam import argmax, normalise_range, upsample
 
 _LARGEST_ERROR = 10.0
 """Normalised images lie within ±3, so a drawn one that is wrong by more than this on average is not an image."""
@@ -148,7 +148,7 @@ def classifier_losses(
         Scalars: ``loss``, and its parts without their weights, the errors positive.
     """
     enlarged = upsample(maps.detach().float(), (images.shape[2], images.shape[3]))
-    wins = (highest(enlarged, 1) == targets[:, None, None])[:, None]
+    wins = (argmax(enlarged, 1) == targets[:, None, None])[:, None]
     fixed = share.detach()
     parts = {
         "classification": classification_loss(maps.mean(dim=(2, 3)), labels),

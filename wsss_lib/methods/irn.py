@@ -46,7 +46,7 @@ from wsss_lib.models.irn_net import IRNNet, check_radius
 from wsss_lib.models.weights import LoadReport, load_into
 from wsss_lib.ops import dense_crf, paths
 from wsss_lib.ops.affinity import UNKNOWN, Border, Window, pair_count, pair_offsets, pair_windows
-from wsss_lib.ops.cam import highest, upsample
+from wsss_lib.ops.cam import argmax, upsample
 from wsss_lib.ops.instances import Instances, find_centres, group_cells, separate
 from wsss_lib.ops.random_walk import random_walk
 from wsss_lib.ops.values import all_within
@@ -72,7 +72,7 @@ def threshold_labels(cams: Tensor, threshold: float) -> Tensor:
     """
     if not all_within(cams):
         raise InputError("maps hold negative or non-finite values or values above 1; give maps in [0, 1].")
-    return highest(torch.cat([cams.new_full((1, *cams.shape[1:]), threshold), cams]), 0)
+    return argmax(torch.cat([cams.new_full((1, *cams.shape[1:]), threshold), cams]), 0)
 
 
 def confident_labels(objects: Tensor, background: Tensor) -> Tensor:
@@ -113,7 +113,7 @@ def label(images: Sequence[Tensor], cams: Sequence[Tensor], classes: Sequence[Te
     results = []
     for fields, present in zip(dense_crf.dense_crf(images, unaries, config.label_crf), classes, strict=True):
         ids = F.pad(present.to(fields.device) + 1, (1, 0))  # of the rows: 0, then the classes
-        results.append(confident_labels(*ids[highest(fields, 1)]))
+        results.append(confident_labels(*ids[argmax(fields, 1)]))
     return results
 
 
@@ -256,8 +256,8 @@ def displacement_loss(
 def final_scores(walked: Tensor, stride: int, size: tuple[int, int]) -> Tensor:
     """Return walked maps at the size of the image, divided by the highest score of all classes.
 
-    With `wsss_lib.ops.cam.seed` and the constant score `Config.background` they become the mask; other scores of the
-    background can be tried without walking again.
+    With `wsss_lib.ops.cam.cam_seed` and the constant score `Config.background` they become the mask; other scores of
+    the background can be tried without walking again.
 
     Args:
         walked: ``(n, h, w)`` float, at least 0; n may be 0.

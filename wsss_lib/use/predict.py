@@ -37,9 +37,9 @@ from wsss_lib.data.files import image_size, is_unfinished, write_atomically
 from wsss_lib.data.large import resize_labels, working_size
 from wsss_lib.data.pictures import find_pictures, open_picture
 from wsss_lib.errors import InputError, printable
-from wsss_lib.ops.cam import highest
+from wsss_lib.ops.cam import argmax
 from wsss_lib.runs.folder import RunFolder
-from wsss_lib.show.progress import somebody_watches
+from wsss_lib.show.progress import is_interactive
 from wsss_lib.stages.evaluate import ahead
 from wsss_lib.stages.infer import PIXELS_PER_BATCH
 from wsss_lib.stages.provenance import maker
@@ -148,7 +148,7 @@ def make_folder(out: Path) -> None:
 
 
 def _is_watched() -> bool:
-    return somebody_watches() or sys.stderr.isatty()
+    return is_interactive() or sys.stderr.isatty()
 
 
 class _Work:
@@ -306,7 +306,7 @@ class _Work:
     def _row(self, scores: np.ndarray) -> dict[str, Any]:
         """Return by class its share of the area and the mean probability within it, and that of all pixels."""
         values = torch.from_numpy(scores)
-        labels = highest(values, 0)
+        labels = argmax(values, 0)
         classes = {}
         for k, name in enumerate(self.model.classes, 1):
             inside = labels == k

@@ -17,7 +17,7 @@ from tests.runs.small import ColourProjection, colour_projection, sentence_of
 from wsss_lib.data import large
 from wsss_lib.data.folder import load_folder
 from wsss_lib.methods import affinitynet, segmentation
-from wsss_lib.ops.cam import cam_seed, upsample
+from wsss_lib.ops.cam import cam_label, upsample
 from wsss_lib.ops.metrics import confusion_matrix
 from wsss_lib.results.boundaries import NearBoundaries
 from wsss_lib.show import figures
@@ -72,7 +72,7 @@ def at_own_size(cams, data, index):
 
 def seeds_of(cams, data, threshold):
     return [
-        cam_seed(maps, classes, threshold) for classes, maps in (at_own_size(cams, data, i) for i in range(len(data)))
+        cam_label(maps, classes, threshold) for classes, maps in (at_own_size(cams, data, i) for i in range(len(data)))
     ]
 
 

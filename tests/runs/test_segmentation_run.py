@@ -27,7 +27,7 @@ from wsss_lib.methods import pcss
 from wsss_lib.methods.segmentation import Config, Segmentation
 from wsss_lib.models.backbone import Normalisation
 from wsss_lib.models.resnet101 import CaffeResNet101
-from wsss_lib.ops.cam import cam_seed
+from wsss_lib.ops.cam import cam_label
 from wsss_lib.runs.cam import CamRun
 from wsss_lib.runs.kinds import reopen
 from wsss_lib.runs.parameters import read_parameters
@@ -341,7 +341,7 @@ def test_the_threshold_of_the_masks_is_chosen_on_train(tmp_path):
     assert store.folder == run.folder / "masks" / f"seed-{threshold:g}" / "train"
     for image_id in run.data("training").ids:
         classes, cams = run.cams("training").read(image_id)
-        assert torch.equal(store.read(image_id, 6), cam_seed(cams, classes, threshold))
+        assert torch.equal(store.read(image_id, 6), cam_label(cams, classes, threshold))
 
 
 # ---------------------------------------------------------------------------------------------------------- inference

@@ -11,7 +11,7 @@ from tests.data.trees import save_image, save_mask, write
 from tests.runs.small import Pictures, open_run, sentence_of, tiny_config
 from wsss_lib.data.splits import Splits
 from wsss_lib.errors import InputError
-from wsss_lib.ops.cam import cam_seed
+from wsss_lib.ops.cam import cam_label
 from wsss_lib.ops.metrics import confusion_matrix, intersection_over_union
 from wsss_lib.runs.report import (
     FIXED_THRESHOLD,
@@ -51,7 +51,7 @@ def slow_scores(store, data, thresholds):
         classes, cams = store.read(image_id)
         truth = torch.from_numpy(data.mask(index))
         for row, threshold in zip(total, thresholds, strict=True):
-            row += confusion_matrix(truth, cam_seed(cams, classes, threshold), len(row))
+            row += confusion_matrix(truth, cam_label(cams, classes, threshold), len(row))
     return total
 
 

@@ -12,7 +12,7 @@ from tests.methods.official import picture
 from tests.runs.small import Pictures, smooth_cams
 from wsss_lib.errors import InputError
 from wsss_lib.ops import dense_crf as crf
-from wsss_lib.ops.cam import background_power, cam_seed
+from wsss_lib.ops.cam import background_power, cam_label
 from wsss_lib.stages.refine import Powers, Threshold, label_map, refine
 from wsss_lib.stages.store import CamStore, MaskStore, ScoreStore
 
@@ -127,7 +127,7 @@ def test_a_threshold_without_a_field_is_the_seed(tmp_path, pictures, cams, fabri
     refine(pictures, Threshold(cams, threshold), [store], fabric, preset=None)
     for image_id in pictures.ids:
         classes, maps = cams.read(image_id)
-        assert torch.equal(store.read(image_id, 3), cam_seed(maps, classes, threshold))
+        assert torch.equal(store.read(image_id, 3), cam_label(maps, classes, threshold))
 
 
 def test_a_threshold_is_a_score_of_the_background(pictures, cams):

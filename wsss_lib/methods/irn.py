@@ -256,7 +256,7 @@ def displacement_loss(
 def final_scores(walked: Tensor, stride: int, size: tuple[int, int]) -> Tensor:
     """Return walked maps at the size of the image, divided by the highest score of all classes.
 
-    With `wsss_lib.ops.cam.cam_seed` and the constant score `Config.background` they become the mask; other scores of
+    With `wsss_lib.ops.cam.cam_label` and the constant score `Config.background` they become the mask; other scores of
     the background can be tried without walking again.
 
     Args:

@@ -85,7 +85,7 @@ def normalise_range(maps: Tensor, eps: float = 1e-5) -> Tensor:
     return F.relu(rectified - least - eps) / (most - least + eps)
 
 
-def cam_seed(scores: Tensor, classes: Tensor, threshold: float) -> Tensor:
+def cam_label(scores: Tensor, classes: Tensor, threshold: float) -> Tensor:
     """Return the CAM seed: the class with the highest score at each pixel, or background.
 
     Background has the score ``threshold`` everywhere and wins ties; the first of several equal classes wins.
@@ -104,7 +104,7 @@ def cam_seed(scores: Tensor, classes: Tensor, threshold: float) -> Tensor:
     Example:
         >>> import torch
         >>> scores = torch.tensor([[[0.1, 0.4, 0.9]], [[0.0, 0.7, 0.2]]])
-        >>> cam_seed(scores, classes=torch.tensor([7, 14]), threshold=0.2).tolist()
+        >>> cam_label(scores, classes=torch.tensor([7, 14]), threshold=0.2).tolist()
         [[0, 15, 8]]
     """
     if len(classes) != len(scores):

@@ -48,7 +48,7 @@ def confusion_matrix(truth: Tensor, prediction: Tensor, num_classes: int, ignore
 
 
 def sweep_histogram(scores: Tensor, classes: Tensor, truth: Tensor, thresholds: Tensor, num_classes: int) -> Tensor:
-    """Count the labels of :func:`wsss_lib.ops.cam.cam_seed` for all background thresholds in one pass.
+    """Count the labels of :func:`wsss_lib.ops.cam.cam_label` for all background thresholds in one pass.
 
     A pixel is background if the threshold is at least its highest score. Otherwise it has the class of that score. So
     one histogram over true class × class of the highest score × number of thresholds below that score holds the

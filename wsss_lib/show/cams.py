@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from torch import Tensor
 
 from wsss_lib.data.dataset import Dataset
-from wsss_lib.ops.cam import cam_seed
+from wsss_lib.ops.cam import cam_label
 from wsss_lib.show import figures
 from wsss_lib.show.widgets import ReadMaps, shown_classes
 
@@ -47,7 +47,7 @@ def side_by_side(
         image, row = data.image(index), []
         for read, threshold in networks.values():
             classes, cams = read(data.ids[index])
-            row.append(figures.overlay_mask(image, cam_seed(cams, classes, threshold).numpy()))
+            row.append(figures.overlay_mask(image, cam_label(cams, classes, threshold).numpy()))
         names = ", ".join(name for name, _ in shown_classes(data, index)) or "no class"
         row += [figures.overlay_mask(image, data.mask(index))] if data.has_masks else []
         rows[f"{names} ({remark})"] = [image, *row]

@@ -10,7 +10,7 @@ from IPython.display import display
 from torch import Tensor
 
 from wsss_lib.data.dataset import Dataset
-from wsss_lib.ops.cam import cam_seed
+from wsss_lib.ops.cam import cam_label
 from wsss_lib.show import figures
 from wsss_lib.show.progress import is_interactive
 
@@ -41,7 +41,7 @@ def cam_pictures(
     pictures: dict[str, figures.Picture] = {
         "image": image,
         "CAM": figures.overlay(image, cam, alpha),
-        "seed": figures.overlay_mask(image, cam_seed(cams, classes, threshold).numpy(), alpha),
+        "seed": figures.overlay_mask(image, cam_label(cams, classes, threshold).numpy(), alpha),
     }
     if data.has_masks:
         pictures["mask"] = figures.overlay_mask(image, data.mask(index), alpha)

@@ -41,7 +41,7 @@ def cam_pictures(
     pictures: dict[str, figures.Picture] = {
         "image": image,
         "CAM": figures.overlay(image, cam, alpha),
-        "seed": figures.overlay_mask(image, cam_label(cams, classes, threshold).numpy(), alpha),
+        "CAM seed": figures.overlay_mask(image, cam_label(cams, classes, threshold).numpy(), alpha),
     }
     if data.has_masks:
         pictures["mask"] = figures.overlay_mask(image, data.mask(index), alpha)

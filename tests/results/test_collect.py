@@ -128,7 +128,7 @@ def test_the_parameters_of_the_notebook(tmp_path, monkeypatch):
     texts = {**right, "images": "4", "segmentation": "False"}
     check_parameters(texts)
     assert (texts["images"], texts["segmentation"]) == (4, False)
-    assert "is not a folder; give the one" in sentence_of(lambda: check_parameters({**right, "runs": "nowhere"}))
+    assert "is not a folder; give the folder" in sentence_of(lambda: check_parameters({**right, "runs": "nowhere"}))
     unknown = {**right, "In": ["# Parameters\nimage = 3\n"], "image": 3}
     assert sentence_of(lambda: check_parameters(unknown)) == "parameter image is unknown; perhaps images is meant."
 

@@ -22,6 +22,8 @@ from wsss_lib.errors import InputError, printable
 _MARK = '<meta name="generator" content="wsss_lib'
 """Beginning of the line by which a page of this library is known."""
 
+_NUMBER = re.compile(r"[-−+]?[\d,.]+( ?%)?|–|")
+
 _HEAD = """\
 <!DOCTYPE html>
 <html lang="en">
@@ -74,10 +76,11 @@ class Page:
         self._add_markdown("\n".join(f"- {plain(line)}" for line in lines))
 
     def table(self, head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-        """Add a table; cells that hold numbers are aligned to the right."""
-        lines = [f"<tr>{''.join(f'<th>{_escaped(cell)}</th>' for cell in head)}</tr>"]
-        lines += [f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows]
-        self._add_output({"text/html": f"<table>\n{chr(10).join(lines)}\n</table>"})
+        """Add a table; columns that hold nothing but numbers are aligned to the right."""
+        lines = [*map(list, rows)]
+        numbers = [all(_NUMBER.fullmatch(cell) for cell in column) for column in zip(*lines, strict=True)]
+        cells = [_row("th", head, numbers), *(_row("td", line, numbers) for line in lines)]
+        self._add_output({"text/html": f"<table>\n{chr(10).join(cells)}\n</table>"})
 
     def figure(self, figure: Any, words: str) -> None:
         """Add a figure of `wsss_lib.show.figures`, with words for readers who do not see it."""
@@ -132,9 +135,10 @@ def _escaped(text: str) -> str:
     return html.escape(printable(text), quote=False)
 
 
-def _cell(text: str) -> str:
-    kind = ' class="number"' if re.fullmatch(r"[-−+]?[\d,.]+( ?%)?|–", text) else ""
-    return f"<td{kind}>{_escaped(text)}</td>"
+def _row(tag: str, cells: Sequence[str], numbers: Sequence[bool]) -> str:
+    kinds = [' class="number"' if number else "" for number in numbers] or [""] * len(cells)
+    content = [f"<{tag}{kind}>{_escaped(cell)}</{tag}>" for cell, kind in zip(cells, kinds, strict=True)]
+    return f"<tr>{''.join(content)}</tr>"
 
 
 def package(name: str) -> Any:

@@ -20,7 +20,7 @@ import torch
 import wsss_lib
 from wsss_lib.data.dataset import Dataset
 from wsss_lib.data.large import resize_labels
-from wsss_lib.ops.cam import seed
+from wsss_lib.ops.cam import cam_label
 from wsss_lib.ops.metrics import class_mean, confusion_matrix, intersection_over_union
 from wsss_lib.runs import report
 from wsss_lib.runs.affinitynet import AffinityNetRun
@@ -108,7 +108,7 @@ class _Report:
     def __init__(self, run: Run) -> None:
         settings = run.settings
         self.run, self.settings, self.figures = run, settings, package("wsss_lib.show.figures")
-        self.page = Page(f"{settings.notebook}: {settings.method} on {run.splits.training.name}")
+        self.page = Page(f"{settings.notebook}: {settings.method} on {run.splits.fit.name}")
         path = run.folder / "metrics.json"
         self.metrics: dict[str, Any] = read_json(path) if path.is_file() else {}
         self.networks = [one.parent for one in sorted(run.folder.glob("segmentation/*/config.json"))]
@@ -132,11 +132,12 @@ class _Report:
         if missing:
             page.text("The run is not finished. What is missing:")
             page.points(missing)
-        scores: dict[str, list[str]] = {}
-        for row in self._rows():
-            scores.setdefault(row.split, []).append(f"{row.title} {_percent(row.scores['mean_iou'])} %")
-        if scores:
-            page.points(f"Mean IoU on {split}: {', '.join(parts)}" for split, parts in scores.items())
+        rows = [row for row in self._rows() if row.chosen != "best on val"]
+        for split in dict.fromkeys(row.split for row in rows):
+            some = [row for row in rows if row.split == split]
+            ends = {row.title: row for row in (some[0], some[-1])}
+            parts = [f"{title} {_percent(row.scores['mean_iou'])} %" for title, row in ends.items()]
+            page.text(f"Mean IoU on {split}: {', '.join(parts)}.")
 
     def _missing(self) -> Iterator[str]:
         for title, folder, settings in self._parts():
@@ -168,8 +169,9 @@ class _Report:
     def show_data(self) -> None:
         """Show how much data there is, how its classes are balanced, and what is doubtful about it."""
         page, run = self.page, self.run
-        splits = {"trained on": run.splits.training, **run.splits.scored}
+        splits = {**({"fit": run.splits.fit} if run.split_folder("fit") == "fit" else {}), **run.splits.scored}
         page.heading("Data")
+        page.text(f"The networks are trained on {run.splits.fit.name}.")
         rows = []
         for name, data in splits.items():
             empty = int((data.labels.sum(1) == 0).sum())
@@ -398,7 +400,7 @@ class _Report:
         """Return the run that makes the maps, if any."""
         run = self.run
         if isinstance(run, AffinityNetRun):
-            return run.seeds
+            return run.cam_run
         return run if isinstance(run, CamRun) else None
 
     def _rows(self) -> Iterator[_Row]:
@@ -406,20 +408,25 @@ class _Report:
         metrics, networks = self.metrics, [(folder, self._results(folder)) for folder in self.networks]
         for split in self.run.splits.scored:
             seen = set()
-            for row in metrics.get("seeds", {}).get(split, {}).values():
+            for row in self._cam_scores().get(split, {}).values():
                 chosen = row["threshold_chosen"]
                 if chosen not in seen:
                     seen.add(chosen)
                     yield _Row(split, f"CAM seed at {row['threshold']:.2f}", row, chosen)
             results = {**metrics.get("refinements", {}).get(split, {}), **metrics.get("masks", {}).get(split, {})}
             for name, row in results.items():
-                if name != "seed" and isinstance(row, Mapping) and "mean_iou" in row:
+                if name not in ("cam", "seed") and isinstance(row, Mapping) and "mean_iou" in row:
                     yield _Row(split, _title(name), row)
             for folder, found in networks:
                 for name, row in found.get(split, {}).items():
                     title = f"final {_title(name)}"
                     title += f" ({folder.name})" if len(networks) > 1 else ""
                     yield _Row(split, title, row)
+
+    def _cam_scores(self) -> Mapping[str, Any]:
+        """Return the scores of the CAM seeds by split; version 0.1 called them seeds."""
+        found: Mapping[str, Any] = self.metrics.get("cams") or self.metrics.get("seeds") or {}
+        return found
 
     def _results(self, folder: Path) -> Mapping[str, Any]:
         path = folder / "metrics.json"
@@ -434,15 +441,15 @@ class _Report:
         """Return the label maps that the run has made of a split, in the order in which they are made."""
         data, cams, found = self.run.data(split), self._cams(split), []
         if cams is not None:
-            rows = self.metrics.get("seeds", {})
+            rows = self._cam_scores()
             row = rows.get(split) or next(iter(rows.values()), None)
             threshold = row["swept"]["threshold"] if row else report.FIXED_THRESHOLD
 
-            def read_seed(index: int) -> np.ndarray:
+            def read_cam_seed(index: int) -> np.ndarray:
                 classes, maps = cams.read(data.ids[index])
-                return seed(maps, classes, threshold).numpy()
+                return cam_label(maps, classes, threshold).numpy()
 
-            found.append(_Column(f"CAM seed at {threshold:.2f}", cams.__contains__, read_seed))
+            found.append(_Column(f"CAM seed at {threshold:.2f}", cams.__contains__, read_cam_seed))
         stores = {name: self.run.masks(name, split) for name in self._masks()}
         title = "final network" if len(self.networks) == 1 else "final network {}"
         for folder in self.networks:
@@ -462,7 +469,9 @@ class _Report:
         """Return the names of the masks to show: those of the network, or the best on train of the last refinement."""
         if isinstance(self.run, SegmentationRun):
             return ["segmentation", "segmentation-crf"]
-        there = sorted({path.name for path in self.run.folder.glob("masks/*") if not path.name.startswith("seed-")})
+        there = sorted(
+            {path.name for path in self.run.folder.glob("masks/*") if not path.name.startswith(("cam-", "seed-"))}
+        )
         last = [name for name in there if name.startswith(self.run.final_masks)] or there
         scores = self.metrics.get("refinements", {}).get("train", {})
         best = max(last, key=lambda name: _number((scores.get(name) or {}).get("mean_iou"), -1), default=None)

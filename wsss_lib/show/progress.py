@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
@@ -25,9 +26,14 @@ def somebody_watches() -> bool:
     return "JPY_SESSION_NAME" in os.environ or "VSCODE_PID" in os.environ
 
 
+def bars_are_seen() -> bool:
+    """Return whether a bar reaches somebody: in a notebook that is watched, or in a terminal."""
+    return somebody_watches() or (os.environ.get("WSSS_HEADLESS") != "1" and sys.stderr.isatty())
+
+
 def bar(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
     """Yield ``items`` while a bar shows how many are done; without a watcher, just yield them."""
-    yield from tqdm(items, desc=description, total=total, leave=False, disable=not somebody_watches())
+    yield from tqdm(items, desc=description, total=total, leave=False, disable=not bars_are_seen())
 
 
 def epoch_line(row: Mapping[str, Any]) -> None:

@@ -77,11 +77,7 @@ def export_onnx(
             something else than PyTorch. Then nothing is written.
     """
     path = Path(path)
-    onnx, runtime = _package("onnx"), _package("onnxruntime")
-    if path.suffix != ".onnx":
-        raise InputError(f"ONNX file {path} must end with .onnx; give it such a name.")
-    if path.is_dir():
-        raise InputError(f"{path} is a folder, not an ONNX file; give the name of a file in it.")
+    onnx, runtime = check_onnx_target(path)
     broken = [name for name, value in network.state_dict().items() if not torch.isfinite(value).all()]
     if broken:
         raise InputError(f"the network is not finite in {broken[0]}; train it again with a lower learning_rate.")
@@ -94,6 +90,20 @@ def export_onnx(
     _compare(portable, runtime.InferenceSession(content, providers=["CPUExecutionProvider"]), path)
     write_atomically(path, lambda file: file.write(content))
     return path
+
+
+def check_onnx_target(path: Path) -> tuple[Any, Any]:
+    """Return the packages onnx and onnxruntime.
+
+    Raises:
+        InputError: A package is missing, or an ONNX file must not be written to the path.
+    """
+    packages = _package("onnx"), _package("onnxruntime")
+    if path.suffix != ".onnx":
+        raise InputError(f"ONNX file {path} must end with .onnx; give it such a name.")
+    if path.is_dir():
+        raise InputError(f"{path} is a folder, not an ONNX file; give the name of a file in it.")
+    return packages
 
 
 def _package(name: str) -> Any:

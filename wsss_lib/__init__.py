@@ -17,6 +17,7 @@ _HOMES = {
     "create_backbone": "models",
     "dense_crf": "ops.dense_crf",
     "export_onnx": "use.onnx",
+    "export_program": "use.program",
     "final_stage": "runs.segmentation",
     "intersection_over_union": "ops.metrics",
     "load_coco": "data.coco",

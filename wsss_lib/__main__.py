@@ -64,8 +64,9 @@ made all this, predictions.json. Masks that the same model has made with the sam
 
 
 _EXPORT = """\
-Write the network of a model to an ONNX file: 8-bit RGB pixels of any size in, probabilities and labels out. The file is
-written only if onnxruntime computes with it what PyTorch computes. Needs the packages onnx and onnxruntime.
+Write the network of a model for programs without wsss_lib: 8-bit RGB pixels of any size in, probabilities and labels
+out. FILE ends with .onnx, for which the packages onnx and onnxruntime are needed, or with .pt2, for torch.export. It is
+written only if what is computed with it is what PyTorch computes with the model.
 """
 
 _REPORT = """\
@@ -136,9 +137,9 @@ def _parser(wanted: str = "") -> argparse.ArgumentParser:
     one.add_argument("folder", type=Path, metavar="RUN", help="folder of a run that has a final network")
     one.add_argument("file", type=Path, metavar="FILE", help="the model file, *.safetensors")
 
-    one = command("export", _export, "write a model to an ONNX file", _EXPORT)
+    one = command("export", _export, "write a model for other programs", _EXPORT)
     one.add_argument("model", type=Path, metavar="MODEL", help="model file")
-    one.add_argument("file", type=Path, metavar="FILE", help="the ONNX file, *.onnx")
+    one.add_argument("file", type=Path, metavar="FILE", help="the file, *.onnx or *.pt2")
 
     one = command("report", _report, "one HTML page about a run", _REPORT)
     one.add_argument("folder", type=Path, metavar="RUN", help="folder of a run")
@@ -258,11 +259,19 @@ def _save(options: argparse.Namespace) -> int:
 def _export(options: argparse.Namespace) -> int:
     from wsss_lib.use.model_file import load_model
     from wsss_lib.use.onnx import check_onnx_target, export_onnx
+    from wsss_lib.use.program import check_program_target, export_program
 
-    check_onnx_target(options.file)
+    if options.file.suffix not in (".onnx", ".pt2"):
+        raise InputError(f"file {options.file} must end with .onnx or .pt2; give it such a name.")
+    is_onnx = options.file.suffix == ".onnx"
+    if is_onnx:
+        check_onnx_target(options.file)
+    else:
+        check_program_target(options.file)
     model = load_model(options.model, "cpu")
-    path = export_onnx(model.network, model.about.normalisation, model.classes, options.file)
-    print(f"ONNX file: {printable(path)}\nonnxruntime computes with it what PyTorch computes.")
+    export = export_onnx if is_onnx else export_program
+    path = export(model.network, model.about.normalisation, model.classes, options.file)
+    print(f"exported, and compared with PyTorch: {printable(path)}")
     return 0
 
 

@@ -110,7 +110,7 @@ def test_words_that_are_refused(words, sentence):
         (["predict", ".", ".", "--out", "out", "--maps"], ". holds no picture; give another folder"),
         (["save", "nowhere", "m.safetensors"], "nowhere is not a folder"),
         (["export", "m.safetensors", "net.onnx"], "model file m.safetensors does not exist"),
-        (["export", "m.safetensors", "net.pb"], "ONNX file net.pb must end with .onnx"),
+        (["export", "m.safetensors", "net.pb"], "file net.pb must end with .onnx or .pt2"),
         (["report", "nowhere"], "nowhere is not a folder"),
         (["report", "."], "config.json is missing; give the folder of a run"),
         (["fti", "x"], "perhaps fit is meant"),
@@ -131,7 +131,7 @@ def test_export_and_report(path, said, tmp_path):
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
     status, text = said("export", path, "net.onnx")
-    assert (status, "ONNX file: net.onnx" in text) == (0, True)
+    assert (status, "compared with PyTorch: net.onnx" in text) == (0, True)
     assert onnx.load("net.onnx").graph.input[0].name == "pixels"
     run = open_run(tmp_path / "run", tiny_config(epochs=1), limit=4)
     assert said("report", "run")[0] == 0

@@ -11,6 +11,7 @@ import pytest
 from tests.data import trees
 from tests.runs.small import open_run, sentence_of, silent, tiny_config
 from tests.use.models import final_run
+from wsss_lib.data import files
 from wsss_lib.runs import report as run_report
 from wsss_lib.runs.cam import CamRun
 from wsss_lib.runs.kinds import reopen
@@ -233,3 +234,17 @@ def test_a_report_goes_when_its_run_does(tmp_path):
 
 def test_plain_text_stays_plain():
     assert plain("#1 a_b <c>\n[d](e) 2*3") == r"\#1 a\_b &lt;c&gt; \[d\]\(e\) 2\*3"
+
+
+def test_a_full_disk(tmp_path, monkeypatch):
+    run = open_run(tmp_path / "run", tiny_config(epochs=1), limit=4)
+    write_report(run, tmp_path / "report.html")
+    before = (tmp_path / "report.html").read_bytes()
+
+    def full(_descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files.os, "fsync", full)
+    assert "No space left on device" in sentence_of(lambda: write_report(run, tmp_path / "report.html"))
+    assert (tmp_path / "report.html").read_bytes() == before
+    assert not list(tmp_path.glob(".tmp-*"))

@@ -144,6 +144,13 @@ def test_in_the_browser(path, lab, browser, tmp_path):
     page.close()
 
 
+def choose(page, path):
+    """Press the button of the upload, and choose a file."""
+    with page.expect_file_chooser() as chooser:
+        page.locator(".widget-upload").click()
+    chooser.value.set_files(path)
+
+
 def test_a_picture_of_ones_own(lab, browser, tmp_path):
     """Chosen from the disk in 07_use: its maps and its mask take the place of the example."""
 
@@ -159,12 +166,11 @@ def test_a_picture_of_ones_own(lab, browser, tmp_path):
     page.evaluate(RUN_ALL)
     wait_for(lambda: ended(page.evaluate(CELLS), 0), 400, "it never ends")
     before = page.evaluate(PICTURES)
-    chooser = page.locator(".widget-upload input[type=file]")
-    chooser.set_input_files(tmp_path / "mine.jpg")
+    choose(page, tmp_path / "mine.jpg")
     wait_for(lambda: page.evaluate(PICTURES) != before, 60, "the picture does not appear")
     wait_for(lambda: page.get_by_text("mine.jpg", exact=True).count() == 1, 60, "its name does not appear")
     after = page.evaluate(PICTURES)
-    chooser.set_input_files(tmp_path / "broken.jpg")
+    choose(page, tmp_path / "broken.jpg")
     wait_for(lambda: page.get_by_text("broken.jpg cannot be read").count() == 1, 60, "nothing is said")
     assert page.evaluate(PICTURES) == after
     page.screenshot(path=tmp_path / "07_use.png")

@@ -16,6 +16,7 @@ from wsss_lib.runs import report as run_report
 from wsss_lib.runs.cam import CamRun
 from wsss_lib.runs.kinds import reopen
 from wsss_lib.runs.settings import Settings
+from wsss_lib.runs.with_classifier import WithClassifierRun
 from wsss_lib.use.chains import open_method, read_words, run_method
 from wsss_lib.use.page import plain
 from wsss_lib.use.report import write_report
@@ -183,7 +184,8 @@ def test_a_final_network_and_the_run_that_has_it(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["affinitynet", "oc_cse", "acr", "pcss", "msal"])
-def test_every_method(method, tmp_path):
+def test_every_method(method, tmp_path, monkeypatch):
+    monkeypatch.setattr(WithClassifierRun, "check_ordinary", lambda _: (1.0, 0.0))  # of four images it learns little
     run = open_method(read_words([*QUICK, "out=run"], method), with_final=False)
     _, text = read(write_report(run.folder))
     assert f"{method}: 0 of 1 epochs" in text

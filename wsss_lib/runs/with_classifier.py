@@ -1,4 +1,4 @@
-"""A run of OC-CSE or ACR, which may need an ordinary classifier: one that is trained, and really classifies."""
+"""A run of a method that may need an ordinary classifier, such as OC-CSE: a trained one, which really classifies."""
 
 from __future__ import annotations
 
@@ -10,11 +10,9 @@ from typing import Any
 
 from wsss_lib.data.dataset import DatasetView
 from wsss_lib.errors import InputError
-from wsss_lib.methods import acr, cam, load_method, oc_cse
-from wsss_lib.methods.acr import ACR
+from wsss_lib.methods import cam, load_method
 from wsss_lib.methods.cam import CAM
 from wsss_lib.methods.method import CamMethod
-from wsss_lib.methods.oc_cse import OCCSE
 from wsss_lib.models.weights import read_state
 from wsss_lib.ops.metrics import top_recall
 from wsss_lib.runs.cam import CamRun
@@ -30,7 +28,7 @@ from wsss_lib.stages.train import History
 OFFICIAL = "od_cam.pth"
 """The authors' name for AffinityNet's classifier, looked for in the folder of pre-trained weights."""
 
-_ASKED = 300
+_CHECKED_IMAGES = 300
 """Number of training images that the ordinary classifier is tested with."""
 
 _MARGIN = 0.1
@@ -55,7 +53,7 @@ class WithClassifierRun(CamRun):
         config = self.settings.config
         if self.settings.checkpoint is not None and self.settings.classifier is None:
             return False
-        return isinstance(config, oc_cse.Config) or (isinstance(config, acr.Config) and config.start == "classifier")
+        return config.asks_classifier or config.starts_from_classifier
 
     def prepare(self) -> None:
         """Find the ordinary classifier, if one is needed.
@@ -71,10 +69,10 @@ class WithClassifierRun(CamRun):
         if not self.needs_classifier:
             return
         file, own = settings.classifier, self.folder / "classifier"
-        usual = settings.pretrained_folder / OFFICIAL
+        default = settings.pretrained_folder / OFFICIAL
         for_voc = settings.preset == "voc12" and settings.config.backbone == "resnet38d"
-        if file is None and for_voc and usual.is_file() and not holds_run(own):
-            file = usual
+        if file is None and for_voc and default.is_file() and not holds_run(own):
+            file = default
         if file is not None and file.is_file():
             self.file = file
             if not holds_run(self.folder):
@@ -91,8 +89,7 @@ class WithClassifierRun(CamRun):
         if not issubclass(load_method(earlier.method).METHOD, CAM):
             raise InputError(f"classifier {earlier.folder} is a run of another method; give one of 00_cam.")
         config = self.settings.config
-        assert isinstance(config, oc_cse.Config | acr.Config)
-        if config.start == "classifier" and earlier.config.backbone != config.backbone:
+        if config.starts_from_classifier and earlier.config.backbone != config.backbone:
             raise InputError(
                 f"classifier {earlier.folder} has the backbone {earlier.config.backbone}, and nothing with the "
                 f"backbone {config.backbone} can start from it; give one with that backbone."
@@ -110,7 +107,7 @@ class WithClassifierRun(CamRun):
         """Return the ordinary classifier's digest, if the method needs one."""
         return {"classifier": network_digest(self.ordinary.network.state_dict())} if self.needs_classifier else {}
 
-    def shared(self) -> dict[str, Any]:
+    def variant_settings(self) -> dict[str, Any]:
         """Return where the ordinary classifier is, so that variants do not make their own."""
         return {} if self.ordinary_run is None else {"classifier": self.ordinary_run.folder}
 
@@ -118,7 +115,8 @@ class WithClassifierRun(CamRun):
     def ordinary(self) -> CAM:
         """The ordinary classifier, trained first if need be, and fixed.
 
-        Where the authors' erasing network is used as it is and no classifier is named, that network is asked instead.
+        Where the authors' erasing network is used as it is and no classifier is named, that network
+        takes its place.
 
         Raises:
             InputError: The file holds another network.
@@ -142,7 +140,7 @@ class WithClassifierRun(CamRun):
         """Start from the ordinary classifier, if the configuration says so."""
         if self.settings.checkpoint is not None:
             return
-        if isinstance(method, OCCSE | ACR) and method.config.start == "classifier":
+        if method.config.starts_from_classifier:
             method.start_from(self.ordinary.network)
 
     @property
@@ -171,9 +169,9 @@ class WithClassifierRun(CamRun):
                 f"by {self.normalise}; give one with the same backbone."
             )
         training = self.splits.fit
-        labels = training.labels[:_ASKED]
-        asked = DatasetView(training, training.name, list(range(len(labels))))
-        logits = classify(self.ordinary, asked, self.fabric, self.normalise, self.workers)
+        labels = training.labels[:_CHECKED_IMAGES]
+        some = DatasetView(training, training.name, list(range(len(labels))))
+        logits = classify(self.ordinary, some, self.context)
         recall = float(top_recall(logits, labels))
         blind = float(top_recall(training.labels.mean(0).expand_as(labels), labels))
         if not recall > min(blind + _MARGIN, 0.99):
@@ -185,8 +183,8 @@ class WithClassifierRun(CamRun):
         return recall, blind
 
     def train(self, report: Callable[[dict[str, Any]], None] = epoch_line) -> History:
-        """Train to the end; an ordinary classifier that is asked is checked first. See :meth:`CamRun.train`."""
-        if isinstance(self.method, OCCSE) and not self.is_trained:
+        """Check the ordinary classifier where the losses use it, then train; see :meth:`CamRun.train`."""
+        if self.method.config.asks_classifier and not self.is_trained:
             self.check_ordinary()
             self.method.ordinary = self.ordinary.network
         return super().train(report)

@@ -149,6 +149,8 @@ def infer(
 ) -> None:
     """Write the maps of every image of a data set that the store does not have yet.
 
+    A batch of images none of which has a label needs no network: nothing of their maps would be kept.
+
     Args:
         method: The method that makes the maps; it is put into evaluation mode.
         data: The images and their image-level labels.
@@ -159,7 +161,13 @@ def infer(
     """
     method.train(False)
     views = views_for(method, data, normalise)
-    todo = views.missing_batches(store, fabric)
+    todo = []
+    for batch in views.missing_batches(store, fabric):
+        if data.labels[batch].any():
+            todo.append(batch)
+            continue
+        for index in batch:
+            store.write(data.ids[index], torch.zeros(0, dtype=torch.int64), torch.zeros(0, *data.size(index)))
     loader = DataLoader(views, batch_sampler=todo, num_workers=workers)
     for indices, images in bar(loaded(loader), f"CAMs of {data.name}", len(todo)):
         images = [fabric.to_device(x.contiguous()) for x in images]

@@ -91,8 +91,8 @@ def test_every_method_ends_in_a_model_file(method, tmp_path, capsys):
     assert "| network, then CRF |" in said
     assert said.endswith(f"model file: {path}\nuse it: wsss predict {path} PICTURES --out FOLDER\n")
     metrics = read_json(Path("run/metrics.json"))
-    assert set(metrics["seeds"]) == {"train", "val"}
-    masks = [name for name in metrics["refinements"]["val"] if name != "seed"]
+    assert set(metrics["cams"]) == {"train", "val"}
+    masks = [name for name in metrics["refinements"]["val"] if name != "cam"]
     last = final_network(Path("run"))
     assert last.settings.pseudo_masks.parent.name in masks  # one of those that are scored
     assert last.settings.pseudo_masks.parent.name.startswith("walk-crf" if method == "affinitynet" else "crf-")
@@ -246,7 +246,7 @@ def results_of(folder):
         name = path.relative_to(folder).as_posix()
         if path.name == "metrics.json":
             metrics = read_json(path)
-            found[name] = {key: metrics.get(key) for key in ("seeds", "refinements", "classification", "masks")}
+            found[name] = {key: metrics.get(key) for key in ("cams", "refinements", "classification", "masks")}
         elif path.suffix == ".png":
             found[name] = path.read_bytes()
         elif path.name == "checkpoint.pt":
@@ -267,7 +267,7 @@ def torment(method, folder):
             assert live(method, data, folder / "parts", stage) == -signal.SIGKILL, stage
         assert live(method, data, folder / "parts") == 0
     assert results_of(folder / "parts") == results_of(folder / "whole")
-    assert not [path for path in (folder / "parts").rglob(".tmp-*")]
+    assert not list((folder / "parts").rglob(".tmp-*"))
     print(" ".join(stages))
 
 

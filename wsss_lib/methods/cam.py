@@ -91,6 +91,7 @@ class Config(LongSideConfig):
                 learning_rate=1e-4,
                 head_factor=20.0,
                 view_multiple=16,
+                alphas=(8.0, 4.0, 16.0, 32.0),  # the first counts where no masks say which is best
             )
         return cls(backbone=backbone or "resnet38d", learning_rate=0.1 if backbone == "vgg16" else 0.01)
 

@@ -24,6 +24,7 @@ from wsss_lib.models import pretrained
 from wsss_lib.runs import earlier, with_classifier
 from wsss_lib.runs.kinds import open_run, reopen
 from wsss_lib.runs.parameters import read_parameters
+from wsss_lib.runs.report import FIXED_THRESHOLD
 from wsss_lib.runs.segmentation import final_stage
 from wsss_lib.stages.store import read_checkpoint, read_json
 from wsss_lib.use.chains import NOTEBOOKS, fit, open_method, read_words
@@ -112,6 +113,12 @@ def test_pictures_without_any_mask_are_enough(val, tmp_path, capsys):
     assert "mIoU" not in capsys.readouterr().out
     assert final_network(Path("run")).settings.pseudo_masks.parent.name == "crf-4"  # the first
     assert small_model(path).predict(tmp_path / "data" / "images" / "train1.png")[0].shape == (96, 96)
+
+
+def test_without_masks_the_background_of_photographs_agrees_with_the_fixed_threshold():
+    alphas = load_method("cam").Config.preset("photos").alphas
+    distances = [abs((1 - FIXED_THRESHOLD) ** alpha - FIXED_THRESHOLD) for alpha in alphas]
+    assert min(distances) == distances[0]  # the masks of the first are learned from
 
 
 @pytest.mark.slow

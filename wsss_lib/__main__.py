@@ -183,7 +183,7 @@ def _explained(command: str) -> str:
 def _fit(options: argparse.Namespace) -> int:
     from wsss_lib.runs.parameters import existing
     from wsss_lib.use.chains import fit, open_method, read_words
-    from wsss_lib.use.model_file import NAME, check_target, save_model
+    from wsss_lib.use.model_file import check_target
 
     folder, words = "", list(options.words)
     if "=" not in words[0] or Path(words[0]).exists():
@@ -202,10 +202,7 @@ def _fit(options: argparse.Namespace) -> int:
         )
     if options.model is not None:
         check_target(options.model)
-    run = open_method(parameters, with_final=True)
-    final = fit(run, parameters.final)
-    path = save_model(final, options.model or run.folder / NAME)
-    print(f"model file: {printable(path)}\nuse it: wsss predict {printable(path)} PICTURES --out FOLDER")
+    fit(open_method(parameters, with_final=True), parameters.final, options.model)
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from urllib.parse import urlparse
@@ -71,10 +72,14 @@ def find_weights(backbone: str, folder: Path) -> Path:
             f"the pre-trained weights of {backbone} are missing: put {name} into {folder} (pretrained/README.md in "
             "the project says where it comes from) or give another file as weights."
         )
+    is_new = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(url, str(path), hash_prefix=path.stem.rpartition("-")[2], progress=False)
     except (OSError, RuntimeError) as error:  # the latter if the file does not have the checksum in its name
+        if is_new:
+            with suppress(OSError):  # where it could not be made
+                folder.rmdir()
         raise InputError(
             f"{url} cannot be downloaded ({error}); put {name} into {folder} by hand or give another file as weights."
         ) from None

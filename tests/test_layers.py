@@ -18,6 +18,7 @@ LAYERS = [
     "methods",
     "show",
     "stages",
+    "exchange",
     "runs",
     "results",
     "use",

@@ -92,3 +92,10 @@ def test_a_damaged_map_is_named(said, tmp_path):
     np.save(tmp_path / "maps" / "b.npy", {0: np.full((16, 16), 2.0)})
     status, text = said("refine", "maps", "pictures", "--out", "out", "--workers", "2")
     assert (status, "b.npy holds values from 2 to 2" in text) == (1, True)
+
+
+@pytest.mark.parametrize(("form", "made"), [("npy", "b.npy"), ("coco", "instances.json"), ("voc", "results.tar.gz")])
+def test_convert(form, made, said, tmp_path):
+    status, text = said("convert", "irn", "pictures", "--to", form, "--out", "out")
+    assert (status, "3 pictures in out" in text) == (0, True)
+    assert (tmp_path / "out" / made).is_file()

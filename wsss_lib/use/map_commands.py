@@ -38,7 +38,13 @@ which they lie in 95 % of repetitions with pictures drawn at random (the bootstr
 
 {_FORMS}"""
 
-NAMES = ("score", "refine", "compare")
+_CONVERT = f"""\
+Write maps in another form: npy, as psa, SEAM and OC-CSE read them; irn, as IRN and its heirs do; pictures; masks; or
+masks as coco (an instances JSON) or voc (the archive for VOC's test server).
+
+{_FORMS}"""
+
+NAMES = ("score", "refine", "compare", "convert")
 """The commands of this file."""
 
 
@@ -71,6 +77,18 @@ def add(command: Add) -> None:
     one.add_argument("--repetitions", type=int, default=1000, metavar="N", help="of the bootstrap (default: 1000)")
     one.add_argument("--seed", type=int, default=0, metavar="N", help="of its draws (default: 0)")
     one.add_argument("--json", type=Path, metavar="FILE", help="also write everything to a file")
+
+    one = command("convert", _convert, "maps of any repository in another form", _CONVERT)
+    _add_maps(one)
+    one.add_argument("--out", type=Path, required=True, metavar="OUT", help="where the results go")
+    one.add_argument("--to", required=True, metavar="FORM", help="npy, irn, pictures, masks, coco or voc")
+    one.add_argument(
+        "--threshold", type=float, default=0.2, metavar="T", help="background score of masks (default: 0.2)"
+    )
+    one.add_argument("--half", action="store_true", help="float16 in .npy files; float32 is what other code expects")
+    one.add_argument("--bits", type=int, default=8, metavar="8|16", help="of pictures (default: 8)")
+    one.add_argument("--competition", default="comp6", metavar="comp5|comp6", help="of VOC's server (default: comp6)")
+    one.set_defaults(masks=None, mask_values="")
 
 
 def _add_maps(parser: argparse.ArgumentParser) -> None:
@@ -195,6 +213,17 @@ def _compare(options: argparse.Namespace) -> int:
     print(markdown_table(head, rows))
     print(f"{found.differences[0].images} pictures, {options.repetitions} repetitions, seed {options.seed}")
     _write(options.json, found.to_dict())
+    return 0
+
+
+def _convert(options: argparse.Namespace) -> int:
+    from wsss_lib.use.on_maps import convert_maps
+
+    one = _open(options, options.maps)
+    made = convert_maps(
+        one, options.out, options.to, options.threshold, options.half, options.bits, options.competition
+    )
+    print(f"{len(one.data)} pictures in {printable(made)}")
     return 0
 
 

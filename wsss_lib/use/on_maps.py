@@ -16,6 +16,7 @@ from wsss_lib.data.voc import read_ids
 from wsss_lib.errors import InputError
 from wsss_lib.exchange.maps import MapSet, shared, subset
 from wsss_lib.exchange.paired import Difference, difference, image_counts
+from wsss_lib.exchange.write import HeatMapStore, IrnStore, PsaStore, write_coco, write_maps, write_voc_results
 from wsss_lib.ops import dense_crf
 from wsss_lib.ops.cam import highest
 from wsss_lib.runs.folder import RunFolder
@@ -88,9 +89,9 @@ def score_maps(one: MapSet, threshold: float | str = "fixed") -> Scored:
     if not one.data.masked:
         raise InputError(f"the pictures of {one.name} have no masks, so nothing can be scored; give a folder of masks.")
     one = subset(one, [one.data.ids[index] for index in one.data.masked])
-    fixed = _as_threshold(threshold)
-    if fixed is None and threshold != "best":
-        chosen_on = [i for i in read_ids(Path(threshold)) if i in one.store.index]
+    fixed, policy = _as_threshold(threshold), str(threshold)
+    if fixed is None and policy != "best":
+        chosen_on = [i for i in read_ids(Path(policy)) if i in one.store.index]
         rest = [i for i in one.data.ids if i not in set(chosen_on)]
         if not chosen_on or not rest:
             raise InputError(
@@ -98,7 +99,7 @@ def score_maps(one: MapSet, threshold: float | str = "fixed") -> Scored:
                 "and leave some to be scored."
             )
         there = score_seeds(one.store, subset(one, chosen_on).data)
-        return Scored(score_seeds(one.store, subset(one, rest).data), there.best, f"best on {Path(threshold).stem}")
+        return Scored(score_seeds(one.store, subset(one, rest).data), there.best, f"best on {Path(policy).stem}")
     scores = score_seeds(one.store, one.data)
     if fixed is None:
         return Scored(scores, scores.best, "best on these masks")
@@ -112,7 +113,7 @@ def _as_threshold(policy: float | str) -> float | None:
     try:
         value = float(policy)
     except ValueError:
-        if policy != "best" and not Path(policy).is_file():
+        if policy != "best" and not Path(str(policy)).is_file():
             raise InputError(
                 f"threshold {policy!r} is not a policy; choose fixed, best, a number or a file that lists pictures."
             ) from None
@@ -166,7 +167,7 @@ def refine_maps(
         read, names = HardLabels(one.store, hard, confidence), [f"hard-{hard:g}"]
     fabric = make_fabric(device)
     if workers == -1:
-        workers = (os.cpu_count() or 1) if fabric.device.type == "cpu" else min(4, os.cpu_count() or 1)
+        workers = _workers(fabric.device.type)
     refuse_pictures_folder(out, dict(zip(one.data.ids, one.data.image_files, strict=True)))
     make_folder(out)
     stores = {name: MaskStore(out / name) for name in names}
@@ -226,7 +227,7 @@ def compare_maps(
     named = shared(_with_own_names(sets))
     scored = [score_maps(one, threshold) for one in named]
     if _as_threshold(threshold) is None and threshold != "best":
-        left = [i for i in named[0].data.ids if i not in set(read_ids(Path(threshold)))]
+        left = [i for i in named[0].data.ids if i not in set(read_ids(Path(str(threshold))))]
         named = [subset(one, left) for one in named]
     counts = {one.name: image_counts(one, found.threshold) for one, found in zip(named, scored, strict=True)}
     pairs = tuple(difference(counts[a], counts[b], (a, b), repetitions, seed) for a, b in combinations(counts, 2))
@@ -243,3 +244,79 @@ def _with_own_names(sets: Sequence[MapSet]) -> list[MapSet]:
     if len({*names}) < len(names):
         raise InputError(f"the folder {sets[0].store.folder} is given twice; give different sets of maps.")
     return [replace(one, name=name) for one, name in zip(sets, names, strict=True)]
+
+
+# --------------------------------------------------------------------------------------------------------- other forms
+
+FORMS = ("npy", "irn", "pictures", "masks", "coco", "voc")
+"""Forms in which :func:`convert_maps` writes."""
+
+
+def convert_maps(
+    one: MapSet,
+    out: str | os.PathLike[str],
+    to: str,
+    threshold: float = FIXED_THRESHOLD,
+    half: bool = False,
+    bits: int = 8,
+    competition: str = "comp6",
+) -> Path:
+    """Write maps, or the masks that they give, in a form that other tools read, as far as it is not there yet.
+
+    Args:
+        one: The maps and pictures; label maps count as masks.
+        out: Folder of the results.
+        to: One of :data:`FORMS`: ``npy``: dictionaries as psa reads them; ``irn``: dictionaries as IRN reads them;
+            ``pictures``: a grey picture for every class; ``masks``: palette PNGs; ``coco``: an instances JSON with
+            run-length codes, ``instances.json``; ``voc``: the archive of VOC's test server, ``results.tar.gz``.
+        threshold: Background score of masks.
+        half: Whether dictionaries hold float16 instead of float32.
+        bits: 8 or 16, of grey pictures.
+        competition: ``comp5`` or ``comp6``, of VOC's server.
+
+    Returns:
+        The folder or file that was written.
+
+    Raises:
+        InputError: A parameter is unknown, or as in :func:`refine_maps`.
+    """
+    out = Path(out)
+    for name, value, known in (("to", to, FORMS), ("bits", bits, (8, 16)), ("competition", competition, _COMPETITIONS)):
+        if value not in known:
+            raise InputError(f"{name} {value!r} is unknown; choose one of {', '.join(map(str, known))}.")
+    if not 0 <= threshold < 1:
+        raise InputError(f"threshold {threshold} is out of range; give a number of at least 0 and below 1.")
+    refuse_pictures_folder(out, dict(zip(one.data.ids, one.data.image_files, strict=True)))
+    make_folder(out)
+    fabric = make_fabric("cpu")
+    with RunFolder(out).locked():
+        if to in ("npy", "irn", "pictures"):
+            stores: dict[str, PsaStore | HeatMapStore] = {
+                "npy": PsaStore(out, half),
+                "irn": IrnStore(out, half),
+                "pictures": HeatMapStore(out, one.data, bits),
+            }
+            kind = f"float{16 if half else 32}" if to != "pictures" else f"{bits} bit"
+            begin(stores[to], f"{one.store.source()}, {to}, {kind}", one.data.ids, maker(fabric.device), adopt=False)
+            write_maps(one.data, one.store.read, stores[to])
+            return out
+        masks = MaskStore(out if to == "masks" else out / "masks")
+        source = f"{one.store.source()}, threshold {threshold:g}"
+        begin(masks, source, one.data.ids, maker(fabric.device), adopt=False)
+        refine(one.data, Threshold(one.store, threshold), [masks], fabric, None, workers=_workers(fabric.device.type))
+        if to == "coco":
+            write_coco(out / "instances.json", one.data, masks)
+            return out / "instances.json"
+        if to == "voc":
+            write_voc_results(out / "results.tar.gz", one.data.ids, masks, competition)
+            return out / "results.tar.gz"
+        return out
+
+
+_COMPETITIONS = ("comp5", "comp6")
+
+
+def _workers(kind: str) -> int:
+    """Return the number of processes for a kind of device: on a CPU one for each core."""
+    cores = os.cpu_count() or 1
+    return cores if kind == "cpu" else min(4, cores)

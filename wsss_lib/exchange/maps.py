@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from wsss_lib.data.coco import COCO_CLASSES
-from wsss_lib.data.dataset import FileDataset
+from wsss_lib.data.dataset import Dataset, FileDataset
 from wsss_lib.data.files import (
     files_by_stem,
     parse_mask_values,
@@ -82,7 +82,7 @@ class ForeignMaps(CamStore):
         data: The pictures; their labels say which maps are wanted.
     """
 
-    def __init__(self, folder: Path, files: Mapping[str, _Files], reading: Reading, data: FileDataset) -> None:
+    def __init__(self, folder: Path, files: Mapping[str, _Files], reading: Reading, data: Dataset) -> None:
         super().__init__(folder)
         self.files = files
         self.reading = reading
@@ -123,7 +123,7 @@ class ForeignMaps(CamStore):
         if found not in (size, own) and not self.reading.stretch and strides_of(found, own) is None:
             raise InputError(
                 f"{path} holds maps of {found[0]} x {found[1]} (height x width), which does not fit the {own[0]} x "
-                f"{own[1]} pixels of {self.data.image_files[index].name}; give maps in the shape of the picture, or "
+                f"{own[1]} pixels of its picture; give maps in the shape of the picture, or "
                 "stretch to have any size stretched over it."
             )
         return classes, maps if found == size else upsample(maps[None], size)[0].clamp_(0, 1)
@@ -243,6 +243,37 @@ def open_maps(
     data.has_masks = data.mask_files is not None and any(data.mask_files)
     store = ForeignMaps(folder, files, Reading(form, meaning, normalise, stretch), data)
     return MapSet(data.name, data, store, _said(store, scanned, given is not None))
+
+
+def maps_for(
+    data: Dataset,
+    maps: str | os.PathLike[str],
+    numbering: Numbering = "auto",
+    normalise: bool = False,
+    stretch: bool = False,
+) -> ForeignMaps:
+    """Open the maps of the pictures of a data set, with its labels; see :func:`open_maps`.
+
+    Raises:
+        InputError: A picture has no map, or as in :func:`open_maps`.
+    """
+    folder, pictures = (
+        Path(maps),
+        {image_id: data.image_file(i) or Path(image_id) for i, image_id in enumerate(data.ids)},
+    )
+    form, files = _find_files(folder, pictures, data.classes, data.ids)
+    meaning = _find_numbering(folder, numbering, _scan(form, files, data.classes), data.classes, data.labels)
+    return ForeignMaps(folder, files, Reading(form, meaning, normalise, stretch), data)
+
+
+def have_maps(data: Dataset, maps: str | os.PathLike[str]) -> bool:
+    """Whether all pictures of a data set have maps in a folder."""
+    pictures = {image_id: data.image_file(i) or Path(image_id) for i, image_id in enumerate(data.ids)}
+    try:
+        _find_files(Path(maps), pictures, data.classes, data.ids)
+    except InputError:
+        return False
+    return True
 
 
 def shared(sets: Sequence[MapSet]) -> list[MapSet]:

@@ -9,6 +9,7 @@ from wsss_lib.runs.run import Run
 from wsss_lib.runs.settings import Settings, read_settings
 
 _KINDS = {
+    "imported": "imported.ImportedRun",
     "affinitynet": "affinitynet.AffinityNetRun",
     "oc_cse": "with_classifier.WithClassifierRun",
     "acr": "with_classifier.WithClassifierRun",

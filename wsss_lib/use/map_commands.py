@@ -44,7 +44,21 @@ masks as coco (an instances JSON) or voc (the archive for VOC's test server).
 
 {_FORMS}"""
 
-NAMES = ("score", "refine", "compare", "convert")
+_WALK = f"""\
+Train AffinityNet on maps, or use the authors' network (checkpoint=FILE), let the maps walk along its affinities, and
+write masks, OUT/walk/masks/walk-crf/. name=value are the parameters of `wsss run affinitynet`, such as preset=voc12.
+
+{_FORMS}PICTURES may also be a folder in VOC's or COCO's layout or one with a labels.csv.
+"""
+
+_SEGMENT = f"""\
+Train the final network on the masks that maps give after a CRF, or on label maps as they are. name=value are preset,
+seed and the like, and parameters of the network, such as final.epochs=3. `wsss save` makes a model file of the result.
+
+{_FORMS}PICTURES may also be a folder in VOC's or COCO's layout or one with a labels.csv.
+"""
+
+NAMES = ("score", "refine", "walk", "segment", "compare", "convert")
 """The commands of this file."""
 
 
@@ -67,6 +81,16 @@ def add(command: Add) -> None:
     one.add_argument("--out", type=Path, required=True, metavar="OUT", help="where the masks go")
     _add_masks(one)
     _add_crf(one)
+
+    for name, do, about, text in (
+        ("walk", _walk, "AffinityNet and the random walk on maps of any repository", _WALK),
+        ("segment", _segment, "the final network, trained on maps of any repository", _SEGMENT),
+    ):
+        one = command(name, do, about, text)
+        _add_maps(one)
+        one.add_argument("words", nargs="*", metavar="name=value", help="parameters (see above)")
+        one.add_argument("--out", type=Path, required=True, metavar="OUT", help="where the results go")
+        _add_masks(one)
 
     one = command("compare", _compare, "differences between sets of maps, with intervals", _COMPARE)
     one.add_argument("maps", nargs="+", metavar="MAPS", help="folders of maps, two or more, then the pictures")
@@ -193,6 +217,33 @@ def _refined(options: argparse.Namespace, one: MapSet, out: Path) -> dict[str, d
     for store in stores.values():
         print(f"{len(one.data)} masks in {printable(store.folder)}")
     return scores
+
+
+def _walk(options: argparse.Namespace) -> int:
+    from wsss_lib.use.train_on_maps import walk_maps
+
+    run = walk_maps(_open(options, options.maps), options.pictures, options.out, options.words)
+    for split, results in _results(run.folder, "refinements").items():
+        print(f"scores of {split}:\n{_score_table(results)}")
+    print(f"masks in {printable(run.folder / 'masks')}")
+    return 0
+
+
+def _segment(options: argparse.Namespace) -> int:
+    from wsss_lib.use.train_on_maps import segment_maps
+
+    run = segment_maps(_open(options, options.maps), options.pictures, options.out, options.words)
+    for split, results in _results(run.folder, "masks").items():
+        print(f"scores of {split}:\n{_score_table(results)}")
+    print(f"final network in {printable(run.folder)}; write it to a file with wsss save")
+    return 0
+
+
+def _results(folder: Path, name: str) -> dict[str, dict[str, Any]]:
+    """Return the scores by split in a run's ``metrics.json``."""
+    from wsss_lib.stages.store import read_json
+
+    return read_json(folder / "metrics.json").get(name, {})
 
 
 def _compare(options: argparse.Namespace) -> int:

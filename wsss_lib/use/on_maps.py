@@ -22,9 +22,9 @@ from wsss_lib.ops.cam import highest
 from wsss_lib.runs.folder import RunFolder
 from wsss_lib.runs.report import FIXED_THRESHOLD
 from wsss_lib.stages.engine import make_fabric
-from wsss_lib.stages.evaluate import CamScores, confusion_summary, score_masks, score_seeds
+from wsss_lib.stages.evaluate import CamScores, confusion_summary, score_cams, score_masks
 from wsss_lib.stages.provenance import begin, maker
-from wsss_lib.stages.refine import Powers, Read, Threshold, refine
+from wsss_lib.stages.refine import PowerBackgrounds, Read, Threshold, refine
 from wsss_lib.stages.store import CamStore, MaskStore
 from wsss_lib.use.predict import make_folder, refuse_pictures_folder
 
@@ -98,9 +98,9 @@ def score_maps(one: MapSet, threshold: float | str = "fixed") -> Scored:
                 f"threshold {threshold} lists {len(chosen_on)} of the {len(one.data)} pictures with maps; list some, "
                 "and leave some to be scored."
             )
-        there = score_seeds(one.store, subset(one, chosen_on).data)
-        return Scored(score_seeds(one.store, subset(one, rest).data), there.best, f"best on {Path(policy).stem}")
-    scores = score_seeds(one.store, one.data)
+        there = score_cams(one.store, subset(one, chosen_on).data)
+        return Scored(score_cams(one.store, subset(one, rest).data), there.best, f"best on {Path(policy).stem}")
+    scores = score_cams(one.store, one.data)
     if fixed is None:
         return Scored(scores, scores.best, "best on these masks")
     return Scored(scores, scores.position(fixed), "fixed" if threshold == "fixed" else "given")
@@ -139,7 +139,7 @@ def refine_maps(
         one: The maps and pictures.
         out: Folder of the results: ``<out>/crf-<alpha>/<id>.png``, or ``<out>/hard-<threshold>/<id>.png``.
         preset: Name of the settings of the CRF, see :data:`wsss_lib.ops.dense_crf.PRESETS`.
-        alphas: Powers of the background ``(1 - max)^alpha``.
+        alphas: PowerBackgrounds of the background ``(1 - max)^alpha``.
         hard: If given, the background threshold at which maps become labels, in place of alphas, as in IRN.
         confidence: Probability of such a label.
         workers: Processes; -1 chooses: one for each core on a CPU.
@@ -161,7 +161,7 @@ def refine_maps(
     if workers < -1:
         raise InputError(f"workers {workers} is out of range; give a number of processes, or -1.")
     dense_crf.check(preset, "auto")
-    read: Read = Powers(one.store, alphas)
+    read: Read = PowerBackgrounds(one.store, alphas)
     names = [f"crf-{alpha:g}" for alpha in alphas]
     if hard is not None:
         read, names = HardLabels(one.store, hard, confidence), [f"hard-{hard:g}"]

@@ -58,7 +58,12 @@ seed and the like, and parameters of the network, such as final.epochs=3. `wsss 
 {_FORMS}PICTURES may also be a folder in VOC's or COCO's layout or one with a labels.csv.
 """
 
-NAMES = ("score", "refine", "walk", "segment", "compare", "convert")
+_SBD = """\
+Write the missing masks of VOC2012/SegmentationClassAug: VOC's own where it has one, else SBD's. They are for upper
+bounds and evaluation only.
+"""
+
+NAMES = ("score", "refine", "walk", "segment", "compare", "convert", "sbd")
 """The commands of this file."""
 
 
@@ -113,6 +118,10 @@ def add(command: Add) -> None:
     one.add_argument("--bits", type=int, default=8, metavar="8|16", help="of pictures (default: 8)")
     one.add_argument("--competition", default="comp6", metavar="comp5|comp6", help="of VOC's server (default: comp6)")
     one.set_defaults(masks=None, mask_values="")
+
+    one = command("sbd", _sbd, "SBD's MATLAB files in, SegmentationClassAug out", _SBD)
+    one.add_argument("sbd", type=Path, metavar="SBD", help="folder of SBD, with cls")
+    one.add_argument("voc", type=Path, metavar="VOC2012", help="folder of VOC 2012, with SegmentationClass")
 
 
 def _add_maps(parser: argparse.ArgumentParser) -> None:
@@ -275,6 +284,14 @@ def _convert(options: argparse.Namespace) -> int:
         one, options.out, options.to, options.threshold, options.half, options.bits, options.competition
     )
     print(f"{len(one.data)} pictures in {printable(made)}")
+    return 0
+
+
+def _sbd(options: argparse.Namespace) -> int:
+    from wsss_lib.exchange.sbd import make_sbd_masks
+
+    made, kept = make_sbd_masks(options.sbd, options.voc)
+    print(f"{made} masks made, {kept} were there already, in {printable(options.voc / 'SegmentationClassAug')}")
     return 0
 
 

@@ -8,7 +8,7 @@ dictionaries of float32 maps of the pictures' own size. Then two things are done
            are counted as if they took as long
            ours: wsss_lib.use.on_maps, with opening the folder: what a user waits for
   refine   a loop over the pictures in as many processes as there are cores, each with pydensecrf (10 steps, the
-           settings of psa), reading the .npy file and writing a PNG; ours: refine_maps
+           settings of psa), once for every alpha, reading the .npy file and writing PNGs; ours: refine_maps
 
 All counts of the timed passes must be equal, as integers. The labels of the refinement must agree on 99.9 % of pixels.
 
@@ -94,43 +94,46 @@ def score(root: Path) -> torch.Tensor:
     return score_maps(open_maps(root / "maps", root / "pictures", root / "masks")).scores.confusions
 
 
-def refine_one(root: Path, out: Path, name: str) -> None:
-    """Write the mask of one picture after pydensecrf, as psa's ``crf_inference`` calls it."""
+def refine_one(root: Path, out: Path, alphas: list[float], name: str) -> None:
+    """Write the masks of one picture after pydensecrf, as psa's ``crf_inference`` calls it."""
     import pydensecrf.densecrf as dcrf
     from pydensecrf.utils import unary_from_softmax
 
     content = np.load(root / "maps" / f"{name}.npy", allow_pickle=True).item()
-    image = np.ascontiguousarray(Image.open(root / "pictures" / f"{name}.jpg").convert("RGB"))
+    image = np.array(Image.open(root / "pictures" / f"{name}.jpg").convert("RGB"))
     maps = np.stack([*content.values()])
-    probabilities = np.concatenate([(1 - maps.max(0, keepdims=True)) ** 4, maps])
-    field = dcrf.DenseCRF2D(image.shape[1], image.shape[0], len(probabilities))
-    field.setUnaryEnergy(np.ascontiguousarray(unary_from_softmax(probabilities)))
-    field.addPairwiseGaussian(sxy=3, compat=3)
-    field.addPairwiseBilateral(sxy=80, srgb=13, rgbim=image, compat=10)
-    labels = np.argmax(np.array(field.inference(10)), 0).reshape(image.shape[:2])
     values = np.array([0, *(k + 1 for k in content)], np.uint8)
-    Image.fromarray(values[labels]).save(out / f"{name}.png")
+    for alpha in alphas:
+        probabilities = np.concatenate([(1 - maps.max(0, keepdims=True)) ** alpha, maps])
+        field = dcrf.DenseCRF2D(image.shape[1], image.shape[0], len(probabilities))
+        field.setUnaryEnergy(np.ascontiguousarray(unary_from_softmax(probabilities)))
+        field.addPairwiseGaussian(sxy=3, compat=3)
+        field.addPairwiseBilateral(sxy=80, srgb=13, rgbim=image, compat=10)
+        labels = np.argmax(np.array(field.inference(10)), 0).reshape(image.shape[:2])
+        Image.fromarray(values[labels]).save(out / f"crf-{alpha:g}" / f"{name}.png")
 
 
-def refine_plain(root: Path, out: Path, processes: int) -> None:
+def refine_plain(root: Path, out: Path, alphas: list[float], processes: int) -> None:
     """Refine all pictures in a pool of processes."""
     shutil.rmtree(out, ignore_errors=True)
-    out.mkdir()
+    for alpha in alphas:
+        (out / f"crf-{alpha:g}").mkdir(parents=True)
     with ProcessPoolExecutor(processes) as pool:
-        for _ in pool.map(partial(refine_one, root, out), names_in(root), chunksize=4):
+        for _ in pool.map(partial(refine_one, root, out, alphas), names_in(root), chunksize=4):
             pass
 
 
-def refine_ours(root: Path, out: Path, processes: int) -> None:
+def refine_ours(root: Path, out: Path, alphas: list[float], processes: int) -> None:
     """Refine all pictures with our code."""
     shutil.rmtree(out, ignore_errors=True)
-    refine_maps(open_maps(root / "maps", root / "pictures"), out, workers=processes, device="cpu")
+    refine_maps(open_maps(root / "maps", root / "pictures"), out, alphas=alphas, workers=processes, device="cpu")
 
 
 def agreement(one: Path, other: Path) -> float:
     """Return the share of pixels on which two folders of masks agree."""
     same = [
-        np.mean(np.asarray(Image.open(path)) == np.asarray(Image.open(other / path.name))) for path in one.glob("*.png")
+        np.mean(np.asarray(Image.open(path)) == np.asarray(Image.open(other / path.relative_to(one))))
+        for path in one.glob("*/*.png")
     ]
     return float(np.mean(same))
 
@@ -140,6 +143,7 @@ def arguments() -> argparse.Namespace:
     options = parser(__doc__, repeats=3)
     options.add_argument("--images", type=int, default=100, help="how many are scored (default: 100)")
     options.add_argument("--refined", type=int, default=16, help="how many are refined; 0 for none (default: 16)")
+    options.add_argument("--alphas", default="4,32", help="powers of the background (default: 4,32, those of psa)")
     options.add_argument("--height", type=int, default=375, help="of the pictures (default: 375)")
     options.add_argument("--width", type=int, default=500, help="of the pictures (default: 500)")
     options.add_argument("--passes", type=int, default=4, help="thresholds that are timed the plain way (default: 4)")
@@ -152,6 +156,7 @@ def main() -> None:
     """Compare, then time, then print the table."""
     options = arguments()
     device = begin(options)
+    alphas = [float(alpha) for alpha in options.alphas.split(",")]
     processes = options.processes or os.cpu_count() or 1
     rows = []
     with tempfile.TemporaryDirectory() as folder:
@@ -173,17 +178,18 @@ def main() -> None:
             root, masks = Path(folder) / "refined", {n: Path(folder) / n for n in ("plain", "ours")}
             write_pictures(root, options.refined, options.height, options.width, options.seed)
             ways = {
-                "plain": lambda: refine_plain(root, masks["plain"], processes),
-                "ours": lambda: refine_ours(root, masks["ours"], processes),
+                "plain": lambda: refine_plain(root, masks["plain"], alphas, processes),
+                "ours": lambda: refine_ours(root, masks["ours"], alphas, processes),
             }
             times = alternate(ways, options.repeats, device, warm_up=0)
-            equal = agreement(masks["plain"], masks["ours"] / "crf-4")
+            equal = agreement(masks["plain"], masks["ours"])
             assert equal > 0.999, f"only {equal:.4f} of the pixels have equal labels"
-            rows += [(f"refine, {options.refined} pictures", *row) for row in lines(times, options.refined)]
+            rows += [
+                (f"refine, {options.refined} pictures, alphas {options.alphas}", *row)
+                for row in lines(times, options.refined)
+            ]
             print(f"refined labels agree on {100 * equal:.3f} % of the pixels; {processes} processes")
-    print(
-        f"{len(THRESHOLDS)} thresholds, the plain way timed at {len(chosen)} of them, {options.height} x {options.width}"
-    )
+    print(f"{len(THRESHOLDS)} thresholds, the plain way timed at {len(chosen)}, {options.height} x {options.width}")
     print(f"{machine(device)}; {options.repeats} turns")
     print(table(("what", "way", "seconds", "pictures/s", "ratio"), rows))
 

@@ -129,18 +129,19 @@ def _checked_row(cells: Mapping[str | None, str | None], where: str, columns: Se
             f"{where} has not as many cells as the first line; separate several labels by semicolons and keep the "
             "comma before an empty cell."
         )
+    known = {str(name): str(cell) for name, cell in cells.items()}
     if columns:
-        cells = {**with_labels({str(name): str(cell) for name, cell in cells.items()}, columns, where)}
-    image, labels, split = (str(cells.get(name, "")).strip() for name in ("image", "labels", "split"))
+        known = with_labels(known, columns, where)
+    image, labels, split = (known.get(name, "").strip() for name in ("image", "labels", "split"))
     image, split = composed(image), split.lower()
     if not image or image.startswith(".") or re.search(r'[\\/:*?"<>|\x00-\x1f]', image):
         raise InputError(f"{where}: {image!r} is not a file name; write the name of a file in the folder images.")
-    if "split" in cells and split not in ("train", "val"):
+    if "split" in known and split not in ("train", "val"):
         raise InputError(
             f"{where}: the split is {split!r}; write train or val, and separate several labels by semicolons."
         )
     names = tuple(name.strip() for name in labels.split(";") if name.strip())
-    return _Row(image, names, split if "split" in cells else None)
+    return _Row(image, names, split if "split" in known else None)
 
 
 def _find_images(folder: Path, rows: Sequence[_Row], table: Path) -> dict[str, Path]:

@@ -24,7 +24,7 @@ from wsss_lib.runs.report import FIXED_THRESHOLD
 from wsss_lib.stages.engine import make_fabric
 from wsss_lib.stages.evaluate import CamScores, confusion_summary, score_cams, score_masks
 from wsss_lib.stages.provenance import begin, maker
-from wsss_lib.stages.refine import PowerBackgrounds, Read, Threshold, refine
+from wsss_lib.stages.refine import PowerBackgrounds, ReadScores, Threshold, refine
 from wsss_lib.stages.store import CamStore, MaskStore
 from wsss_lib.use.predict import make_folder, refuse_pictures_folder
 
@@ -161,7 +161,7 @@ def refine_maps(
     if workers < -1:
         raise InputError(f"workers {workers} is out of range; give a number of processes, or -1.")
     dense_crf.check(preset, "auto")
-    read: Read = PowerBackgrounds(one.store, alphas)
+    read: ReadScores = PowerBackgrounds(one.store, alphas)
     names = [f"crf-{alpha:g}" for alpha in alphas]
     if hard is not None:
         read, names = HardLabels(one.store, hard, confidence), [f"hard-{hard:g}"]

@@ -14,6 +14,8 @@ __version__ = "0.2.0"
 _HOMES = {
     "CamStore": "stages.store",
     "InputError": "errors",
+    "compare_maps": "use.on_maps",
+    "convert_maps": "use.on_maps",
     "create_backbone": "models",
     "dense_crf": "ops.dense_crf",
     "final_stage": "runs.segmentation",
@@ -21,16 +23,21 @@ _HOMES = {
     "load_coco": "data.coco",
     "load_folder": "data.folder",
     "load_voc": "data.voc",
+    "open_maps": "exchange.maps",
     "open_run": "runs.kinds",
     "random_walk": "ops.random_walk",
     "read_authors_cams": "stages.store",
     "read_parameters": "runs.parameters",
     "read_state": "models.weights",
+    "refine_maps": "use.on_maps",
     "reopen": "runs.kinds",
     "score_cams": "stages.evaluate",
+    "score_maps": "use.on_maps",
+    "segment_maps": "use.train_on_maps",
     "sweep_confusions": "ops.metrics",
     "sweep_histogram": "ops.metrics",
     "unary_from_scores": "ops.dense_crf",
+    "walk_maps": "use.train_on_maps",
 }
 """Where each public name is defined."""
 

@@ -356,3 +356,18 @@ def test_bad_masks_labels_and_classes(tmp_path, pictures):
     assert "has none for 2007_000001 (2 of 3)" in sentence_of(
         lambda: opened(folder, pictures, labels=tmp_path / "labels.txt")
     )
+
+
+def test_maps_of_a_large_picture(tmp_path):
+    """It is computed with at its working size, and maps of its own size or strided ones fit."""
+    (tmp_path / "pictures").mkdir()
+    Image.new("RGB", (1200, 900)).save(tmp_path / "pictures" / "a.jpg")
+    ramp = np.linspace(0, 1, 1200, dtype=np.float32)[None].repeat(900, 0)
+    for name, maps in {"full": ramp, "strided": ramp[::8, ::8].copy()}.items():
+        save(tmp_path / name, "a.npy", {0: maps})
+        found = open_maps(tmp_path / name, tmp_path / "pictures", classes=["cat"])
+        assert ("full resolution" if name == "full" else "stride 8") in found.said
+        _, read = read_cams(found.store, found.data, 0)
+        assert read.shape == (1, *found.data.size(0))
+        assert read.shape[1] * read.shape[2] <= 2**19
+        assert read[0, 300, ::100].diff().min() > 0

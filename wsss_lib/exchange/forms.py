@@ -37,7 +37,7 @@ TITLES: dict[str, str] = {
     "array": ".npy arrays with a plane for every class",
     "npz": ".npz files of wsss_lib",
     "pictures": "heat maps as pictures",
-    "labels": "label maps as PNG",
+    "labels": "label maps as PNG (ignored pixels, 255, count as background)",
 }
 """What a form is called in the line that says what was found."""
 

@@ -12,7 +12,7 @@ from wsss_lib.models import create_backbone
 from wsss_lib.runs.imported import ImportedRun
 from wsss_lib.runs.kinds import reopen
 from wsss_lib.stages.store import read_json
-from wsss_lib.use.train_on_maps import make_data, segment_maps, walk_maps
+from wsss_lib.use.train_on_maps import Source, make_data, segment_maps, walk_maps
 
 IDS = ("a, one", "b", "c", "d")
 CLASSES = ("cat", "dog")
@@ -43,6 +43,10 @@ def one(tmp_path, monkeypatch):
     return opened(tmp_path)
 
 
+def source(folder, maps="cams"):
+    return Source(folder / maps, folder / "pictures", folder / "masks", classes=CLASSES)
+
+
 def opened(folder, maps="cams", **options):
     return open_maps(folder / maps, folder / "pictures", folder / "masks", classes=CLASSES, **options)
 
@@ -69,8 +73,9 @@ WALK = ["epochs=1", "batch_size=2", "crop_size=64", "backbone=mobilenet_v2", "we
 
 
 @pytest.mark.slow
-def test_maps_walk(one, tmp_path):
-    run = walk_maps(one, tmp_path / "pictures", tmp_path / "out", [*WALK, "workers=0"])
+@pytest.mark.usefixtures("one")
+def test_maps_walk(tmp_path):
+    run = walk_maps(source(tmp_path), tmp_path / "out", [*WALK, "workers=0"])
     maps = reopen(tmp_path / "out" / "maps", guest=True)
     assert isinstance(maps, ImportedRun)
     for index, image_id in enumerate(IDS):
@@ -83,19 +88,20 @@ def test_maps_walk(one, tmp_path):
     scores = read_json(run.folder / "metrics.json")["refinements"]["train"]
     assert set(scores) == {"walk", "walk-crf"}
     checkpoint = (run.folder / "checkpoint.pt").stat().st_mtime_ns
-    walk_maps(opened(tmp_path), tmp_path / "pictures", tmp_path / "out", [*WALK, "workers=0"])
+    walk_maps(source(tmp_path), tmp_path / "out", [*WALK, "workers=0"])
     assert (run.folder / "checkpoint.pt").stat().st_mtime_ns == checkpoint
     np.save(tmp_path / "cams" / "b.npy", {1: np.zeros(SIZE, np.float32)})
     assert "holds another run (maps is" in sentence_of(
-        lambda: walk_maps(opened(tmp_path), tmp_path / "pictures", tmp_path / "out", [*WALK, "workers=0"])
+        lambda: walk_maps(source(tmp_path), tmp_path / "out", [*WALK, "workers=0"])
     )
     assert "it has no network" in sentence_of(lambda: maps.cam(tmp_path / "pictures" / "b.png", ["cat"]))
 
 
 @pytest.mark.slow
-def test_the_final_network_learns_from_maps(one, tmp_path):
+@pytest.mark.usefixtures("one")
+def test_the_final_network_learns_from_maps(tmp_path):
     words = [*FINAL, "final.backbone=mobilenet_v2", "final.weights=net.pth"]
-    run = segment_maps(one, tmp_path / "pictures", tmp_path / "out", words)
+    run = segment_maps(source(tmp_path), tmp_path / "out", words)
     assert run.is_trained
     assert run.settings.pseudo_masks.parent.name.startswith("crf-")
     assert set(read_json(run.folder / "metrics.json")["masks"]["train"]) == {"segmentation", "segmentation-crf"}
@@ -107,11 +113,35 @@ def test_the_final_network_learns_from_label_maps(tmp_path):
     """As they are, with ignored pixels."""
     for number, image_id in enumerate(IDS):
         save_mask(tmp_path / "labels" / f"{image_id}.png", voc_mask(SIZE, (10, 10, 40, 50), maps_of(number)[0][0] + 1))
-    found = opened(tmp_path, "labels")
     words = [*FINAL, "final.backbone=mobilenet_v2", "final.weights=net.pth"]
-    run = segment_maps(found, tmp_path / "pictures", tmp_path / "out", words)
+    run = segment_maps(source(tmp_path, "labels"), tmp_path / "out", words)
     assert run.settings.pseudo_masks == (tmp_path / "labels").resolve()
     assert run.is_trained
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("one")
+def test_maps_of_a_folder_in_vocs_layout(tmp_path, capsys):
+    """Only pictures that are learned from need maps; the labels are those of the folder, and val is scored."""
+    root = tmp_path / "VOC"
+    for number, image_id in enumerate(("b", "c", "d", "e")):
+        save_image(root / "JPEGImages" / f"{image_id}.jpg", SIZE, seed=number)
+        save_mask(root / "SegmentationClass" / f"{image_id}.png", voc_mask(SIZE, (10, 10, 40, 50), 1 + number % 2))
+    (root / "ImageSets" / "Segmentation").mkdir(parents=True)
+    (root / "ImageSets" / "Segmentation" / "train.txt").write_text("b\nc\nd\n")
+    (root / "ImageSets" / "Segmentation" / "val.txt").write_text("e\n")
+    (root / "classes.txt").write_text("cat\ndog\n")
+    (root / "image_labels.txt").write_text("b dog\nc cat dog\nd dog\ne cat\n")
+    found = Source(tmp_path / "cams", root)
+    words = [*FINAL, "final.backbone=mobilenet_v2", "final.weights=net.pth"]
+    run = segment_maps(found, tmp_path / "out", words)
+    assert "labels as given" in capsys.readouterr().out
+    assert set(read_json(run.folder / "metrics.json")["masks"]) == {"train", "val"}
+    assert not (tmp_path / "out" / "data").exists()
+    walked = walk_maps(found, tmp_path / "out", [*WALK, "workers=0"])
+    assert set(read_json(walked.folder / "metrics.json")["refinements"]) == {"train"}
+    with_masks = Source(tmp_path / "cams", root, masks=tmp_path / "masks")
+    assert "masks is given, but" in sentence_of(lambda: segment_maps(with_masks, tmp_path / "out", words))
 
 
 @pytest.mark.usefixtures("one")

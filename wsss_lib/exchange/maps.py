@@ -80,10 +80,14 @@ class ForeignMaps(CamStore):
         files: The files of every picture, by its id.
         reading: How they are read.
         data: The pictures; their labels say which maps are wanted.
+        said: One line that says what was found in the folder.
     """
 
-    def __init__(self, folder: Path, files: Mapping[str, _Files], reading: Reading, data: Dataset) -> None:
+    def __init__(
+        self, folder: Path, files: Mapping[str, _Files], reading: Reading, data: Dataset, said: str = ""
+    ) -> None:
         super().__init__(folder)
+        self.said = said
         self.files = files
         self.reading = reading
         self.data = data
@@ -179,13 +183,16 @@ class MapSet:
         name: Name of the folder, for tables.
         data: The pictures that have maps, with labels and, where given, masks.
         store: The maps.
-        said: One line that says what was found.
     """
 
     name: str
     data: FileDataset
     store: ForeignMaps
-    said: str
+
+    @property
+    def said(self) -> str:
+        """One line that says what was found."""
+        return self.store.said
 
 
 def open_maps(
@@ -242,7 +249,8 @@ def open_maps(
     )
     data.has_masks = data.mask_files is not None and any(data.mask_files)
     store = ForeignMaps(folder, files, Reading(form, meaning, normalise, stretch), data)
-    return MapSet(data.name, data, store, _said(store, scanned, given is not None))
+    store.said = _said(store, scanned, given is not None)
+    return MapSet(data.name, data, store)
 
 
 def maps_for(
@@ -257,23 +265,26 @@ def maps_for(
     Raises:
         InputError: A picture has no map, or as in :func:`open_maps`.
     """
-    folder, pictures = (
-        Path(maps),
-        {image_id: data.image_file(i) or Path(image_id) for i, image_id in enumerate(data.ids)},
-    )
-    form, files = _find_files(folder, pictures, data.classes, data.ids)
-    meaning = _find_numbering(folder, numbering, _scan(form, files, data.classes), data.classes, data.labels)
-    return ForeignMaps(folder, files, Reading(form, meaning, normalise, stretch), data)
+    folder = Path(maps)
+    form, files = _find_files(folder, _files_of(data), data.classes, data.ids)
+    scanned = _scan(form, files, data.classes)
+    meaning = _find_numbering(folder, numbering, scanned, data.classes, data.labels)
+    store = ForeignMaps(folder, files, Reading(form, meaning, normalise, stretch), data)
+    store.said = _said(store, scanned, labels_given=True)
+    return store
 
 
 def have_maps(data: Dataset, maps: str | os.PathLike[str]) -> bool:
     """Whether all pictures of a data set have maps in a folder."""
-    pictures = {image_id: data.image_file(i) or Path(image_id) for i, image_id in enumerate(data.ids)}
     try:
-        _find_files(Path(maps), pictures, data.classes, data.ids)
+        _find_files(Path(maps), _files_of(data), data.classes, data.ids)
     except InputError:
         return False
     return True
+
+
+def _files_of(data: Dataset) -> dict[str, Path]:
+    return {image_id: data.image_file(index) or Path(image_id) for index, image_id in enumerate(data.ids)}
 
 
 def shared(sets: Sequence[MapSet]) -> list[MapSet]:
@@ -316,7 +327,8 @@ def subset(one: MapSet, ids: Sequence[str]) -> MapSet:
         old.lookup,
     )
     data.has_masks = data.mask_files is not None and any(data.mask_files)
-    return replace(one, data=data, store=ForeignMaps(one.store.folder, one.store.files, one.store.reading, data))
+    store = ForeignMaps(one.store.folder, one.store.files, one.store.reading, data, one.said)
+    return replace(one, data=data, store=store)
 
 
 def class_names(classes: str | os.PathLike[str] | Sequence[str]) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from wsss_lib.errors import InputError, printable
 
 if TYPE_CHECKING:
     from wsss_lib.exchange.maps import MapSet
+    from wsss_lib.use.train_on_maps import Source
 
 Add = Callable[[str, Callable[[argparse.Namespace], int], str, str], argparse.ArgumentParser]
 """Makes the parser of a command from its name, what does it, a short and a long explanation."""
@@ -95,7 +96,7 @@ def add(command: Add) -> None:
         _add_maps(one)
         one.add_argument("words", nargs="*", metavar="name=value", help="parameters (see above)")
         one.add_argument("--out", type=Path, required=True, metavar="OUT", help="where the results go")
-        _add_masks(one)
+        one.add_argument("--masks", type=Path, metavar="FOLDER", help="true masks, for scores only")
 
     one = command("compare", _compare, "differences between sets of maps, with intervals", _COMPARE)
     one.add_argument("maps", nargs="+", metavar="MAPS", help="folders of maps, two or more, then the pictures")
@@ -231,7 +232,7 @@ def _refined(options: argparse.Namespace, one: MapSet, out: Path) -> dict[str, d
 def _walk(options: argparse.Namespace) -> int:
     from wsss_lib.use.train_on_maps import walk_maps
 
-    run = walk_maps(_open(options, options.maps), options.pictures, options.out, options.words)
+    run = walk_maps(_source(options), options.out, options.words)
     for split, results in _results(run.folder, "refinements").items():
         print(f"scores of {split}:\n{_score_table(results)}")
     print(f"masks in {printable(run.folder / 'masks')}")
@@ -241,11 +242,17 @@ def _walk(options: argparse.Namespace) -> int:
 def _segment(options: argparse.Namespace) -> int:
     from wsss_lib.use.train_on_maps import segment_maps
 
-    run = segment_maps(_open(options, options.maps), options.pictures, options.out, options.words)
+    run = segment_maps(_source(options), options.out, options.words)
     for split, results in _results(run.folder, "masks").items():
         print(f"scores of {split}:\n{_score_table(results)}")
     print(f"final network in {printable(run.folder)}; write it to a file with wsss save")
     return 0
+
+
+def _source(options: argparse.Namespace) -> Source:
+    from wsss_lib.use.train_on_maps import Source
+
+    return Source(**{name: getattr(options, name) for name in Source.__dataclass_fields__})
 
 
 def _results(folder: Path, name: str) -> dict[str, dict[str, Any]]:

@@ -15,13 +15,13 @@ import os
 import shutil
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from wsss_lib.data.files import write_atomically
-from wsss_lib.errors import InputError
-from wsss_lib.exchange.maps import MapSet, have_maps
+from wsss_lib.errors import InputError, printable
+from wsss_lib.exchange.maps import MapSet, Numbering, have_maps, open_maps
 from wsss_lib.methods import imported
 from wsss_lib.runs.affinitynet import AffinityNetRun
 from wsss_lib.runs.imported import ImportedRun
@@ -92,19 +92,71 @@ def _link(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def import_maps(one: MapSet, root: Path, out: Path, settings: Settings) -> ImportedRun:
-    """Open the run of maps in ``<out>/maps`` and carry over the maps of the pictures that are learned from.
+@dataclass(frozen=True)
+class Source:
+    """Maps and their pictures, as a user names them; see :func:`wsss_lib.exchange.maps.open_maps`.
+
+    Attributes:
+        maps: Folder of the maps.
+        pictures: Folder of the pictures, or of data in VOC's or COCO's layout or with a ``labels.csv``.
+        masks: Folder of masks, for scores only; only for a plain folder of pictures, as for the next three.
+        labels: Source of the image-level labels.
+        classes: ``voc``, ``coco`` or a file with names.
+        ids: List of the pictures that are wanted.
+        numbering: Meaning of the numbers of maps.
+        normalise: Whether every map is rectified and divided by its maximum.
+        stretch: Whether maps of any size are stretched over their picture.
+    """
+
+    maps: str | os.PathLike[str]
+    pictures: str | os.PathLike[str]
+    masks: str | os.PathLike[str] | None = None
+    labels: str | os.PathLike[str] | None = None
+    classes: str | os.PathLike[str] | Sequence[str] = "voc"
+    ids: str | os.PathLike[str] | None = None
+    numbering: Numbering = "auto"
+    normalise: bool = False
+    stretch: bool = False
+
+    def root(self, out: Path) -> Path:
+        """Return the folder of the data, which is made from a plain folder of pictures.
+
+        Args:
+            out: Folder of the results, in which it is made.
+        """
+        pictures = Path(self.pictures)
+        given = [name for name in ("masks", "labels", "ids") if getattr(self, name) is not None]
+        if is_data_root(pictures):
+            if given:
+                raise InputError(f"{given[0]} is given, but {pictures} has its own; leave {given[0]} out.")
+            return pictures
+        one = open_maps(
+            self.maps,
+            pictures,
+            self.masks,
+            self.labels,
+            self.classes,
+            self.ids,
+            self.numbering,
+            self.normalise,
+            self.stretch,
+        )
+        make_folder(out)
+        return make_data(one, out / "data")
+
+
+def import_maps(source: Source, settings: Settings, out: Path) -> ImportedRun:
+    """Open the run of maps in ``<out>/maps``, say what was found, and carry over the maps that are learned from.
 
     Args:
-        one: The maps, from which the way to read them is taken.
-        root: Folder of the data.
+        source: The maps and pictures.
+        settings: Settings of a run on the same data.
         out: Folder of the results.
-        settings: Settings of a run on these data.
     """
-    reading = one.store.reading
     config = imported.Config.preset(settings.preset).replace(
-        numbering=reading.numbering if _is_told(one) else "auto", normalise=reading.normalise, stretch=reading.stretch
+        numbering=source.numbering, normalise=source.normalise, stretch=source.stretch
     )
+    folder = Path(source.maps).resolve()
     run = ImportedRun(
         replace(
             settings,
@@ -112,28 +164,21 @@ def import_maps(one: MapSet, root: Path, out: Path, settings: Settings) -> Impor
             method="imported",
             config=config,
             folder=out / "maps",
-            data_root=root.resolve(),
-            cams=one.store.folder.resolve(),
+            cams=folder,
             weights=None,
             checkpoint=None,
         )
     )
+    print(printable(run.foreign("fit").said))
     run.infer("fit")
     return run
 
 
-def _is_told(one: MapSet) -> bool:
-    return one.store.reading.form in ("dictionary", "keys", "pictures")
-
-
-def walk_maps(
-    one: MapSet, pictures: str | os.PathLike[str], out: str | os.PathLike[str], words: Sequence[str] = ()
-) -> AffinityNetRun:
+def walk_maps(source: Source, out: str | os.PathLike[str], words: Sequence[str] = ()) -> AffinityNetRun:
     """Train AffinityNet on maps, or use a trained one, let the maps walk, and write masks.
 
     Args:
-        one: The maps and pictures.
-        pictures: Folder of the pictures, or of data in VOC's or COCO's layout or with a ``labels.csv``.
+        source: The maps and pictures.
         out: Folder of the results. The masks lie in ``walk/masks/walk/<split>`` and, after a CRF, in
             ``walk/masks/walk-crf/<split>``.
         words: Parameters of AffinityNet as words, such as ``epochs=3`` or ``checkpoint=res38_aff.pth``, the authors'
@@ -147,19 +192,13 @@ def walk_maps(
     """
     parameters, out = read_words(words, "affinitynet"), Path(out)
     if parameters.method != "affinitynet" or parameters.final:
-        raise InputError(
-            "a walk takes parameters of AffinityNet; leave method and parameters of the final network out."
-        )
+        raise InputError("a walk takes parameters of AffinityNet; leave method and those of the final network out.")
     for name in ("cams", "data_root", "out"):
         if name in parameters.values:
-            raise InputError(
-                f"parameter {name} cannot be given for a walk, as the maps and pictures say it; leave it out."
-            )
-    make_folder(out)
-    root, values = _root(one, Path(pictures), out), dict(parameters.values)
-    values = {"preset": "photos", **values, "data_root": str(root), "out": str(out / "walk")}
+            raise InputError(f"parameter {name} cannot be given for a walk, as maps and pictures say it; leave it out.")
+    values = {"preset": "photos", **parameters.values, "data_root": str(source.root(out)), "out": str(out / "walk")}
     settings = read_parameters("01_affinitynet", "affinitynet", values)
-    maps = import_maps(one, root, out, settings)
+    maps = import_maps(source, settings, out)
     run = AffinityNetRun(replace(settings, cams=maps.folder))
     run.label()
     run.train()
@@ -186,14 +225,11 @@ def _splits_with_maps(run: ImportedRun) -> list[str]:
     return [*found.values()]
 
 
-def segment_maps(
-    one: MapSet, pictures: str | os.PathLike[str], out: str | os.PathLike[str], words: Sequence[str] = ()
-) -> SegmentationRun:
+def segment_maps(source: Source, out: str | os.PathLike[str], words: Sequence[str] = ()) -> SegmentationRun:
     """Train the final network on the masks that maps give after a CRF, or on label maps as they are.
 
     Args:
-        one: The maps and pictures.
-        pictures: Folder of the pictures, see :func:`walk_maps`.
+        source: The maps and pictures.
         out: Folder of the results.
         words: Parameters as words: those of every run, such as ``preset=voc12``, and those of the final network, such
             as ``final.epochs=3``.
@@ -211,20 +247,14 @@ def segment_maps(
             f"parameter {(unknown or ['method'])[0]} cannot be given for a final network; give {', '.join(_COMMON)} or "
             "parameters of the network, such as final.epochs=3."
         )
-    make_folder(out)
-    root = _root(one, Path(pictures), out)
-    values = {"preset": "photos", **parameters.values, "data_root": str(root), "out": str(out / "maps")}
-    maps = import_maps(one, root, out, read_parameters("00_cam", "cam", values))
+    values = {"preset": "photos", **parameters.values, "data_root": str(source.root(out)), "out": str(out / "maps")}
+    maps = import_maps(source, read_parameters("00_cam", "cam", values), out)
     final = dict(parameters.final)
     backbone, weights = final.pop("backbone", ""), existing("weights", final.pop("weights", ""))
     changes = {name: value for name, value in final.items() if value}
-    if one.store.reading.form == "labels":
-        run = segment(maps, MaskStore(one.store.folder.resolve()), backbone, weights, **changes)
+    if maps.foreign("fit").reading.form == "labels":
+        run = segment(maps, MaskStore(maps.foreign("fit").folder), backbone, weights, **changes)
     else:
         run = final_stage(maps, backbone, weights, **changes)
     run.complete()
     return run
-
-
-def _root(one: MapSet, pictures: Path, out: Path) -> Path:
-    return pictures if is_data_root(pictures) else make_data(one, out / "data")

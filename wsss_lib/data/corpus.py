@@ -1,14 +1,16 @@
 """A small ImageNet for the toy world: drawn pictures of one object each, of many kinds, to pre-train networks on.
 
-Real methods refine features of a network that has learned to tell a thousand kinds from a million pictures. What the
-toy world starts from has learned to tell the kinds of this corpus. A kind is a body with a part and a look (colours
-and skin): for example a cat with the dog's first look. As in ImageNet, the label of a picture is its one kind.
+The methods of the papers refine the features of a network that has learned to tell a thousand kinds of objects in a
+million photographs. On the toy world, a network that has learned to tell the kinds of this corpus takes its place. A
+kind is a body with a part and a look (two colours and a skin), for example a cat in the dog's first look. As in
+ImageNet, the label of a picture is the one kind that it shows.
 
-What the corpus and the toy world share, as ImageNet and VOC share cats and boats: the six classes' bodies, parts and
-looks, all grounds, skies and clutter, and the camera (light, tint, noise). What only the corpus has: four other
-bodies, eleven other parts and fourteen other looks, of which four skins. What only the toy world has: several objects
-in a picture, which hide each other; backgrounds that go with a class; the frequency shortcut; masks. In the corpus a
-kind stands before any ground, no picture carries a shortcut, and nothing says where an object is.
+- The corpus and the toy world share the bodies, parts and looks of the six classes (24 of the 54 kinds), all grounds,
+  skies and clutter, and the camera (light, tint and noise). ImageNet and VOC share cats and boats in the same way.
+- Only the corpus has the other 30 kinds: four more bodies, eleven more parts, and eighteen more looks with four skins
+  of their own.
+- Only the toy world has pictures with several objects, which hide each other, backgrounds that go with a class, the
+  frequency shortcut, and masks. In the corpus, every kind stands before any ground.
 """
 
 from __future__ import annotations

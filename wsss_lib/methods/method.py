@@ -18,6 +18,7 @@ from wsss_lib.data.toy import ToyOptions
 from wsss_lib.data.transforms import Augment, Augmentation
 from wsss_lib.errors import InputError
 from wsss_lib.models.backbone import Backbone
+from wsss_lib.models.pretrained import has_toy_weights
 from wsss_lib.models.weights import LoadReport
 from wsss_lib.ops.cam import normalise_maximum
 
@@ -39,6 +40,9 @@ class Batch:
 
 
 PRESETS = ("toy", "photos", "voc12", "coco14")
+
+TOY_PRETRAINED = False
+"""Whether the preset ``toy`` starts from weights by default, see :func:`wsss_lib.models.pretrained.find_toy_weights`."""
 
 LIGHT = ("efficientnet_lite0", "mobilenet_v2")
 """The networks that learn from photographs on a laptop; the first is that of the preset ``photos``."""
@@ -78,8 +82,8 @@ class Config:
         after_training: Names of the settings that affect inference only; changing one does not require retraining.
         backbone: Name of the network, one of them, see `wsss_lib.models.BACKBONES`.
         backbone_options: Arguments of the network's class, such as ``width``.
-        pretrained: Whether training starts from ImageNet weights; the first layers and all batch normalisation then
-            stay as they are.
+        pretrained: Whether training starts from ImageNet weights (on the toy world from those of the corpus, see
+            `wsss_lib.data.corpus`); the first layers and all batch normalisation then stay as they are.
         epochs: Number of times that every training image is seen.
         batch_size: Images per step, over all devices together.
         crop_size: Side of the square training images, in pixels.
@@ -119,7 +123,9 @@ class Config:
             raise InputError(f"preset {name!r} is unknown; choose one of {', '.join(PRESETS)}.")
         if backbone not in ("", *cls.backbones):
             raise InputError(f"backbone {backbone!r} cannot be used; choose one of {', '.join(cls.backbones)}.")
-        return cls.for_preset(name, backbone)
+        config = cls.for_preset(name, backbone)
+        starts = TOY_PRETRAINED and name == "toy" and has_toy_weights(config.backbone)
+        return config.replace(pretrained=True) if starts else config
 
     @classmethod
     @abstractmethod

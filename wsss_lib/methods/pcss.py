@@ -157,7 +157,7 @@ class Config(CamConfig):
         network = changes.get("network", self.network)
         if network not in ("pcss", self.network):
             brought: dict[str, Any] = {"phase_weight": 0.0, "shortcut_weight": 0.0}
-            if self.pretrained:
+            if not self.backbone_options:  # the small network of the toy world keeps its own
                 brought |= {"crop_scale": (0.08, 1.0), "random_erasing": 0.25, **(_PLUS if network == "plus" else {})}
             changes = {**brought, **changes}
         return super().replace(**changes)

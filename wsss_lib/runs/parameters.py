@@ -32,6 +32,7 @@ _TYPES: dict[str, type] = {
     "checkpoint": str,
     "out": str,
     "backbone": str,
+    "pretrained": bool,
     "seed": int,
     "limit": int,
     "accelerator": str,
@@ -93,7 +94,10 @@ def read_parameters(notebook: str, method: str, namespace: Mapping[str, Any]) ->
         backbone = backbone_of_weights(existing("weights", values["weights"]))
     changes = {k: v for k, v in values.items() if k not in _TYPES and v}
     _refuse_other_choices(config_class, changes)
-    config = config_class.preset(preset, backbone).replace(**changes)
+    config = config_class.preset(preset, backbone)
+    if values.get("pretrained", config.pretrained) != config.pretrained:
+        changes["pretrained"] = values["pretrained"]
+    config = config.replace(**changes)
     config.check()
     _refuse_ignored(preset, values)
     if values.get("segmentation"):
@@ -145,13 +149,15 @@ def _refuse_other_choices(config_class: type[Config], changes: Mapping[str, Any]
 
 
 def _refuse_ignored(preset: str, values: Mapping[str, Any]) -> None:
-    """Raise for a parameter that the toy world would silently ignore."""
+    """Raise for a parameter that the other parameters would make the run silently ignore."""
     given = [name for name in ("data_root", "labels", "mask_values", "weights", "checkpoint") if values.get(name)]
     if preset == "toy" and given:
         raise InputError(
-            f"{given[0]} is given, but preset toy draws its own data and trains from scratch; "
+            f"{given[0]} is given, but preset toy draws its own data and brings its own weights; "
             "choose another preset, such as photos."
         )
+    if values.get("weights") and not values.get("pretrained", True):
+        raise InputError("weights is given, but pretrained False trains from scratch; leave one of the two out.")
 
 
 def check_final_network(preset: str, backbone: str, weights_given: bool) -> None:

@@ -26,7 +26,7 @@ from wsss_lib.errors import InputError
 from wsss_lib.methods import load_method
 from wsss_lib.methods.method import Method
 from wsss_lib.models.backbone import Normalisation
-from wsss_lib.models.pretrained import find_weights, load_backbone
+from wsss_lib.models.pretrained import find_toy_weights, find_weights, load_backbone
 from wsss_lib.models.weights import LoadReport, read_state
 from wsss_lib.runs.folder import STORES, RunFolder, is_helper
 from wsss_lib.runs.settings import PATHS, Settings
@@ -129,6 +129,8 @@ class Run(ABC, Generic[M]):
         settings = self.settings
         if settings.checkpoint is not None or not settings.config.pretrained:
             return None  # a checkpoint holds the whole network
+        if settings.weights is None and settings.preset == "toy":
+            return find_toy_weights(settings.config.backbone)
         return settings.weights or find_weights(settings.config.backbone, settings.pretrained_folder)
 
     def _refuse_unfit_files(self) -> None:

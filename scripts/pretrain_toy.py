@@ -195,7 +195,9 @@ def start_mimetic(attention: nn.Module) -> None:
     attention.proj.weight.copy_(left * size.sqrt())
 
 
-NETWORKS: dict[str, Callable[[], Convolutional | Transformer]] = {kind.name: kind for kind in (Convolutional, Transformer)}
+Network = Convolutional | Transformer
+
+NETWORKS: dict[str, type[Network]] = {kind.name: kind for kind in (Convolutional, Transformer)}
 
 
 def batches(count: int, rng: torch.Generator) -> Iterator[Tensor]:
@@ -208,7 +210,7 @@ def pictures_and_kinds(corpus: Corpus) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(corpus.pixels).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(corpus.kinds)
 
 
-def pretrain(name: str, corpus: Corpus, seed: int, report: Callable[[str], None] = print) -> Convolutional | Transformer:
+def pretrain(name: str, corpus: Corpus, seed: int, report: Callable[[str], None] = print) -> Network:
     """Train a network to tell the kinds of the corpus.
 
     Args:
@@ -246,7 +248,7 @@ def pretrain(name: str, corpus: Corpus, seed: int, report: Callable[[str], None]
 
 
 @torch.inference_mode()
-def accuracy(network: Convolutional | Transformer, corpus: Corpus) -> float:
+def accuracy(network: Network, corpus: Corpus) -> float:
     """Return the share of pictures whose kind is told right."""
     pictures, kinds = pictures_and_kinds(corpus)
     found = [network.kinds(network.backbone.normalisation(some)).argmax(1) for some in pictures.split(BATCH)]

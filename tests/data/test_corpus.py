@@ -65,7 +65,7 @@ def test_every_picture_shows_one_object_and_its_part(monkeypatch):
 
 def test_no_ground_goes_with_a_class(monkeypatch):
     seen = Counter()
-    monkeypatch.setattr(Canvas, "lay_ground", lambda self, paint, edge, *_: seen.update([paint] * (edge >= 0)))
+    monkeypatch.setattr(Canvas, "lay_ground", lambda _, paint, edge, *__: seen.update([paint] * (edge >= 0)))
     own, all_grounds = 0, 0
     for index in range(300):
         seen.clear()

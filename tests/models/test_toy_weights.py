@@ -20,7 +20,9 @@ ROOT = Path(__file__).parents[2]
 
 
 def small(name):
-    return create_backbone(name, **load_method({"resnet50": "cam", "deit_small": "pcss"}[name]).Config.preset("toy").backbone_options)
+    return create_backbone(
+        name, **load_method({"resnet50": "cam", "deit_small": "pcss"}[name]).Config.preset("toy").backbone_options
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)

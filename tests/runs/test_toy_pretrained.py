@@ -20,7 +20,7 @@ from wsss_lib.stages.contents import file_digest
 CELLS = {"In": ["preset: str = 'toy'", "# Parameters\npretrained = True"]}
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def project(tmp_path, monkeypatch):
     for name in ("notebooks", "wsss_lib"):
         (tmp_path / name).mkdir()
@@ -36,7 +36,7 @@ def backbone(run):
     return run.method.backbone.state_dict()
 
 
-def test_the_parameter_chooses(project):
+def test_the_parameter_chooses():
     usual, scratch, started = CamRun(read()), CamRun(read(pretrained=False)), CamRun(read(**CELLS, pretrained=True))
     assert usual.settings == scratch.settings
     assert not usual.settings.config.pretrained
@@ -47,14 +47,14 @@ def test_the_parameter_chooses(project):
     assert not torch.equal(backbone(started)["layer4.0.conv1.weight"], backbone(scratch)["layer4.0.conv1.weight"])
 
 
-def test_words_of_the_shell_choose_too(project):
+def test_words_of_the_shell_choose_too():
     assert read(pretrained="True").config.pretrained
     assert not read(pretrained="False").config.pretrained
     with pytest.raises(InputError, match="pretrained must be of type bool"):
         read(pretrained="resnet50")
 
 
-def test_a_run_is_told_by_its_weights(project):
+def test_a_run_is_told_by_its_weights():
     run = CamRun(read(pretrained=True))
     assert RunFolder(run.folder).identity()["weights"] == file_digest(find_toy_weights("resnet50"))
     assert RunFolder(CamRun(read()).folder).identity()["weights"] is None
@@ -62,7 +62,7 @@ def test_a_run_is_told_by_its_weights(project):
         CamRun(read(out=str(run.folder)))
 
 
-def test_other_weights_are_another_run(project, monkeypatch):
+def test_other_weights_are_another_run(monkeypatch):
     run = CamRun(read(pretrained=True))
     content = json.loads((run.folder / "config.json").read_text())
     assert file_digest(find_toy_weights("resnet50")) in json.dumps(content)
@@ -72,7 +72,7 @@ def test_other_weights_are_another_run(project, monkeypatch):
 
 
 @pytest.mark.parametrize("pretrained", [True, False])
-def test_the_ordinary_classifier_starts_alike(project, pretrained):
+def test_the_ordinary_classifier_starts_alike(pretrained):
     """Without a run of 00_cam that has started alike, a short one is made."""
     usual = CamRun(read(pretrained=not pretrained, epochs=1))
     run = WithClassifierRun(read("02_oc_cse", "oc_cse", pretrained=pretrained))
@@ -81,7 +81,7 @@ def test_the_ordinary_classifier_starts_alike(project, pretrained):
 
 
 @pytest.mark.parametrize("pretrained", [True, False])
-def test_the_usual_run_that_has_started_alike_is_found(project, pretrained):
+def test_the_usual_run_that_has_started_alike_is_found(pretrained):
     usual, other = CamRun(read(pretrained=pretrained)), CamRun(read(pretrained=not pretrained))
     run = WithClassifierRun(read("02_oc_cse", "oc_cse", pretrained=pretrained))
     assert run.ordinary_run.folder == usual.folder != other.folder

@@ -110,9 +110,9 @@ def rooster_head(frame: Frame, skin: np.ndarray) -> list[Layer]:
     beak = frame.convex((0.8, 1.0), (1.02, 1.04), (0.8, 1.13))
     wattle = frame.ellipse(0.8, 0.9, 0.055, 0.1)
     eye = frame.disc(0.7, 1.09, 0.04)
-    return [(comb, (206, 52, 48)), (wattle, (206, 52, 48)), (frame.disc(0.65, 1.06, 0.18), skin), (beak, (236, 190, 70))] + [
-        (eye, DARK)
-    ]
+    head = frame.disc(0.65, 1.06, 0.18)
+    red = (206, 52, 48)
+    return [(comb, red), (wattle, red), (head, skin), (beak, (236, 190, 70)), (eye, DARK)]
 
 
 def swan_head(frame: Frame, skin: np.ndarray) -> list[Layer]:

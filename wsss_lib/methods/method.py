@@ -42,7 +42,7 @@ class Batch:
 PRESETS = ("toy", "photos", "voc12", "coco14")
 
 TOY_PRETRAINED = False
-"""Whether the preset ``toy`` starts from weights by default, see :func:`wsss_lib.models.pretrained.find_toy_weights`."""
+"""Whether the preset ``toy`` starts from weights by default, see `wsss_lib.models.pretrained.find_toy_weights`."""
 
 LIGHT = ("efficientnet_lite0", "mobilenet_v2")
 """The networks that learn from photographs on a laptop; the first is that of the preset ``photos``."""

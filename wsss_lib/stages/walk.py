@@ -19,7 +19,7 @@ from wsss_lib.stages.store import CamStore, ScoreStore, read_cams
 
 
 @dataclass(frozen=True)
-class Walked:
+class WalkedScores:
     """Scores after the random walk, enlarged to the image.
 
     Attributes:

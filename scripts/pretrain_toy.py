@@ -23,7 +23,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
+from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import OneCycleLR
@@ -259,7 +259,7 @@ def save(backbone: Backbone, path: Path, **about: object) -> None:
     """Write a backbone's weights as float16, and beside them a ``.json`` with their SHA-256 and more."""
     state = {name: value for name, value in backbone.state_dict().items() if value.is_floating_point()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({name: value.to(torch.float16).contiguous() for name, value in state.items()}, path)
+    path.write_bytes(to_bytes({name: value.to(torch.float16).contiguous() for name, value in state.items()}))
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     path.with_suffix(".json").write_text(json.dumps({"sha256": digest, **about}, indent=2) + "\n", encoding="utf-8")
 

@@ -16,7 +16,7 @@ from wsss_lib.runs.earlier import earlier_run
 from wsss_lib.runs.run import Run
 from wsss_lib.stages.examples import Example, LabelledCells
 from wsss_lib.stages.provenance import require, source_of
-from wsss_lib.stages.refine import PowerBackgrounds, Read, refine
+from wsss_lib.stages.refine import PowerBackgrounds, ReadScores, refine
 from wsss_lib.stages.store import MaskStore, ScoreStore
 from wsss_lib.stages.walk import WalkedScores, walk
 
@@ -50,9 +50,9 @@ class AffinityNetRun(Run[AffinityNet]):
         """Return everything that decides the numbers of the run, including the run whose maps are refined."""
         return {**self.own_identity, "cams": self.cam_run.fingerprint()}
 
-    def scores(self, what: str, split: str) -> ScoreStore:
+    def scores(self, name: str, split: str) -> ScoreStore:
         """Return a store of scores: ``walk``, or ``crf-4`` for the CRF with the alpha 4."""
-        return ScoreStore(self.folder / "scores" / what / self.split_folder(split), half=what != "walk")
+        return ScoreStore(self.folder / "scores" / name / self.split_folder(split), half=name != "walk")
 
     def label(self) -> None:
         """Refine the maps of the training images with the low and the high alpha, for :meth:`train` to learn from."""
@@ -95,19 +95,19 @@ class AffinityNetRun(Run[AffinityNet]):
         """Write the missing walked scores of a split, and return their store."""
         data, store, cams = self.data(split), self.scores("walk", split), self.cam_run.cams(split)
         self.cam_run.require(cams)
-        self.refuse_other_sources()
+        self.training_record.refuse_other_sources(self.training_sources())
         with self.working(), self.timed(f"walk {split}"):
             self.begin(store, split, f"{self.source()} on {source_of(cams)}")
             if not self.delegate("infer", split):
                 self.to_device()
-                walk(self.method, data, cams, store, self.fabric, self.normalise, self.workers)
+                walk(self.method, data, cams, store, self.context)
         return store
 
-    def refine(self, what: str, split: str) -> dict[str, MaskStore]:
+    def refine(self, refinement: str, split: str) -> dict[str, MaskStore]:
         """Write the missing masks of a split.
 
         Args:
-            what: ``crf``: the CAMs after a CRF, once for each of the configuration's alphas; ``walk``: the walked
+            refinement: ``crf``: the CAMs after a CRF, once for each of the configuration's alphas; ``walk``: the walked
                 scores as they are; ``walk-crf``: the walked scores after a CRF.
             split: Name of the split.
 
@@ -121,13 +121,13 @@ class AffinityNetRun(Run[AffinityNet]):
         config, cams, walks = self.method.config, self.cam_run.cams(split), self.scores("walk", split)
         walked = WalkedScores(walks, self.method.network.stride)
         of_cams, of_walks = source_of(cams), source_of(walks)
-        reads: dict[str, tuple[Read, list[str], str | None, str]] = {
+        reads: dict[str, tuple[ReadScores, list[str], str | None, str]] = {
             "crf": (PowerBackgrounds(cams, config.alphas), [f"crf-{a:g}" for a in config.alphas], "psa", of_cams),
             "walk": (walked, ["walk"], None, of_walks),
             "walk-crf": (walked, ["walk-crf"], config.walk_crf, of_walks),
         }
-        if what not in reads:
-            raise InputError(f"refinement {what!r} is unknown; choose one of {', '.join(reads)}.")
+        if refinement not in reads:
+            raise InputError(f"refinement {refinement!r} is unknown; choose one of {', '.join(reads)}.")
         self.cam_run.require(cams)
         require(walks, lambda: f"{self.source()} on {of_cams}")
-        return self.write_masks(what, split, *reads[what])
+        return self.write_masks(refinement, split, *reads[refinement])

@@ -211,8 +211,8 @@ def run_method(run: CamRun | AffinityNetRun) -> None:
     refined = {}
     for split in run.splits.scored:
         stores: dict[str, MaskStore] = {}
-        for what in ("crf", "walk", "walk-crf") if isinstance(run, AffinityNetRun) else ("crf",):
-            stores |= run.refine(what, split)
+        for refinement in ("crf", "walk", "walk-crf") if isinstance(run, AffinityNetRun) else ("crf",):
+            stores |= run.refine(refinement, split)
         if split in scored:
             refined[split] = {"cam": summaries[split]["swept"], **run.score_masks(stores, split)}
     if refined:

@@ -66,7 +66,7 @@ def test_other_weights_are_another_run(monkeypatch):
     run = CamRun(read(pretrained=True))
     content = json.loads((run.folder / "config.json").read_text())
     assert file_digest(find_toy_weights("resnet50")) in json.dumps(content)
-    monkeypatch.setattr("wsss_lib.runs.run.find_toy_weights", lambda _: find_toy_weights("deit_small"))
+    monkeypatch.setattr("wsss_lib.runs.settings.find_toy_weights", lambda _: find_toy_weights("deit_small"))
     with pytest.raises(InputError, match=r"weights"):
         CamRun(read(pretrained=True))
 

@@ -15,7 +15,7 @@ from wsss_lib.errors import InputError
 from wsss_lib.methods import load_method
 from wsss_lib.methods.method import PRESETS, Config, further_backbone
 from wsss_lib.models.pretrained import backbone_of_weights, find_weights
-from wsss_lib.runs.settings import PATHS, RENAMED, Settings, project_root
+from wsss_lib.runs.settings import PATHS, RENAMED, Settings, default_weights, project_root
 from wsss_lib.stages.engine import PRECISIONS
 
 _TYPES: dict[str, type] = {
@@ -189,7 +189,7 @@ def check_final_network(preset: str, backbone: str, weights_given: bool) -> None
     """
     config = load_method("segmentation").Config.preset(preset, backbone)
     if config.pretrained and not weights_given:
-        find_weights(config.backbone, project_root() / "pretrained")
+        default_weights(preset, config.backbone, project_root() / "pretrained")
 
 
 def refuse_unknown(namespace: Mapping[str, Any], known: Iterable[str]) -> None:

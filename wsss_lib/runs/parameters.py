@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from wsss_lib.errors import InputError
 from wsss_lib.methods import load_method
 from wsss_lib.methods.method import PRESETS, Config, further_backbone
-from wsss_lib.models.pretrained import backbone_of_weights, find_weights
+from wsss_lib.models.pretrained import backbone_of_weights
 from wsss_lib.runs.settings import PATHS, RENAMED, Settings, default_weights, project_root
 from wsss_lib.stages.engine import PRECISIONS
 

@@ -214,9 +214,9 @@ def test_categories_are_found_by_their_names(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("named", "words"),
     [
-        ([(2, "helmet")], "category 2 ('helmet')"),
+        ([(2, "helmet")], r"category 2 \('helmet'\)"),
         ([(1, "dog")], "category 2, which is not one"),
-        ([(1, "person"), (2, "velocipede")], "category 2 ('velocipede')"),
+        ([(1, "person"), (2, "velocipede")], r"category 2 \('velocipede'\)"),
     ],
 )
 def test_categories_that_are_none_of_coco(tmp_path, named, words):

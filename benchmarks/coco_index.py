@@ -19,7 +19,7 @@ import torch
 from common import begin, machine, parser, seconds, table
 from torch import Tensor
 
-from wsss_lib.data.coco import CATEGORY_IDS, read_instances
+from wsss_lib.data.coco_annotations import CATEGORY_IDS, read_instances
 
 IMAGES, ANNOTATIONS = 82_783, 604_907
 

@@ -116,7 +116,7 @@ def reconstructor_losses(
     et: Tensor,
     en: Tensor,
 ) -> dict[str, Tensor]:
-    """Return what the reconstructor minimises, ``L = BCE + 0.2 |X0 - I| + 0.3 |Xt - I|_et + 0.5 |Xn - I|_en``.
+    """Return the loss of the reconstructor, ``L = BCE + 0.2 |X0 - I| + 0.3 |Xt - I|_et + 0.5 |Xn - I|_en``.
 
     Args:
         config: Settings with the weights of the losses.
@@ -158,7 +158,7 @@ def classifier_losses(
     yt: Tensor,
     yn: Tensor,
 ) -> dict[str, Tensor]:
-    """Return what the classifier minimises, ``L = BCE - 0.8 |Yt - I|_mt - 0.3 |Yn - I|_mn``.
+    """Return the loss of the classifier, ``L = BCE - 0.8 |Yt - I|_mt - 0.3 |Yn - I|_mn``.
 
     Outside the target (``mt = [s = 0]``), the image must not be inferable from the target. On the target
     (``mn = s [the target's raw map is the highest of all K]``), it must not be inferable from the rest. No gradients

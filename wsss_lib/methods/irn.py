@@ -3,7 +3,7 @@
 Ahn, Cho and Kwak, "Weakly Supervised Learning of Instance Segmentation with Inter-pixel Relations", CVPR 2019. In the
 order of the paper:
 
-- Confident labels from the maps of any classifier (:func:`label`), and what they say about pairs of pixels.
+- Confident labels from the maps of any classifier (:func:`label`), which give labels of pairs of pixels.
 - Boundaries B: the affinity of two cells is one minus the highest boundary probability on the path between them,
   ``a_ij = 1 - max_k B(x_k)`` (`wsss_lib.ops.paths`). Their loss is AffinityNet's (:func:`boundary_loss`): between two
   pixels of different classes there must be a boundary.

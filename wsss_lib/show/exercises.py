@@ -17,6 +17,7 @@ from wsss_lib.methods.affinitynet import semi_labels
 from wsss_lib.methods.cam import classification_loss
 from wsss_lib.methods.oc_cse import erasing_mask, remaining_labels
 from wsss_lib.models.mctformer import refine_by_patches
+from wsss_lib.ops.calibration import calibration_error
 from wsss_lib.ops.cam import cam_label, normalise_maximum, normalise_range
 from wsss_lib.ops.frequency import magnitude, with_magnitude
 from wsss_lib.ops.metrics import intersection_over_union
@@ -138,6 +139,23 @@ def check_propagation(answer: Callable[[Tensor, Tensor, float], Tensor | None]) 
     maps, features = torch.randn(3, 12, generator=random), torch.rand(5, 12, generator=random)
     wanted = propagate_affinity(maps[None, :, None], features[None, :, None], 1, 0.8)[0, :, 0]
     return _compare(answer(maps, features, 0.8), wanted, "random maps (3, 12), features (5, 12) and the threshold 0.8")
+
+
+def check_shares(answer: Callable[[Tensor, int], Tensor | None]) -> bool:
+    """Check a function from a mask ``(H, W)`` uint8 and K to the shares of the area ``(K,)`` of the classes."""
+    mask = torch.randint(0, 4, (7, 9), generator=torch.Generator().manual_seed(13)).to(torch.uint8)
+    wanted = torch.stack([(mask == k + 1).double().mean() for k in range(5)])
+    return _compare(answer(mask, 5), wanted, "a random mask (7, 9) and 5 classes, of which two are not shown")
+
+
+def check_calibration_error(answer: Callable[[Tensor], Tensor | float | None]) -> bool:
+    """Check a function from the counts of a reliability diagram ``(bins, 3)`` to the expected calibration error."""
+    counts = torch.tensor([[0.0, 0.0, 0.0], [10.0, 4.0, 5.0], [20.0, 15.0, 12.0], [70.0, 65.0, 68.0]])
+    given = answer(counts)
+    wanted = torch.tensor(calibration_error(counts))
+    return _compare(
+        torch.tensor(given) if isinstance(given, float | int) else given, wanted, f"the counts {counts.tolist()}"
+    )
 
 
 def check_choice(given: str, right: str, why: Mapping[str, str]) -> bool:

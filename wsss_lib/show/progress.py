@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
@@ -25,9 +26,14 @@ def is_interactive() -> bool:
     return "JPY_SESSION_NAME" in os.environ or "VSCODE_PID" in os.environ
 
 
+def bars_are_seen() -> bool:
+    """Return whether bars are shown: in an interactive notebook or in a terminal."""
+    return is_interactive() or (os.environ.get("WSSS_HEADLESS") != "1" and sys.stderr.isatty())
+
+
 def bar(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
-    """Yield ``items`` while a bar shows their number; without an interactive front end, no bar is shown."""
-    yield from tqdm(items, desc=description, total=total, leave=False, disable=not is_interactive())
+    """Yield ``items`` while a bar shows their number; without a front end that shows it, no bar is drawn."""
+    yield from tqdm(items, desc=description, total=total, leave=False, disable=not bars_are_seen())
 
 
 def epoch_line(row: Mapping[str, Any]) -> None:

@@ -120,8 +120,13 @@ def _solve(
 ) -> list[Tensor]:
     if preset is None:
         return list(scores)
-    unaries = [dense_crf.unary_from_scores(s.to(device)) for s in scores]
-    return dense_crf.dense_crf([image.to(device) for image in images], unaries, preset, backend)
+    fields = [torch.ones_like(s) for s in scores]  # what a field of background alone ends in
+    several = [i for i, s in enumerate(scores) if s.shape[1] > 1]
+    unaries = [dense_crf.unary_from_scores(scores[i].to(device)) for i in several]
+    solved = dense_crf.dense_crf([images[i].to(device) for i in several], unaries, preset, backend)
+    for i, field in zip(several, solved, strict=True):
+        fields[i] = field
+    return fields
 
 
 def label_map(classes: Tensor, scores: Tensor, size: tuple[int, int] | None = None) -> Tensor:

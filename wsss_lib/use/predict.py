@@ -19,7 +19,6 @@ import hashlib
 import io
 import json
 import os
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -39,7 +38,7 @@ from wsss_lib.data.pictures import find_pictures, open_picture
 from wsss_lib.errors import InputError, printable
 from wsss_lib.ops.cam import argmax
 from wsss_lib.runs.folder import RunFolder
-from wsss_lib.show.progress import is_interactive
+from wsss_lib.show.progress import bars_are_seen
 from wsss_lib.stages.evaluate import ahead
 from wsss_lib.stages.infer import PIXELS_PER_BATCH
 from wsss_lib.stages.provenance import maker
@@ -120,7 +119,7 @@ def predict_folder(
     make_folder(out)
     with RunFolder(out).locked():
         work.begin(found)
-        with tqdm(total=len(found), desc="masks", leave=False, disable=not _is_watched()) as bar:
+        with tqdm(total=len(found), desc="masks", leave=False, disable=not bars_are_seen()) as bar:
             names = list(found)
             for start in range(0, len(names), _WINDOW):
                 for count in work.do({name: found[name] for name in names[start : start + _WINDOW]}):
@@ -145,10 +144,6 @@ def make_folder(out: Path) -> None:
         raise InputError(f"out {out} cannot be made ({error.strerror}); give another folder.") from None
     if not os.access(out, os.W_OK):
         raise InputError(f"out {out} cannot be written to; choose a folder that you may write to.")
-
-
-def _is_watched() -> bool:
-    return is_interactive() or sys.stderr.isatty()
 
 
 class _Work:

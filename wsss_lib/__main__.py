@@ -20,6 +20,7 @@ from wsss_lib.errors import InputError, ProcessError, printable
 from wsss_lib.runs.folder import holds_run
 from wsss_lib.runs.kinds import reopen
 from wsss_lib.stages.agent import end_with_launcher, report
+from wsss_lib.use import map_commands
 
 if TYPE_CHECKING:
     from wsss_lib.use.predict import Summary
@@ -31,6 +32,7 @@ Masks of objects from image-level labels alone.
   wsss predict MODEL new_pictures --out masks       masks of pictures that nobody has labelled
   wsss export MODEL network.onnx                    the network for programs without PyTorch
   wsss report RUN                                   one HTML page about a run
+  wsss score MAPS PICTURES --masks FOLDER           scores of maps that other code made
 """
 
 _STAGES = """\
@@ -132,6 +134,8 @@ def _parser(wanted: str = "") -> argparse.ArgumentParser:
     one.add_argument("--device", default="auto", metavar="auto|cpu|cuda", help="where it is computed (default: auto)")
     one.add_argument("--precision", default="32-true", metavar="32-true|bf16-mixed|16-mixed", help="default: 32-true")
     one.add_argument("--maps", action="store_true", help="write the class activation maps of a run instead of masks")
+
+    map_commands.add(command)
 
     one = command("save", _save, "write the final network of a run to a model file", "Write the model file of a run.")
     one.add_argument("folder", type=Path, metavar="RUN", help="folder of a run that has a final network")
@@ -295,7 +299,7 @@ def _stage(options: argparse.Namespace) -> int:
     return 0
 
 
-_COMMANDS = ("fit", "run", "predict", "save", "export", "report", "stage")
+_COMMANDS = ("fit", "run", "predict", *map_commands.NAMES, "save", "export", "report", "stage")
 
 
 def _parse(words: Sequence[str]) -> argparse.Namespace:

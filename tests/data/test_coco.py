@@ -162,8 +162,8 @@ def test_images_that_are_not_there(tmp_path):
         load_coco(root, "val")
     with pytest.raises(InputError, match=sentence(root / "annotations/instances_train2014.json", "does not exist")):
         load_coco(root, "train")
-    with pytest.raises(InputError, match="split 'val2017'"):
-        load_coco(root, "val2017")
+    with pytest.raises(InputError, match="split 'val2019'"):
+        load_coco(root, "val2019")
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,8 @@ from wsss_lib.data.files import (
 from wsss_lib.data.voc import read_ids
 from wsss_lib.errors import InputError
 
-_SPLITS = {"train": "train2014", "val": "val2014", "train2014": "train2014", "val2014": "val2014"}
+_SPLITS = {"train": "train2014", "val": "val2014"}
+_SPLITS |= {name: name for name in ("train2014", "val2014", "train2017", "val2017")}
 
 
 def category_lookup(categories: Mapping[int, int] = OFFICIAL_CATEGORIES) -> np.ndarray:
@@ -75,14 +76,14 @@ def load_coco(
     mask_values: str = "contiguous",
     ids_file: str | Path | None = None,
 ) -> CocoDataset:
-    """Load a split of COCO 2014.
+    """Load a split of COCO 2014 or 2017.
 
     Images are found by the 12 digits of their id in ``root/<split>/`` and ``root/JPEGImages/``. Every annotation gives
     its image a label, also the annotation of a crowd. Images without annotations are kept, with labels of zeros.
 
     Args:
         root: The folder with the images.
-        split: ``train2014`` or ``val2014``, or for short ``train`` or ``val``.
+        split: ``train2014`` or ``val2014``, or those of 2017; for short ``train`` or ``val``, of 2014 if it is there.
         annotations: The instances JSON of the split, by default ``root/annotations/instances_<split>.json``.
         masks: A folder of PNGs whose names end in the 12 digits, or a folder that has such a folder for each split. By
             default ``root/SegmentationClass/<split>/`` or ``root/coco_seg_anno/``; if neither exists, the masks are
@@ -98,8 +99,10 @@ def load_coco(
         InputError: A parameter is unknown, a file or folder is missing, or the JSON is malformed.
     """
     if split not in _SPLITS:
-        raise InputError(f"split {split!r} is not a split of COCO 2014; choose train2014 or val2014.")
-    root, split = Path(root).absolute(), _SPLITS[split]
+        raise InputError(f"split {split!r} is not a split of COCO; choose train2014 or val2014.")
+    root = Path(root).absolute()
+    newer = root / f"{split}2017"
+    split = newer.name if newer.is_dir() and not (root / f"{split}2014").is_dir() else _SPLITS[split]
     instances = read_instances(annotations or root / "annotations" / f"instances_{split}.json")
     lookup = _mask_lookup(mask_values, instances.categories)
     rows = _chosen_rows(instances, None if ids_file is None else Path(ids_file))

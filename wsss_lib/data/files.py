@@ -18,6 +18,7 @@ from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
 from wsss_lib.data import names as spelling
 from wsss_lib.data.large import reduced, working_size
+from wsss_lib.data.torch_storage import as_tensor, read_storage
 from wsss_lib.errors import InputError
 
 IGNORE = 255
@@ -476,8 +477,8 @@ def read_pickled_array_dict(path: str | Path) -> dict[int | str, np.ndarray]:
         path: A ``.npy`` file with a zero-dimensional object array, pickle protocol 2 to 5, any NumPy version.
 
     Returns:
-        The arrays, of booleans, integers or floats in native byte order and writable. Integer keys of NumPy's types
-        become int.
+        The arrays, of booleans, integers or floats in native byte order and writable. PyTorch tensors, as IRN saves
+        them, become arrays. Integer keys of NumPy's types become int.
 
     Raises:
         InputError: The file is missing, cut off, not such a dictionary, or holds anything other than arrays of numbers.
@@ -586,6 +587,12 @@ def _frombuffer(
     return array
 
 
+def _tensor(storage: np.ndarray, offset: int, shape: Sequence[int], strides: Sequence[int], *_: object) -> _Array:
+    array = _Array()
+    array.data = as_tensor(storage, offset, shape, strides)
+    return array
+
+
 def _scalar(dtype: _DType, data: bytes | str) -> int | float:
     return _from_bytes(data, dtype, (), "C").item()
 
@@ -606,6 +613,9 @@ _ADMITTED: dict[tuple[str, str], Callable[..., object]] = {
     ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
     ("numpy.core.multiarray", "scalar"): _scalar,
     ("numpy.core.numeric", "_frombuffer"): _frombuffer,
+    ("torch._utils", "_rebuild_tensor_v2"): _tensor,
+    ("torch.storage", "_load_from_bytes"): read_storage,
+    ("collections", "OrderedDict"): dict,
     ("_codecs", "encode"): _encode,
     ("__builtin__", "bytes"): _no_bytes,  # protocol 2 calls bytes() for the content of an empty array
 }

@@ -6,11 +6,12 @@ There is no network and nothing is trained: the walk and the final network start
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import Annotated, Literal, NoReturn
 
 from torch import Tensor
 
 from wsss_lib.errors import InputError
+from wsss_lib.methods.fields import Limits
 from wsss_lib.methods.method import LIGHT, Batch, CamMethod, Engine, LongSideConfig
 from wsss_lib.models.backbone import Backbone
 
@@ -26,8 +27,8 @@ class Config(LongSideConfig):
     """
 
     pretrained: bool = False
-    epochs: int = 0
-    numbering: str = "auto"
+    epochs: Annotated[int, Limits(0)] = 0
+    numbering: Literal["auto", "0", "1", "background"] = "auto"
     normalise: bool = False
     stretch: bool = False
 

@@ -1,4 +1,4 @@
-"""One's own pictures: a folder of images and a table that says what each of them shows.
+"""A folder of your own pictures, with a table of the classes that each picture shows.
 
 Layout::
 
@@ -49,14 +49,14 @@ class _Row:
 
 
 def load_folder(root: str | Path, split: str, mask_values: str = "") -> FileDataset:
-    """Load a folder of one's own images.
+    """Load a folder of your own images.
 
     ``labels.csv`` has one row per image: its file name in ``images/`` and its classes, separated by semicolons, or
-    none; or a column of 0 and 1 for every class, see `wsss_lib.data.class_columns`. A third column may say ``train`` or
-    ``val``; without it, every split is all the images, and if it says ``train`` everywhere, ``val`` is the same as
-    ``train``. The classes are those of ``classes.txt``, or else all that the table names, in alphabetical order; class
-    k of them has the mask value k + 1. Neither case, nor blanks, nor the Unicode form of a name matter. A mask is
-    ``masks/<name of the image without its ending>.png``; an image without one counts in no score.
+    no class; or a column of 0 and 1 for every class, see `wsss_lib.data.class_columns`. A third column may say
+    ``train`` or ``val``. Without this column every split has all images; if it says ``train`` everywhere, ``val`` is
+    the same as ``train``. The classes are those of ``classes.txt``, or else all names in the table, in alphabetical
+    order or that of their columns; class k has the mask value k + 1. Case, blanks and Unicode form of a name do not
+    matter. A mask is ``masks/<name of the image without its ending>.png``; an image without a mask counts in no score.
 
     Args:
         root: The folder.
@@ -67,9 +67,10 @@ def load_folder(root: str | Path, split: str, mask_values: str = "") -> FileData
         The images in the order of the table; an id is the image's file name without its ending.
 
     Raises:
-        InputError: The table is missing, empty or malformed, names an image twice or one that is not there, or leaves
-            one out; a class is not in ``classes.txt``, in two spellings, or several in one; two images have one id; the
-            split is unknown or empty; there are files of masks, none of which has the name or format of one.
+        InputError: The table is missing, empty or malformed, names an image twice, names a missing image, or leaves out
+            an image; a class is not in ``classes.txt``, has two spellings, or is several classes in one cell; two
+            images have the same id; the split is unknown or empty; there are mask files, but none has the right name
+            and format.
     """
     root = Path(root).absolute()
     if split not in _SPLITS:
@@ -145,7 +146,7 @@ def _checked_row(cells: Mapping[str | None, str | None], where: str, columns: Se
 
 
 def _find_images(folder: Path, rows: Sequence[_Row], table: Path) -> dict[str, Path]:
-    """Return the image files by name, once table and folder are known to agree."""
+    """Return the image files by name, after a check that table and folder agree."""
     if not folder.is_dir():
         raise InputError(f"{folder} does not exist; make this folder and put the images into it.")
     seen: dict[str, str] = {}
@@ -176,16 +177,16 @@ def _find_images(folder: Path, rows: Sequence[_Row], table: Path) -> dict[str, P
 
 
 _NOTHING = ("none", "nan", "null", "n/a", "na", "-", "?", "")
-"""Words that people write for an image without any class, by :func:`wsss_lib.data.names.key`."""
+"""Words that people write for an image without a class, by :func:`wsss_lib.data.names.key`."""
 
 
 def _looks_like_no_name(name: str) -> bool:
-    """Return whether a label is a word for nothing, or is written as programs write lists."""
+    """Return whether a label means "no class", or is written like a list in a program."""
     return key(name) in _NOTHING or bool(set(name) & set("[]{}()'\"<>*·"))
 
 
 def _find_classes(path: Path, rows: Sequence[_Row], table: Path, columns: tuple[str, ...] = ()) -> tuple[str, ...]:
-    """Return the classes, once every label is known to be exactly one of them."""
+    """Return the classes, after a check that every label is exactly one class."""
     labels = [(row.image, name) for row in rows for name in row.labels]
     listed = read_classes(path) if path.is_file() else columns or None
     odd = [(image, name) for image, name in labels if listed is None and _looks_like_no_name(name)]

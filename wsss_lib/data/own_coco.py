@@ -20,7 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wsss_lib.data.coco import COCO_CLASSES, render_mask
+from wsss_lib.data.coco import render_mask
+from wsss_lib.data.coco_annotations import COCO_CLASSES
 from wsss_lib.data.dataset import FileDataset
 from wsss_lib.data.files import (
     IMAGE_SUFFIXES,

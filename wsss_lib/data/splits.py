@@ -1,4 +1,4 @@
-"""Which data a preset trains on, and on which splits it is scored."""
+"""The data that a preset trains on, and the splits on which it is scored."""
 
 from __future__ import annotations
 
@@ -54,21 +54,21 @@ def open_splits(
     """Open the data of a preset.
 
     ``photos`` takes a folder in VOC's layout, trained on ``train_aug`` where it has such a list, or a folder of
-    one's own pictures with a ``labels.csv``, an instances JSON or a folder for each class; without a list or rows of
-    ``val`` that is the same as ``train``. ``coco14`` takes COCO 2014 or 2017, also without its JSON.
+    your own pictures with a ``labels.csv``, an instances JSON or a folder for each class. Without a list or rows of
+    ``val``, ``val`` is the same as ``train``. ``coco14`` takes COCO 2014 or 2017, also without its JSON.
 
     Args:
         preset: ``toy``, ``photos``, ``voc12`` or ``coco14``.
         root: The folder of the data; ``toy`` needs none.
         labels: Source of the image-level labels of a folder in VOC's layout, see `load_voc`.
         limit: If positive, only the first images of every split, for a quick look.
-        toy: Kind of the toy world; None for the usual one.
+        toy: Options of the toy world; None for the defaults.
         mask_values: Meaning of the values in the masks, see :func:`wsss_lib.data.files.parse_mask_values`; for
             ``coco14`` also ``raw``.
 
     Raises:
-        InputError: The folder is missing or is not what the preset needs, ``labels`` or ``mask_values`` would not be
-            used, or no training image has a label.
+        InputError: The folder is missing or does not fit the preset, ``labels`` or ``mask_values`` would not be used,
+            or no training image has a label.
     """
     if preset == "toy":
         counts = {name: min(limit or count, count) for name, count in COUNTS.items()}
@@ -88,7 +88,7 @@ def open_splits(
 
 
 def _refuse_without_labels(training: Dataset) -> None:
-    """Raise for images none of which has a label: a network would learn that there is nothing anywhere."""
+    """Raise if no image has a label: a network would learn that every image is empty."""
     if not training.labels.any():
         raise InputError(
             f"none of the {len(training)} images of {training.name} has a label: {training.label_source}; write "

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wsss_lib.data.coco import COCO_CLASSES
+from wsss_lib.data.coco_annotations import COCO_CLASSES
 from wsss_lib.data.dataset import Dataset, FileDataset
 from wsss_lib.data.files import (
     files_by_stem,

@@ -116,7 +116,7 @@ class Influence(nn.Module):
         return influence_maps(self.table, self.highest, self.size)[0]
 
     def suppress(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Return x', images in which the frequencies are weakened that their classes depend on.
+        """Return x', images in which the frequencies that their classes depend on are weakened.
 
         ``x' = mean over the image's classes k of Re IFFT(FFT(x) (1 - K_k))``; an image without classes is unchanged.
 

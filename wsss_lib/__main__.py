@@ -30,9 +30,9 @@ Masks of objects from image-level labels alone.
 
   wsss fit my_pictures                              train on labelled pictures, to the final network
   wsss predict MODEL new_pictures --out masks       masks of pictures that nobody has labelled
-  wsss score MAPS PICTURES --masks FOLDER           scores of maps that other code made
   wsss export MODEL network.onnx                    the network for programs without PyTorch
   wsss report RUN                                   one HTML page about a run
+  wsss score MAPS PICTURES --masks FOLDER           scores of maps that other code made
 """
 
 _STAGES = """\

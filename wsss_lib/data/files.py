@@ -477,7 +477,7 @@ def read_pickled_array_dict(path: str | Path) -> dict[int | str, np.ndarray]:
         path: A ``.npy`` file with a zero-dimensional object array, pickle protocol 2 to 5, any NumPy version.
 
     Returns:
-        The arrays, of booleans, integers or floats in native byte order and writable; PyTorch tensors, as IRN saves
+        The arrays, of booleans, integers or floats in native byte order and writable. PyTorch tensors, as IRN saves
         them, become arrays. Integer keys of NumPy's types become int.
 
     Raises:

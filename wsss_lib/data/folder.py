@@ -55,8 +55,8 @@ def load_folder(root: str | Path, split: str, mask_values: str = "") -> FileData
     no class; or a column of 0 and 1 for every class, see `wsss_lib.data.class_columns`. A third column may say
     ``train`` or ``val``. Without this column every split has all images; if it says ``train`` everywhere, ``val`` is
     the same as ``train``. The classes are those of ``classes.txt``, or else all names in the table, in alphabetical
-    order or that of their columns; class k has the mask value k + 1. Case, blanks and Unicode form of a name do not
-    matter. A mask is ``masks/<name of the image without its ending>.png``; an image without a mask counts in no score.
+    order; class k has the mask value k + 1. Case, blanks and Unicode form of a name do not matter. A mask is
+    ``masks/<name of the image without its ending>.png``; an image without a mask counts in no score.
 
     Args:
         root: The folder.

@@ -534,7 +534,8 @@ class Config(CamConfig):
         """Return a copy with some fields changed; a network of MCTformer's brings its published settings along."""
         network = changes.get("network", self.network)
         if network not in ("pcss", self.network):
-            published = (self._plus if network == "plus" else self._mctformer) if self.pretrained else {}
+            small = bool(self.backbone_options)  # the small network of the toy world keeps its own settings
+            published = {} if small else self._plus if network == "plus" else self._mctformer
             changes = {"phase_weight": 0.0, "shortcut_weight": 0.0, **published, **changes}
         return super().replace(**changes)
 

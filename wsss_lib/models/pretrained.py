@@ -1,4 +1,4 @@
-"""Sources of pre-trained weights: a given file, the folder ``pretrained/``, a Python package, a download."""
+"""Sources of pre-trained weights: a given file, `pretrained/`, a Python package, a download, this package."""
 
 from __future__ import annotations
 
@@ -33,6 +33,10 @@ _OFFICIAL = {
     "vgg16": "vgg16_20M.caffemodel",
     "resnet101_caffe": "deeplabv1_resnet101-coco.pth",
 }
+
+
+TOY_WEIGHTS = Path(__file__).parent / "toy_weights"
+"""Folder of the weights for the toy world, which ``scripts/pretrain_toy.py`` has made and the package brings along."""
 
 
 def backbone_of_weights(path: Path | None) -> str:
@@ -102,6 +106,34 @@ def _find_in_package(backbone: str, folder: Path) -> Path:
             f"{folder}, or give another file as weights."
         )
     return installed
+
+
+def has_toy_weights(backbone: str) -> bool:
+    """Return whether there are weights of this backbone for the toy world."""
+    return (TOY_WEIGHTS / f"{backbone}.safetensors").is_file()
+
+
+def find_toy_weights(backbone: str) -> Path:
+    """Return the file of a small backbone's weights for the toy world, see :mod:`wsss_lib.data.corpus`.
+
+    The ``.json`` beside the file states its SHA-256, which :func:`load_backbone` checks.
+
+    Args:
+        backbone: Name of the backbone.
+
+    Raises:
+        InputError: There are no such weights for this backbone, or a file is missing.
+    """
+    there = sorted(path.stem for path in TOY_WEIGHTS.glob("*.safetensors"))
+    path = TOY_WEIGHTS / f"{backbone}.safetensors"
+    if there and not has_toy_weights(backbone):
+        raise InputError(
+            f"preset toy has pre-trained weights of {' and '.join(there)}, not of {backbone}; choose another backbone, "
+            "or pretrained False to train from scratch."
+        )
+    if not (there and path.with_suffix(".json").is_file()):
+        raise InputError(f"the pre-trained weights in {TOY_WEIGHTS} are missing; install wsss_lib again.")
+    return path
 
 
 def load_backbone(backbone: Backbone, path: Path) -> LoadReport:

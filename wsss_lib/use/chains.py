@@ -121,7 +121,16 @@ def final_parameters() -> dict[str, Kind]:
     """Return the parameters of the final network and their types."""
     own = {*known_parameters("cam")} - {*parameter_types("segmentation")}
     types = parameter_types("segmentation")
-    common = {*parameter_types("cam")} & {"preset", "seed", "limit", "accelerator", "devices", "precision", "workers"}
+    common = {*parameter_types("cam")} & {
+        "preset",
+        "pretrained",
+        "seed",
+        "limit",
+        "accelerator",
+        "devices",
+        "precision",
+        "workers",
+    }
     left_out = {*own, *common, *PATHS, "mask_values", "out", "resume", *_OF_NOTEBOOKS} - {*_OF_FINAL}
     return {name: kind for name, kind in types.items() if name not in left_out}
 

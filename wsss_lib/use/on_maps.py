@@ -18,7 +18,7 @@ from wsss_lib.exchange.maps import MapSet, shared, subset
 from wsss_lib.exchange.paired import Difference, difference, image_counts
 from wsss_lib.exchange.write import HeatMapStore, IrnStore, PsaStore, write_coco, write_maps, write_voc_results
 from wsss_lib.ops import dense_crf
-from wsss_lib.ops.cam import highest
+from wsss_lib.ops.cam import argmax
 from wsss_lib.runs.folder import RunFolder
 from wsss_lib.runs.report import FIXED_THRESHOLD
 from wsss_lib.stages.engine import make_fabric
@@ -46,7 +46,7 @@ class HardLabels:
     def __call__(self, data: Dataset, index: int) -> tuple[Tensor, Tensor]:
         """Return classes and scores of an image."""
         classes, scores = Threshold(self.store, self.threshold)(data, index)
-        labels = highest(scores[0], 0)
+        labels = argmax(scores[0], 0)
         return classes, (-dense_crf.unary_from_labels(labels, scores.shape[1], self.confidence)).exp()[None]
 
 

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from typing import Annotated, Literal, NoReturn
 
 from torch import Tensor
+from torch.optim import Optimizer
 
 from wsss_lib.errors import InputError
 from wsss_lib.methods.fields import Limits
-from wsss_lib.methods.method import LIGHT, Batch, CamMethod, Engine, LongSideConfig
+from wsss_lib.methods.method import LIGHT, Batch, CamMethod, LongSideConfig
 from wsss_lib.models.backbone import Backbone
 
 
@@ -55,8 +56,13 @@ class Imported(CamMethod):
         """
         self._refuse()
 
-    def setup(self, engine: Engine, total_steps: int) -> None:
-        """Do nothing: there is nothing to optimise."""
+    def make_optimizer(self, name: str) -> Optimizer:  # noqa: ARG002
+        """Refuse, as there is no network to train.
+
+        Raises:
+            InputError: Always.
+        """
+        self._refuse()
 
     def step(self, batch: Batch) -> dict[str, Tensor]:  # noqa: ARG002
         """Refuse to train.

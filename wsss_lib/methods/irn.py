@@ -296,6 +296,7 @@ class Config(method.Config):
         walk_steps: Length t of the walk.
         background: Score of the background in the masks.
         walk_crf: Settings of a CRF after the walk.
+        alphas: Powers of the background with which a CRF is tried on the maps.
         optimizer: ``sgd`` as in the paper, or ``adamw``.
         momentum: Momentum of ``sgd``.
         displacement_factor: Factor by which the displacement branch learns faster than the boundary branch.
@@ -303,7 +304,7 @@ class Config(method.Config):
 
     backbones: ClassVar[tuple[str, ...]] = ("resnet50", "mobilenet_v2")
     after_training: ClassVar[frozenset[str]] = frozenset(
-        {"canvas", "power", "walk_radius", "beta", "walk_steps", "background", "walk_crf"}
+        {"canvas", "power", "walk_radius", "beta", "walk_steps", "background", "walk_crf", "alphas"}
     )
 
     backbone: str = "resnet50"
@@ -331,6 +332,7 @@ class Config(method.Config):
     walk_steps: int = 256
     background: float = 0.25
     walk_crf: str = "deeplab"
+    alphas: tuple[float, ...] = (2.0, 4.0, 8.0, 16.0, 32.0)
     optimizer: Literal["sgd", "adamw"] = "sgd"
     momentum: float = 1e-4
     displacement_factor: float = 10.0

@@ -1,132 +1,50 @@
-"""A run of AffinityNet: labels from CRF-refined CAMs, training, the random walk, and the CRF after it.
-
-It refines the class activation maps of another run, its *seeds*. The stages, which all continue where they were
-stopped: :meth:`AffinityNetRun.label`, :meth:`~wsss_lib.runs.run.Run.train`, :meth:`AffinityNetRun.infer`,
-:meth:`AffinityNetRun.refine`.
-"""
+"""A run of AffinityNet: labels from CRF-refined CAMs, training, the random walk, and the CRF after it."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any
-
-from wsss_lib.errors import InputError
 from wsss_lib.methods.affinitynet import AffinityNet
-from wsss_lib.runs.earlier import earlier_run
-from wsss_lib.runs.run import Run
+from wsss_lib.runs.refinement import RefinementRun
 from wsss_lib.stages.examples import Example, LabelledCells
-from wsss_lib.stages.provenance import require, source_of
-from wsss_lib.stages.refine import Powers, Read, refine
-from wsss_lib.stages.store import MaskStore, ScoreStore
-from wsss_lib.stages.walk import Walked, walk
+from wsss_lib.stages.refine import Powers, Read
+from wsss_lib.stages.store import ScoreStore
+from wsss_lib.stages.walk import Walked
 
 
-class AffinityNetRun(Run[AffinityNet]):
-    """A run of AffinityNet.
-
-    Attributes:
-        seeds: The run whose class activation maps are refined.
-    """
-
-    stages = ("label", "train", "infer", "refine")
-    final_masks = "walk-crf"
-
-    def prepare(self) -> None:
-        """Find the seeds.
-
-        They are the run that the settings name, or else that of 00_cam if it is on the same data, or else a short run
-        in this run's own folder.
-        """
-        self.seeds, folder = earlier_run(self.settings, self.own_identity, "seeds", self.folder / "seeds")
-        self.settings = replace(self.settings, seeds=folder)
-
-    @property
-    def has_short_seeds(self) -> bool:
-        """Whether the seeds are a short run in this run's own folder, because no run of 00_cam was found."""
-        return self.settings.seeds is None
-
-    def identity(self) -> dict[str, Any]:
-        """Return everything that decides the numbers of the run, including the seeds."""
-        return {**self.own_identity, "seeds": self.seeds.fingerprint()}
+class AffinityNetRun(RefinementRun[AffinityNet]):
+    """A run of AffinityNet."""
 
     def scores(self, what: str, split: str) -> ScoreStore:
         """Return a store of scores: ``walk``, or ``crf-4`` for the CRF with the alpha 4."""
         return ScoreStore(self.folder / "scores" / what / self.split_folder(split), half=what != "walk")
 
-    def label(self) -> None:
-        """Refine the maps of the training images with the low and the high alpha, for :meth:`train` to learn from."""
-        config, data, cams = self.method.config, self.data("training"), self.seeds.cams("training")
-        self.seeds.require(cams)
-        read = Powers(cams, (config.low_alpha, config.high_alpha))
-        with self.working(), self.timed("labels"):
-            for store in self._label_stores():
-                self.begin(store, "training", source_of(cams))
-            if not self.delegate("label"):
-                refine(data, read, self._label_stores(), self.fabric, workers=self.refine_workers)
+    def walk_store(self, split: str) -> ScoreStore:
+        """Return the store of the walked scores of a split."""
+        return self.scores("walk", split)
 
-    def training_sources(self) -> dict[str, str]:
-        """Return the source of the labels, which must be the present maps of the seeds."""
-        cams, stores = self.seeds.cams("training"), self._label_stores()
-        for store in stores:
-            require(store, lambda: source_of(cams))
-        return {"labels": source_of(stores[0])}
+    def walked(self, store: ScoreStore) -> Walked:
+        """Return what reads the walked scores of an image, normalised over the labels."""
+        return Walked(store, self.method.network.stride)
 
-    def _label_stores(self) -> tuple[ScoreStore, ScoreStore]:
+    def label_stores(self) -> tuple[ScoreStore, ScoreStore]:
         """Return where the probabilities with the low and with the high alpha lie."""
         config = self.method.config
         low, high = (self.scores(f"crf-{alpha:g}", "training") for alpha in (config.low_alpha, config.high_alpha))
         return low, high
+
+    def label_fields(self) -> tuple[Read, str]:
+        """Return what reads the maps with the low and with the high alpha, and the preset of the CRF."""
+        config = self.method.config
+        return Powers(self.seeds.cams("training"), (config.low_alpha, config.high_alpha)), "psa"
 
     def example(self) -> Example:
         """Return what makes training examples: crops with labels from the two stores of :meth:`label`."""
         config = self.method.config
         return LabelledCells(
             self.data("training"),
-            *self._label_stores(),
+            *self.label_stores(),
             config.crop_size,
             self.method.network.stride,
             config.colour_jitter,
             config.hue_jitter,
             self.normalise,
         )
-
-    def infer(self, split: str) -> ScoreStore:
-        """Write the missing walked scores of a split, and return their store."""
-        data, store, cams = self.data(split), self.scores("walk", split), self.seeds.cams(split)
-        self.seeds.require(cams)
-        self.refuse_other_sources()
-        with self.working(), self.timed(f"walk {split}"):
-            self.begin(store, split, f"{self.source()} on {source_of(cams)}")
-            if not self.delegate("infer", split):
-                self.to_device()
-                walk(self.method, data, cams, store, self.fabric, self.normalise, self.workers)
-        return store
-
-    def refine(self, what: str, split: str) -> dict[str, MaskStore]:
-        """Write the missing masks of a split.
-
-        Args:
-            what: ``crf``: the CAMs after a CRF, once for each of the configuration's alphas; ``walk``: the walked
-                scores as they are; ``walk-crf``: the walked scores after a CRF.
-            split: Name of the split.
-
-        Returns:
-            The stores by name.
-
-        Raises:
-            InputError: The refinement is unknown, or the maps or scores of an image are missing, damaged or do not fit
-                it.
-        """
-        config, cams, walks = self.method.config, self.seeds.cams(split), self.scores("walk", split)
-        walked = Walked(walks, self.method.network.stride)
-        of_cams, of_walks = source_of(cams), source_of(walks)
-        reads: dict[str, tuple[Read, list[str], str | None, str]] = {
-            "crf": (Powers(cams, config.alphas), [f"crf-{a:g}" for a in config.alphas], "psa", of_cams),
-            "walk": (walked, ["walk"], None, of_walks),
-            "walk-crf": (walked, ["walk-crf"], config.walk_crf, of_walks),
-        }
-        if what not in reads:
-            raise InputError(f"refinement {what!r} is unknown; choose one of {', '.join(reads)}.")
-        self.seeds.require(cams)
-        require(walks, lambda: f"{self.source()} on {of_cams}")
-        return self.write_masks(what, split, *reads[what])

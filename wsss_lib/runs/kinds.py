@@ -6,6 +6,7 @@ from pathlib import Path
 
 from wsss_lib.runs.affinitynet import AffinityNetRun
 from wsss_lib.runs.cam import CamRun
+from wsss_lib.runs.irn import IRNRun
 from wsss_lib.runs.msal import MsalRun, SuperpixelRun
 from wsss_lib.runs.pcss import PcssRun
 from wsss_lib.runs.run import Run
@@ -15,6 +16,7 @@ from wsss_lib.runs.with_classifier import WithClassifierRun
 
 _KINDS: dict[str, type[Run]] = {
     "affinitynet": AffinityNetRun,
+    "irn": IRNRun,
     "oc_cse": WithClassifierRun,
     "acr": WithClassifierRun,
     "pcss": PcssRun,

@@ -23,9 +23,9 @@ from wsss_lib.data.toy import ToyOptions
 from wsss_lib.errors import InputError
 from wsss_lib.methods.method import further_backbone
 from wsss_lib.methods.segmentation import Config, Segmentation
-from wsss_lib.runs.affinitynet import AffinityNetRun
 from wsss_lib.runs.cam import CamRun
 from wsss_lib.runs.folder import RunFolder, holds_run
+from wsss_lib.runs.refinement import RefinementRun
 from wsss_lib.runs.report import write_metrics
 from wsss_lib.runs.run import Run
 from wsss_lib.runs.settings import read_settings
@@ -255,7 +255,7 @@ def seed_masks(run: CamRun, threshold: float | None = None) -> MaskStore:
 
 
 def final_stage(
-    run: CamRun | AffinityNetRun, backbone: str = "", weights: Path | None = None, **changes: Any
+    run: CamRun | RefinementRun[Any], backbone: str = "", weights: Path | None = None, **changes: Any
 ) -> SegmentationRun:
     """Open the final stage of a run on its best masks of the training images, which are made if they are missing.
 

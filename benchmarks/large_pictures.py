@@ -25,10 +25,10 @@ from wsss_lib.data.folder import load_folder
 from wsss_lib.methods import affinitynet, cam, segmentation
 from wsss_lib.methods.method import Method
 from wsss_lib.stages.engine import make_fabric
-from wsss_lib.stages.evaluate import score_masks, score_seeds
+from wsss_lib.stages.evaluate import score_cams, score_masks
 from wsss_lib.stages.examples import LabelledImages, PseudoLabelled
 from wsss_lib.stages.infer import infer
-from wsss_lib.stages.refine import Powers, refine
+from wsss_lib.stages.refine import PowerBackgrounds, refine
 from wsss_lib.stages.segment import infer_masks
 from wsss_lib.stages.store import CamStore, MaskStore, ScoreStore
 from wsss_lib.stages.walk import walk
@@ -75,8 +75,8 @@ def measure(megapixels: float, device: torch.device) -> dict[str, tuple[float, f
         stages: dict[str, Callable[[], object]] = {
             "training example": lambda: example(0, random.Random(0)),
             "maps at four scales, mirrored": lambda: infer(classifier, data, cams, fabric, normalise),
-            "scores of the maps, 100 thresholds": lambda: score_seeds(cams, data),
-            "masks by a CRF, two powers": lambda: refine(data, Powers(cams, (4.0, 32.0)), masks, fabric),
+            "scores of the maps, 100 thresholds": lambda: score_cams(cams, data),
+            "masks by a CRF, two powers": lambda: refine(data, PowerBackgrounds(cams, (4.0, 32.0)), masks, fabric),
             "scores of the masks": lambda: score_masks(masks[0], data),
             "random walk": lambda: walk(affinity, data, cams, walked, fabric, normalise),
             "final network: training example": lambda: labelled(0, random.Random(0)),

@@ -147,7 +147,7 @@ def measure(count: int, options: argparse.Namespace, device: torch.device) -> li
             method="affinitynet",
             config=configs["affinitynet"],
             folder=folder / "affinitynet",
-            seeds=run.folder,
+            cams=run.folder,
         )
         affinity = meter("AffinityNet: open", lambda: AffinityNetRun(refining))
         meter("AffinityNet: labels by a CRF", affinity.label)

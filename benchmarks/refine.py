@@ -35,7 +35,7 @@ from wsss_lib.data.dataset import Dataset
 from wsss_lib.data.voc import load_voc
 from wsss_lib.ops import dense_crf as crf
 from wsss_lib.stages.engine import make_fabric
-from wsss_lib.stages.refine import Powers, refine
+from wsss_lib.stages.refine import PowerBackgrounds, refine
 from wsss_lib.stages.store import CamStore, ScoreStore
 
 PLAIN, OURS = "plain", "ours"
@@ -104,7 +104,7 @@ def run_ours(data: Dataset, cams: CamStore, folder: Path, fabric: Fabric, worker
     """Write the scores of all images with the library."""
     shutil.rmtree(folder, ignore_errors=True)
     stores = [ScoreStore(folder / f"{alpha}") for alpha in ALPHAS]
-    refine(data, Powers(cams, ALPHAS), stores, fabric, "psa", workers=workers)
+    refine(data, PowerBackgrounds(cams, ALPHAS), stores, fabric, "psa", workers=workers)
 
 
 # ------------------------------------------------------------------------------------------------------------ main

@@ -288,7 +288,7 @@ WEIGHTS = {**PHOTOS, "weights": "{}/net.pth"}
 CASES = {
     # values of parameters
     "00 a name that is none": injected("00_cam", "epoch = 3", "parameter epoch is unknown", "perhaps epochs is meant"),
-    "00 a path that it does not use": injected("00_cam", 'seeds = "x"', "parameter seeds is unknown"),
+    "00 a path that it does not use": injected("00_cam", 'cams = "x"', "parameter cams is unknown"),
     "00 a word for a number": opening("00_cam", "parameter epochs must be of type int", epochs="three"),
     "00 half an epoch": opening("00_cam", "parameter epochs must be of type int", epochs=0.5),
     "00 negative epochs": opening("00_cam", "parameter epochs must be at least 1", epochs=-1),
@@ -613,16 +613,16 @@ CASES = {
         "03_acr", "{}/config.json is missing", "give the folder of a run", classifier="{}"
     ),
     "a classifier of other data": opening(
-        "03_acr", "classifier {}/other are of a run on other data", make=other_seed, classifier="{}/other", limit=3
+        "03_acr", "classifier {}/other is a run on other data", make=other_seed, classifier="{}/other", limit=3
     ),
-    "seeds in a file": opening(
-        "01_affinitynet", "{}/file is not a folder", "give the folder of a run", make=text("file", ""), seeds="{}/file"
+    "cams in a file": opening(
+        "01_affinitynet", "{}/file is not a folder", "give the folder of a run", make=text("file", ""), cams="{}/file"
     ),
-    "seeds of other data": opening(
-        "01_affinitynet", "seeds {}/other are of a run on other data", make=other_seed, seeds="{}/other", limit=3
+    "maps of other data": opening(
+        "01_affinitynet", "cams {}/other is a run on other data", make=other_seed, cams="{}/other", limit=3
     ),
-    "seeds of a damaged run": opening(
-        "01_affinitynet", "config.json is not valid JSON", make=text("s/config.json", "{"), seeds="{}/s"
+    "maps of a damaged run": opening(
+        "01_affinitynet", "config.json is not valid JSON", make=text("s/config.json", "{"), cams="{}/s"
     ),
     # what happens to the files of a run
     "a folder without a run": reopening("config.json is missing", make=lambda folder: (folder / "run").mkdir()),
@@ -802,7 +802,7 @@ def test_a_folder_that_is_read_only(action, tmp_path):
 
 HEADLESS = (
     "weights that are cut off",
-    "seeds of other data",
+    "maps of other data",
     "a classifier of a backbone",
     "03 crops that cannot be halved",
     "04 phases for MCTformer",

@@ -27,7 +27,7 @@ _HOMES = {
     "read_parameters": "runs.parameters",
     "read_state": "models.weights",
     "reopen": "runs.kinds",
-    "score_seeds": "stages.evaluate",
+    "score_cams": "stages.evaluate",
     "sweep_confusions": "ops.metrics",
     "sweep_histogram": "ops.metrics",
     "unary_from_scores": "ops.dense_crf",

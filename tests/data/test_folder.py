@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.data.trees import folder_tree, save_image, save_mask, write
-from wsss_lib.data.dataset import Derived
+from wsss_lib.data.dataset import DatasetView
 from wsss_lib.data.folder import load_folder
 from wsss_lib.errors import InputError
 
@@ -60,10 +60,10 @@ def test_without_a_row_of_val_it_is_the_same_as_train(root):
 def test_a_part_has_masks_if_one_of_its_images_has_one(root):
     data = load_folder(root, "all")
     assert data.head(1).has_masks
-    rest = Derived(data, "rest", [1, 2])
+    rest = DatasetView(data, "rest", [1, 2])
     assert not rest.has_masks
     assert rest.masked == []
-    assert Derived(data, "turned", [2, 0]).masked == [1]
+    assert DatasetView(data, "turned", [2, 0]).masked == [1]
 
 
 def test_without_a_split_column_every_split_is_everything(tmp_path):

@@ -6,7 +6,7 @@ from PIL import Image
 
 from tests.runs.small import sentence_of
 from wsss_lib.data import files, large
-from wsss_lib.data.dataset import Derived
+from wsss_lib.data.dataset import DatasetView
 from wsss_lib.data.files import image_size, read_image, read_mask
 from wsss_lib.data.folder import load_folder
 from wsss_lib.data.large import resize_labels, working_size
@@ -146,7 +146,7 @@ def photographs(tmp_path):
 @pytest.mark.usefixtures("small_limit")
 def test_a_data_set_has_a_working_size_and_an_own_size(photographs):
     whole = load_folder(photographs, "all")
-    for data in (whole, whole.head(2), Derived(whole, "again", [0, 1])):
+    for data in (whole, whole.head(2), DatasetView(whole, "again", [0, 1])):
         assert data.size(0) == data.image(0).size[::-1] == data.mask(0).shape == (47, 63)
         assert data.own_size(0) == data.own_mask(0).shape == (90, 120)
         assert data.size(1) == data.own_size(1) == data.mask(1).shape == (30, 40)

@@ -14,19 +14,19 @@ from wsss_lib.errors import InputError
 
 def test_toy_needs_no_folder_and_limits_what_it_draws():
     splits = open_splits("toy", limit=5)
-    assert isinstance(splits.training, ToyWorld)
-    assert [len(splits.training), len(splits.scored["val"])] == [5, 5]
-    assert splits.training is splits.scored["train"]
+    assert isinstance(splits.fit, ToyWorld)
+    assert [len(splits.fit), len(splits.scored["val"])] == [5, 5]
+    assert splits.fit is splits.scored["train"]
 
 
 def test_photos_in_voc_layout_train_on_train_aug_where_there_is_one(tmp_path):
     trees.voc_tree(tmp_path)
     lists = tmp_path / "ImageSets" / "Segmentation"
-    assert open_splits("photos", tmp_path).training.ids == open_splits("photos", tmp_path).scored["train"].ids
+    assert open_splits("photos", tmp_path).fit.ids == open_splits("photos", tmp_path).scored["train"].ids
     everything = [*(lists / "train.txt").read_text().split(), *(lists / "val.txt").read_text().split()]
     (lists / "train_aug.txt").write_text("\n".join(everything))
-    assert open_splits("photos", tmp_path).training.ids == tuple(everything)
-    assert len(open_splits("photos", tmp_path, limit=1).training) == 1
+    assert open_splits("photos", tmp_path).fit.ids == tuple(everything)
+    assert len(open_splits("photos", tmp_path, limit=1).fit) == 1
 
 
 def test_photos_in_a_folder_of_ones_own(tmp_path):
@@ -45,7 +45,7 @@ def test_coco_is_trained_on_train2014(tmp_path):
             copy.write_bytes(path.read_bytes())
     splits = open_splits("coco14", tmp_path)
     assert len(splits.classes) == 80
-    assert splits.training is splits.scored["train"]
+    assert splits.fit is splits.scored["train"]
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_training_images_without_any_label_in_other_layouts(tmp_path):
 def test_the_first_training_images_without_any_label(tmp_path):
     trees.folder_tree(tmp_path)
     trees.write(tmp_path / "labels.csv", "image,labels\na cat.jpg,\nb.png,cat\nc.bmp,cat\n")
-    assert len(open_splits("photos", tmp_path, limit=2).training) == 2
+    assert len(open_splits("photos", tmp_path, limit=2).fit) == 2
     with pytest.raises(InputError, match=r"\(first 1\) show no class; give a higher limit"):
         open_splits("photos", tmp_path, limit=1)
 
@@ -115,7 +115,7 @@ def test_labels_that_would_not_be_used(tmp_path):
     trees.coco_splits_tree(tmp_path / "coco")
     labels = trees.write(tmp_path / "labels.txt", "b cat\n")
     for preset, name, words in (("photos", "own", r"labels\.csv has those"), ("coco14", "coco", "instances JSON")):
-        assert open_splits(preset, tmp_path / name).training.labels.any()
+        assert open_splits(preset, tmp_path / name).fit.labels.any()
         with pytest.raises(InputError, match=f"labels {labels} is given, but .*{words}.*; leave labels out"):
             open_splits(preset, tmp_path / name, labels)
 
@@ -126,7 +126,7 @@ def test_mask_values_reach_every_layout(tmp_path):
         root = make(tmp_path / make.__name__)
         with pytest.raises(InputError, match="mask_values 'all'"):
             open_splits(preset, root, mask_values="all")
-        assert open_splits(preset, root, mask_values="255:1").training.lookup[255] == 1
+        assert open_splits(preset, root, mask_values="255:1").fit.lookup[255] == 1
 
 
 def test_mask_values_without_masks(tmp_path):
@@ -139,6 +139,6 @@ def test_photos_in_voc_layout_without_a_list_of_val(tmp_path):
     trees.voc_tree(tmp_path)
     (tmp_path / "ImageSets" / "Segmentation" / "val.txt").unlink()
     splits = open_splits("photos", tmp_path)
-    assert splits.scored["val"].ids == splits.scored["train"].ids == splits.training.ids
+    assert splits.scored["val"].ids == splits.scored["train"].ids == splits.fit.ids
     with pytest.raises(InputError, match=r"val\.txt"):
         open_splits("voc12", tmp_path)

@@ -24,7 +24,7 @@ from wsss_lib.methods.irn import (
 from wsss_lib.methods.method import Batch
 from wsss_lib.ops import dense_crf
 from wsss_lib.ops.affinity import pair_labels
-from wsss_lib.ops.cam import seed
+from wsss_lib.ops.cam import cam_label
 from wsss_lib.ops.paths import official_order, path_affinities
 
 KINDS = ("background", "object", "different")
@@ -337,7 +337,7 @@ def test_official_masks_of_the_whole_last_step():
     np.testing.assert_allclose(boundaries.numpy(), golden["edge"], rtol=0, atol=2e-4)
     np.testing.assert_allclose(exact.numpy(), golden["rw"][:, 0], rtol=0, atol=1e-4)
     np.testing.assert_allclose(walked.numpy(), golden["rw"][:, 0], rtol=0, atol=5e-4)
-    mask = seed(final_scores(walked, 4, size), classes, Config().background)
+    mask = cam_label(final_scores(walked, 4, size), classes, Config().background)
     assert (mask.numpy() == golden["pred"]).mean() > 0.995
 
 
@@ -345,7 +345,7 @@ def test_official_masks_from_given_boundaries():
     golden, image = colour()
     (walked,) = small().walk_on(golden["edge"], [golden["cam"]])
     torch.testing.assert_close(walked, golden["rw"][:, 0], rtol=0, atol=1e-4)
-    mask = seed(final_scores(walked, 4, image.shape[1:]), golden["keys"], 0.25)
+    mask = cam_label(final_scores(walked, 4, image.shape[1:]), golden["keys"], 0.25)
     assert (mask == golden["pred"]).double().mean() > 0.999
 
 
@@ -421,7 +421,7 @@ def test_images_larger_than_the_canvas_get_a_larger_one():
 def test_maps_without_any_score_become_background(count):
     scores = final_scores(torch.zeros(count, 5, 6), 4, (18, 23))
     assert scores.shape == (count, 18, 23)
-    assert seed(scores, torch.arange(count), 0.25).eq(0).all()
+    assert cam_label(scores, torch.arange(count), 0.25).eq(0).all()
 
 
 def test_scores_are_divided_by_the_highest_of_all_classes():

@@ -15,7 +15,7 @@ from wsss_lib.errors import InputError
 from wsss_lib.methods.cam import classification_loss
 from wsss_lib.methods.irn_cam import Config, IRNCam, official_key, official_maps
 from wsss_lib.methods.method import Batch
-from wsss_lib.ops.cam import merge_mirrored, normalise_maximum, seed
+from wsss_lib.ops.cam import cam_label, merge_mirrored, normalise_maximum
 from wsss_lib.ops.metrics import class_mean, confusion_matrix, intersection_over_union
 
 
@@ -142,7 +142,7 @@ def test_official_evaluation():
     cam, mask = torch.zeros(2, 21, 21, dtype=torch.int64)
     for i in range(3):
         truth, predicted = golden[f"gt{i}"], golden[f"pred{i}"]
-        cam += confusion_matrix(truth, seed(golden[f"high_res{i}"], golden[f"keys{i}"], 0.15), 21)
+        cam += confusion_matrix(truth, cam_label(golden[f"high_res{i}"], golden[f"keys{i}"], 0.15), 21)
         mask += confusion_matrix(truth, torch.where(predicted == 255, 0, predicted), 21)
     for name, confusion in (("cam", cam), ("sem", mask)):
         iou = intersection_over_union(confusion)

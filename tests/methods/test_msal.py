@@ -28,7 +28,7 @@ from wsss_lib.models import create_backbone
 from wsss_lib.models.backbone import Normalisation
 from wsss_lib.models.superpixel_net import SuperpixelNet
 from wsss_lib.models.weights import load_into
-from wsss_lib.ops.cam import seed, upsample
+from wsss_lib.ops.cam import cam_label, upsample
 from wsss_lib.stages.infer import multi_scale_cam
 
 
@@ -215,7 +215,7 @@ def test_official_inference(name, changes):
     of_classes = places >= 70 * 90
     np.testing.assert_allclose(whole[of_classes], official[of_classes], rtol=5e-3, atol=1e-3)
     for percent in (20, 30):
-        labels_of = seed(maps, classes, percent / 100)
+        labels_of = cam_label(maps, classes, percent / 100)
         assert (labels_of.numpy() != golden[f"{name}_label{percent}"]).mean() < 2e-3
 
 

@@ -195,9 +195,9 @@ def test_every_notebook(make, shown, tmp_path, monkeypatch, capsys):
         metrics = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
         assert metrics["notebook"] == name
         assert set(metrics["doubts"]) >= set(said)
-        assert tuple(metrics["seeds"]) == splits
+        assert tuple(metrics["cams"]) == splits
         how = "best on train" if "train" in splits else "fixed"
-        assert all(row["swept"]["threshold_chosen"] == how for row in metrics["seeds"].values())
+        assert all(row["swept"]["threshold_chosen"] == how for row in metrics["cams"].values())
         assert reopen(out).folder == out
     execute("06_compare", show, preset="photos", runs=str(root.parent / "runs"))
     printed = capsys.readouterr().out

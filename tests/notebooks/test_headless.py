@@ -47,9 +47,9 @@ def test_00_cam_runs_and_leaves_its_results(folder, notebook, tmp_path):
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert metrics["preset"] == "toy"
     assert 0 < metrics["final"]["val"]["segmentation-crf"]["mean_iou"] < 1
-    assert set(metrics["seeds"]) == {"train", "val"}
-    assert 0 < metrics["seeds"]["val"]["swept"]["mean_iou"] < 1
-    assert metrics["seeds"]["val"]["swept"]["threshold"] == metrics["seeds"]["train"]["oracle"]["threshold"]
+    assert set(metrics["cams"]) == {"train", "val"}
+    assert 0 < metrics["cams"]["val"]["swept"]["mean_iou"] < 1
+    assert metrics["cams"]["val"]["swept"]["threshold"] == metrics["cams"]["train"]["oracle"]["threshold"]
     assert len(list((tmp_path / "run" / "cams" / "train").glob("*.npz"))) == 16
     assert "widgets" not in nbformat.read(tmp_path / "out.ipynb", as_version=4).metadata
 
@@ -68,13 +68,13 @@ def test_00_cam_runs_on_photographs(layout, tmp_path):
         shutil.rmtree(root / "masks")  # seeds can be made, but not scored
     run_on_photographs("00_cam", root, tmp_path, "-p", "scales", "1.0")
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
-    assert set(metrics["seeds"]) == ({"train", "val"} if layout == "voc" else set())
+    assert set(metrics["cams"]) == ({"train", "val"} if layout == "voc" else set())
     assert list((tmp_path / "run" / "cams" / "val").glob("*.npz"))
 
 
 @pytest.mark.slow
-def test_01_affinitynet_makes_its_own_seeds_or_continues(tmp_path):
-    """First it makes short seeds; another run, given these, makes none, and refuses those of other data."""
+def test_01_affinitynet_makes_its_own_maps_or_continues(tmp_path):
+    """First it makes maps by a short run; another run, given that run, makes none, and refuses one of other data."""
     run = ["notebooks/01_affinitynet.ipynb", tmp_path / "out.ipynb", *SMALL]
     result = papermill(ROOT, *run, "-p", "out", str(tmp_path / "first"), "-p", "segmentation", "True")
     assert result.returncode == 0, result.stderr[-3000:]
@@ -82,17 +82,17 @@ def test_01_affinitynet_makes_its_own_seeds_or_continues(tmp_path):
     assert 0 < metrics["final"]["val"]["segmentation"]["mean_iou"] < 1
     assert (tmp_path / "first" / "segmentation" / "walk-crf" / "checkpoint.pt").is_file()
     scores = metrics["refinements"]["val"]
-    assert {"seed", "walk", "walk-crf", "crf-4"} <= set(scores)
+    assert {"cam", "walk", "walk-crf", "crf-4"} <= set(scores)
     assert all(0 < row["mean_iou"] < 1 for row in scores.values())
     assert len(list((tmp_path / "first" / "masks" / "walk" / "val").glob("*.png"))) == 16
     assert "widgets" not in nbformat.read(tmp_path / "out.ipynb", as_version=4).metadata
 
-    seeds = ["-p", "seeds", str(tmp_path / "first" / "seeds"), "-p", "out", str(tmp_path / "second")]
+    seeds = ["-p", "cams", str(tmp_path / "first" / "cam_run"), "-p", "out", str(tmp_path / "second")]
     result = papermill(ROOT, *run, *seeds)
     assert result.returncode == 0, result.stderr[-3000:]
-    assert not (tmp_path / "second" / "seeds").exists()
+    assert not (tmp_path / "second" / "cam_run").exists()
     again = json.loads((tmp_path / "second" / "metrics.json").read_text())["refinements"]["val"]
-    assert again["seed"] == scores["seed"]
+    assert again["cam"] == scores["cam"]
 
     result = papermill(ROOT, *run[:2], "-p", "limit", "12", *seeds[:3], "-p", "out", str(tmp_path / "third"))
     assert result.returncode != 0
@@ -122,7 +122,7 @@ def test_the_adversarial_notebooks_run_from_their_folder(name, tmp_path):
     plain = {"02_oc_cse": "without erasing", "03_acr": "no adversary"}[name]
     assert {"ordinary classifier", plain} < set(metrics["comparison"])
     assert all(0 < row["val"] < 1 and 0 <= row["covered"] <= 1 for row in metrics["comparison"].values())
-    assert {"seed", "crf-6", "crf-24"} <= set(metrics["refinements"]["val"])
+    assert {"cam", "crf-6", "crf-24"} <= set(metrics["refinements"]["val"])
     assert metrics["final"]["val"].keys() == {"segmentation", "segmentation-crf"}
     assert "widgets" not in nbformat.read(tmp_path / "out.ipynb", as_version=4).metadata
 
@@ -165,7 +165,7 @@ def test_04_pcss_runs_from_its_folder(tmp_path):
     kinds = {"neither", "PCSS", "phase concentration alone", "shortcut suppression alone"}
     assert set(metrics["comparison"]) == set(metrics["reliance"]) == kinds
     assert all(0 <= row["precision_without"] <= 1 for row in metrics["reliance"].values())
-    assert {"seed", "crf-6", "crf-24"} <= set(metrics["refinements"]["val"])
+    assert {"cam", "crf-6", "crf-24"} <= set(metrics["refinements"]["val"])
     assert metrics["final"]["val"].keys() == {"segmentation", "segmentation-crf"}
 
 
@@ -198,7 +198,7 @@ def test_04_pcss_runs_on_coco(tmp_path):
     )  # fmt: skip
     assert result.returncode == 0, result.stderr[-3000:]
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
-    assert len(metrics["seeds"]["val"]["swept"]["classes"]) == 81
+    assert len(metrics["cams"]["val"]["swept"]["classes"]) == 81
 
 
 @pytest.mark.slow
@@ -234,7 +234,7 @@ def test_05_msal_runs_on_coco(tmp_path):
     )  # fmt: skip
     assert result.returncode == 0, result.stderr[-3000:]
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
-    assert len(metrics["seeds"]["val"]["swept"]["classes"]) == 81
+    assert len(metrics["cams"]["val"]["swept"]["classes"]) == 81
 
 
 @pytest.mark.slow

@@ -7,13 +7,13 @@ from wsss_lib.errors import InputError
 from wsss_lib.ops.cam import (
     activation_share,
     background_power,
+    cam_label,
     covered_share,
     enlarged_bands,
     highest,
     merge_mirrored,
     normalise_maximum,
     normalise_range,
-    seed,
     upsample,
 )
 
@@ -23,7 +23,7 @@ def test_seed_is_the_argmax_over_background_and_maps(device):
     classes = torch.tensor([1, 4, 19], device=device)
     stack = torch.cat([torch.full((1, 9, 11), 0.5, device=device), scores])
     expected = torch.cat([torch.zeros(1, device=device), classes + 1])[stack.argmax(0)]
-    assert torch.equal(seed(scores, classes, 0.5).long(), expected.long())
+    assert torch.equal(cam_label(scores, classes, 0.5).long(), expected.long())
 
 
 @pytest.mark.parametrize("size", [(31, 47), (7, 9), (4, 9), (7, 5), (70, 9), (1, 1), (300, 2)])
@@ -51,11 +51,11 @@ def test_highest_is_argmax_and_of_equals_the_first(dim, device):
 
 def test_seed_background_wins_ties_and_then_the_lower_class():
     scores = torch.tensor([[[0.5, 0.7, 0.7]], [[0.2, 0.7, 0.6]]])
-    assert seed(scores, torch.tensor([2, 5]), 0.5).tolist() == [[0, 3, 3]]
+    assert cam_label(scores, torch.tensor([2, 5]), 0.5).tolist() == [[0, 3, 3]]
 
 
 def test_seed_of_an_image_without_classes_is_background():
-    empty = seed(torch.empty(0, 4, 5), torch.empty(0, dtype=torch.int64), 0.2)
+    empty = cam_label(torch.empty(0, 4, 5), torch.empty(0, dtype=torch.int64), 0.2)
     assert empty.shape == (4, 5)
     assert empty.dtype == torch.uint8
     assert not empty.any()
@@ -142,9 +142,9 @@ def test_maps_that_are_no_numbers_have_no_seed(value):
     maps = torch.rand(2, 3, 4)
     maps[0, 1, 2] = value
     with pytest.raises(InputError, match="scores hold NaN or infinite values"):
-        seed(maps, torch.tensor([0, 1]), 0.2)
+        cam_label(maps, torch.tensor([0, 1]), 0.2)
     with pytest.raises(InputError, match="maps of 2 classes but 1 classes"):
-        seed(maps, torch.tensor([0]), 0.2)
+        cam_label(maps, torch.tensor([0]), 0.2)
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, 1.01, -0.01])

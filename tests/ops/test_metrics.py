@@ -6,7 +6,7 @@ import torch
 
 from tests import recipe
 from tests.scenes import label_map
-from wsss_lib.ops.cam import background_power, seed
+from wsss_lib.ops.cam import background_power, cam_label
 from wsss_lib.ops.metrics import (
     average_precision,
     class_mean,
@@ -25,7 +25,7 @@ from wsss_lib.ops.metrics import (
 
 def sweep_the_slow_way(scores, classes, truth, thresholds, num_classes):
     """The oracle: one seed and one confusion matrix per threshold."""
-    return torch.stack([confusion_matrix(truth, seed(scores, classes, float(t)), num_classes) for t in thresholds])
+    return torch.stack([confusion_matrix(truth, cam_label(scores, classes, float(t)), num_classes) for t in thresholds])
 
 
 def random_case(n, device, size=(23, 31), num_classes=6):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from wsss_lib.data.dataset import Derived
+from wsss_lib.data.dataset import DatasetView
 from wsss_lib.data.toy import ToyWorld
 from wsss_lib.models.superpixel_net import SuperpixelNet
 from wsss_lib.results.boundaries import (
@@ -52,7 +52,7 @@ def test_only_the_band_is_scored():
 
 def test_a_shift_costs_more_near_boundaries(tmp_path):
     world = ToyWorld("val", 6)
-    labelled = Derived(world, "some", [i for i in range(6) if world.labels[i].any()])
+    labelled = DatasetView(world, "some", [i for i in range(6) if world.labels[i].any()])
     runs = {"exact": FakeRun(labelled, tmp_path / "a", 0), "shifted": FakeRun(labelled, tmp_path / "b", 2)}
     comparison = {name: {"threshold": 0.5} for name in runs}
     narrow, wide = boundary_scores(runs, comparison, 3), boundary_scores(runs, comparison, 96)

@@ -20,7 +20,7 @@ def leave(folder, seed=0, seeds=None, refinements=None, network=None):
         "seed": seed,
         "seconds": {"training": 60.0, "inference val": 30.0},
         "peak_memory_mib": 100 + seed,
-        "seeds": {split: {"swept": {"mean_iou": value, "threshold": 0.3}} for split, value in (seeds or {}).items()},
+        "cams": {split: {"swept": {"mean_iou": value, "threshold": 0.3}} for split, value in (seeds or {}).items()},
     }
     if refinements:
         rows = {split: {n: {"mean_iou": v} for n, v in values.items()} for split, values in refinements.items()}
@@ -62,13 +62,13 @@ def write(path, content):
 
 def test_all_stages_of_a_run(tmp_path):
     refinements = {
-        "train": {"seed": 0.5, "crf-4": 0.6, "crf-32": 0.7, "walk": 0.71, "walk-crf": 0.72},
-        "val": {"seed": 0.4, "crf-4": 0.55, "crf-32": 0.45, "walk": 0.51, "walk-crf": 0.52},
+        "train": {"cam": 0.5, "crf-4": 0.6, "crf-32": 0.7, "walk": 0.71, "walk-crf": 0.72},
+        "val": {"cam": 0.4, "crf-4": 0.55, "crf-32": 0.45, "walk": 0.51, "walk-crf": 0.52},
     }
     leave(tmp_path / "run", 3, {"train": 0.5, "val": 0.4}, refinements, {"train": (0.8, 0.81), "val": (0.61, 0.62)})
     result = read_result(tmp_path / "run")
     assert (result.seed, result.threshold, result.seconds, result.memory) == (3, 0.3, 120.0, 500)
-    wanted = {"seed": 0.4, "CRF": 0.45, "walk": 0.51, "walk, CRF": 0.52, "network": 0.61, "network, CRF": 0.62}
+    wanted = {"CAM seed": 0.4, "CRF": 0.45, "walk": 0.51, "walk, CRF": 0.52, "network": 0.61, "network, CRF": 0.62}
     assert result.stages["val"] == wanted  # the CRF that is best on train, not on val
 
 
@@ -81,7 +81,7 @@ def test_runs_with_the_settings_of_the_preset(tmp_path):
     assert {name: [r.seed for r in runs] for name, runs in results.items()} == {"00_cam": [0, 2, 10], "05_msal": [0]}
     assert [r.seed for r in find_results(tmp_path, "toy", "epochs=3")["00_cam"]] == [0, 5]
     lines = results_table(results, "val").splitlines()
-    assert lines[0] == "|  | seeds | seed | threshold | minutes | peak MiB |"
+    assert lines[0] == "|  | runs | CAM seed | threshold | minutes | peak MiB |"
     assert lines[2] == "| `00_cam` | 3 | 44.0 ± 5.3 | 0.30 | 1.5 | 110 |"
     assert lines[3] == "| `05_msal` | 1 | 45.0 | 0.30 | 1.5 | 100 |"
 
@@ -92,7 +92,7 @@ def test_a_run_without_masks(tmp_path):
     assert "| `x` | 1 |  |" in results_table({"x": [result]}, "val")
 
 
-@pytest.mark.parametrize("content", ["[]", "{}", '{"seeds": 3}', '{"seeds": {"train": {}}, "seconds": {}}'])
+@pytest.mark.parametrize("content", ["[]", "{}", '{"cams": 3}', '{"cams": {"train": {}}, "seconds": {}}'])
 def test_metrics_of_another_version(tmp_path, content):
     (tmp_path / "metrics.json").write_text(content)
     assert sentence_of(lambda: read_result(tmp_path)).endswith("finish the notebook of its run again.")
@@ -144,23 +144,23 @@ def test_runs_that_can_be_opened(tmp_path, capsys):
 
 def test_scores_that_are_null_are_left_out(tmp_path):
     """As of masks in which every pixel is ignored."""
-    refinements = {"train": {"seed": None, "crf-4": None, "crf-32": None}, "val": {"crf-4": 0.3, "crf-32": 0.4}}
+    refinements = {"train": {"cam": None, "crf-4": None, "crf-32": None}, "val": {"crf-4": 0.3, "crf-32": 0.4}}
     leave(tmp_path / "a", 0, {"train": None, "val": 0.2}, refinements, {"train": (None, 0.5), "val": (None, None)})
     leave(tmp_path / "b", 0, {"train": None, "val": None})
     results = {name: [read_result(tmp_path / name)] for name in ("a", "b")}
     [first] = results["a"]
-    assert first.stages == {"train": {"network, CRF": 0.5}, "val": {"seed": 0.2, "CRF": 0.3}}
+    assert first.stages == {"train": {"network, CRF": 0.5}, "val": {"CAM seed": 0.2, "CRF": 0.3}}
     assert first.network == tmp_path / "a" / "segmentation" / "crf-8"
     lines = results_table(results, "val").splitlines()
-    assert lines[0] == "|  | seeds | seed | CRF | threshold | minutes | peak MiB |"
+    assert lines[0] == "|  | runs | CAM seed | CRF | threshold | minutes | peak MiB |"
     assert lines[2] == "| `a` | 1 | 20.0 | 30.0 | 0.30 | 2.0 | 500 |"
     assert lines[3] == "| `b` | 1 |  |  | 0.30 | 1.5 | 100 |"
 
 
 def test_a_run_of_which_only_val_has_masks(tmp_path):
     """Of several powers the first is taken, for none may be chosen on val."""
-    refinements = {"val": {"seed": 0.4, "crf-4": 0.3, "crf-32": 0.45}}
+    refinements = {"val": {"cam": 0.4, "crf-4": 0.3, "crf-32": 0.45}}
     leave(tmp_path, 0, {"val": 0.4}, refinements, {"val": (0.6, 0.7)})
     result = read_result(tmp_path)
     assert result.threshold == 0.3
-    assert result.stages == {"val": {"seed": 0.4, "CRF": 0.3, "network": 0.6, "network, CRF": 0.7}}
+    assert result.stages == {"val": {"CAM seed": 0.4, "CRF": 0.3, "network": 0.6, "network, CRF": 0.7}}

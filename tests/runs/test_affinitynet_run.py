@@ -39,7 +39,7 @@ from wsss_lib.runs.settings import Settings
 from wsss_lib.stages import infer as infer_module
 from wsss_lib.stages.examples import LabelledCells
 from wsss_lib.stages.store import ScoreStore, read_checkpoint, read_json
-from wsss_lib.stages.walk import Walked, walk
+from wsss_lib.stages.walk import WalkedScores, walk
 
 SIZES = [(40, 56), (33, 41), (40, 56), (56, 40)]
 LABELS = [[1, 0, 0], [0, 1, 1], [0, 0, 0], [1, 1, 1]]
@@ -266,7 +266,7 @@ def test_a_walk_without_maps(tmp_path, pictures, cams, method, fabric):
 
 def test_enlarged_walks_are_probabilities(tmp_path, pictures, cams, method, fabric):
     store = walked(tmp_path / "walk", method, pictures, cams, fabric)
-    read = Walked(store, 8)
+    read = WalkedScores(store, 8)
     for index, image_id in enumerate(pictures.ids):
         classes, scores = read(pictures, index)
         assert torch.equal(classes, cams.read(image_id)[0])
@@ -280,7 +280,7 @@ def test_enlarged_walks_are_probabilities(tmp_path, pictures, cams, method, fabr
 
 
 def test_from_seeds_to_scores(tmp_path, seeds, monkeypatch):
-    run = open_affinity(tmp_path / "run", seeds=seeds)
+    run = open_affinity(tmp_path / "run", cams=seeds)
     run.label()
     history = run.train(silent)
     assert [row["epoch"] for row in history] == [1, 2]
@@ -327,57 +327,57 @@ def test_from_seeds_to_scores(tmp_path, seeds, monkeypatch):
 
 
 def test_the_scores_of_labels_are_probabilities_with_both_alphas(tmp_path, seeds):
-    run = open_affinity(tmp_path / "run", tiny(low_alpha=2.0, high_alpha=16.0), seeds=seeds)
+    run = open_affinity(tmp_path / "run", tiny(low_alpha=2.0, high_alpha=16.0), cams=seeds)
     run.label()
     assert sorted(path.name for path in (run.folder / "scores").iterdir()) == ["crf-16", "crf-2"]
-    low, high = (run.scores(f"crf-{alpha}", "training") for alpha in (2, 16))
-    for image_id in run.splits.training.ids:
+    low, high = (run.scores(f"crf-{alpha}", "fit") for alpha in (2, 16))
+    for image_id in run.splits.fit.ids:
         assert low.read(image_id)[1][0].mean() >= high.read(image_id)[1][0].mean()
         torch.testing.assert_close(low.read(image_id)[1].sum(0), torch.ones(96, 96), rtol=0, atol=2e-3)
 
 
 def test_stopped_after_an_epoch_and_continued(tmp_path, seeds):
-    whole = open_affinity(tmp_path / "whole", seeds=seeds)
+    whole = open_affinity(tmp_path / "whole", cams=seeds)
     whole.label()
     whole.train(silent)
-    open_affinity(tmp_path / "stopped", seeds=seeds)
+    open_affinity(tmp_path / "stopped", cams=seeds)
     shutil.copytree(tmp_path / "whole" / "scores", tmp_path / "stopped" / "scores")
 
     def stop(_):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        open_affinity(tmp_path / "stopped", seeds=seeds).train(stop)
+        open_affinity(tmp_path / "stopped", cams=seeds).train(stop)
     assert len(read_checkpoint(tmp_path / "stopped" / "checkpoint.pt")["history"]) == 1
-    again = open_affinity(tmp_path / "stopped", seeds=seeds)
+    again = open_affinity(tmp_path / "stopped", cams=seeds)
     assert len(again.train(silent)) == 2
     assert_same_state(again.method.state_dict(), whole.method.state_dict())
 
 
 def test_training_without_labels(tmp_path, seeds):
     with pytest.raises(InputError, match=r"scores/crf-4/train/train_\d+\.npz is missing"):
-        open_affinity(tmp_path / "run", seeds=seeds).train(silent)
+        open_affinity(tmp_path / "run", cams=seeds).train(silent)
 
 
 def test_how_many_processes_refine(tmp_path, seeds, monkeypatch):
     monkeypatch.setattr("os.cpu_count", lambda: 6)
-    assert open_affinity(tmp_path / "run", seeds=seeds, workers=-1).refine_workers == 6
-    assert open_affinity(tmp_path / "run", seeds=seeds, workers=3).refine_workers == 3
-    assert open_affinity(tmp_path / "run", seeds=seeds, workers=0).refine_workers == 0
+    assert open_affinity(tmp_path / "run", cams=seeds, workers=-1).refine_workers == 6
+    assert open_affinity(tmp_path / "run", cams=seeds, workers=3).refine_workers == 3
+    assert open_affinity(tmp_path / "run", cams=seeds, workers=0).refine_workers == 0
 
 
 # ---------------------------------------------------------------------------------------------------------- the seeds
 
 
 def test_a_given_folder_of_seeds(tmp_path, seeds):
-    run = open_affinity(tmp_path / "run", seeds=seeds)
-    assert run.seeds.folder == seeds
-    assert not run.has_short_seeds
-    assert run.seeds.settings.config == tiny_config(epochs=1, batch_size=2)
-    assert not (tmp_path / "run" / "seeds").exists()
+    run = open_affinity(tmp_path / "run", cams=seeds)
+    assert run.cam_run.folder == seeds
+    assert not run.has_short_cam_run
+    assert run.cam_run.settings.config == tiny_config(epochs=1, batch_size=2)
+    assert not (tmp_path / "run" / "cam_run").exists()
     again = reopen(run.folder)
     assert isinstance(again, AffinityNetRun)
-    assert again.seeds.folder == seeds
+    assert again.cam_run.folder == seeds
     assert again.identity() == run.identity()
 
 
@@ -385,23 +385,23 @@ def test_the_usual_folder_of_seeds(tmp_path, seeds):
     usual = tmp_path / "runs" / "00_cam" / f"toy-limit={LIMIT}"
     shutil.copytree(seeds, usual)
     run = open_affinity(tmp_path / "run")
-    assert run.seeds.folder == usual
-    assert not run.has_short_seeds
+    assert run.cam_run.folder == usual
+    assert not run.has_short_cam_run
 
 
 def test_without_seeds_it_makes_short_ones(tmp_path, seeds):
     run = open_affinity(tmp_path / "run")
-    own = tmp_path / "run" / "seeds"
-    assert run.has_short_seeds
-    assert run.seeds.folder == own
-    made, usual = run.seeds.settings, cam.Config.preset("toy")
+    own = tmp_path / "run" / "cam_run"
+    assert run.has_short_cam_run
+    assert run.cam_run.folder == own
+    made, usual = run.cam_run.settings, cam.Config.preset("toy")
     assert (made.method, made.notebook) == ("cam", "00_cam")
     assert made.config == usual.replace(epochs=usual.epochs // 2, batch_size=2)
     assert read_json(own / "config.json")["settings"]["method"] == "cam"
     shutil.copytree(seeds, tmp_path / "runs" / "00_cam" / f"toy-limit={LIMIT}")  # somebody runs 00_cam later
     for again in (reopen(run.folder), open_affinity(tmp_path / "run")):
-        assert again.has_short_seeds
-        assert again.seeds.folder == own
+        assert again.has_short_cam_run
+        assert again.cam_run.folder == own
         assert again.identity() == run.identity()
 
 
@@ -409,17 +409,17 @@ def test_short_seeds_move_with_their_run(tmp_path):
     before = open_affinity(tmp_path / "run")
     (tmp_path / "run").rename(tmp_path / "moved")
     after = reopen(tmp_path / "moved")
-    assert after.has_short_seeds
-    assert after.seeds.folder == tmp_path / "moved" / "seeds"
+    assert after.has_short_cam_run
+    assert after.cam_run.folder == tmp_path / "moved" / "cam_run"
     assert after.identity() == before.identity()
 
 
 def test_seeds_on_other_data_are_refused(tmp_path, seeds):
     with pytest.raises(InputError) as caught:
-        open_affinity(tmp_path / "run", seeds=seeds, limit=LIMIT + 1)
+        open_affinity(tmp_path / "run", cams=seeds, limit=LIMIT + 1)
     message = str(caught.value)
-    assert message.startswith(f"seeds {seeds} are of a run on other data (data training: {LIMIT} images, ")
-    assert f"here data training: {LIMIT + 1} images, " in message
+    assert message.startswith(f"cams {seeds} is a run on other data (data fit: {LIMIT} images, ")
+    assert f"here data fit: {LIMIT + 1} images, " in message
     assert message.endswith("; give one on the same data.")
     assert "\n" not in message
     assert not (tmp_path / "run").exists()
@@ -429,54 +429,54 @@ def test_seeds_on_other_data_are_refused(tmp_path, seeds):
 def test_the_usual_run_is_continued_if_it_is_on_the_same_data(tmp_path, seeds, monkeypatch, limit, short):
     monkeypatch.setattr(earlier, "default_folder", lambda *_: seeds)
     run = open_affinity(tmp_path / "run", limit=limit)
-    assert run.has_short_seeds is short
-    assert run.seeds.folder == (tmp_path / "run" / "seeds" if short else seeds)
+    assert run.has_short_cam_run is short
+    assert run.cam_run.folder == (tmp_path / "run" / "cam_run" if short else seeds)
 
 
 def test_a_folder_without_seeds_is_named(tmp_path):
     (tmp_path / "nothing").mkdir()
     with pytest.raises(InputError, match=r"nothing/config\.json is missing"):
-        open_affinity(tmp_path / "run", seeds=tmp_path / "nothing")
+        open_affinity(tmp_path / "run", cams=tmp_path / "nothing")
     assert not (tmp_path / "run").exists()
 
 
 def test_other_seeds_make_another_run(tmp_path, seeds):
     other = open_run(tmp_path / "others", tiny_config(epochs=1, batch_size=2), limit=LIMIT, seed=1).folder
-    run = open_affinity(tmp_path / "run", seeds=seeds)
-    theirs = open_affinity(tmp_path / "other run", seeds=other).identity()
+    run = open_affinity(tmp_path / "run", cams=seeds)
+    theirs = open_affinity(tmp_path / "other run", cams=other).identity()
     mine = run.identity()
-    assert {name for name in mine if mine[name] != theirs[name]} == {"seeds"}
-    with pytest.raises(InputError, match=r"holds another run \(seeds is '\w{8}' there and '\w{8}' here\)"):
-        open_affinity(tmp_path / "run", seeds=other)
+    assert {name for name in mine if mine[name] != theirs[name]} == {"cams"}
+    with pytest.raises(InputError, match=r"holds another run \(cams is '\w{8}' there and '\w{8}' here\)"):
+        open_affinity(tmp_path / "run", cams=other)
 
 
 def test_the_same_seeds_elsewhere_make_the_same_run(tmp_path, seeds):
-    before = open_affinity(tmp_path / "run", seeds=seeds)
+    before = open_affinity(tmp_path / "run", cams=seeds)
     shutil.copytree(seeds, tmp_path / "copy")
-    assert open_affinity(tmp_path / "run", seeds=tmp_path / "copy").identity() == before.identity()
+    assert open_affinity(tmp_path / "run", cams=tmp_path / "copy").identity() == before.identity()
 
 
 def test_starting_over_leaves_seeds_elsewhere_alone(tmp_path, seeds):
     write(seeds / "checkpoint.pt", "weights")
     write(seeds / "metrics.json", "{}")
-    run = open_affinity(tmp_path / "run", seeds=seeds)
+    run = open_affinity(tmp_path / "run", cams=seeds)
     run.label()
     write(tmp_path / "run" / "notes.txt", "mine")
     before = contents(seeds)
-    over = open_affinity(tmp_path / "run", tiny(epochs=3), seeds=seeds, resume=False)
+    over = open_affinity(tmp_path / "run", tiny(epochs=3), cams=seeds, resume=False)
     assert contents(seeds) == before
-    assert over.seeds.folder == seeds
+    assert over.cam_run.folder == seeds
     assert sorted(path.name for path in (tmp_path / "run").glob("[!.]*")) == ["config.json", "images.json", "notes.txt"]
 
 
 def test_starting_over_removes_seeds_of_its_own(tmp_path):
     run = open_affinity(tmp_path / "run")
-    write(run.seeds.folder / "checkpoint.pt", "weights")
+    write(run.cam_run.folder / "checkpoint.pt", "weights")
     over = open_affinity(tmp_path / "run", resume=False)
-    assert over.has_short_seeds
-    files = ["config.json", "images.json", "seeds/config.json", "seeds/images.json"]
+    assert over.has_short_cam_run
+    files = ["cam_run/config.json", "cam_run/images.json", "config.json", "images.json"]
     assert sorted(contents(tmp_path / "run")) == files
-    assert not reopen(tmp_path / "run").seeds.settings.folder.joinpath("checkpoint.pt").exists()
+    assert not reopen(tmp_path / "run").cam_run.settings.folder.joinpath("checkpoint.pt").exists()
 
 
 def test_a_refused_run_makes_no_seeds(tmp_path):
@@ -510,20 +510,20 @@ def list_for_training(root, ids):
 
 
 def test_the_split_that_is_trained_on(tmp_path, seeds):
-    toy = open_affinity(tmp_path / "run", seeds=seeds)
-    assert toy.data("training") is toy.splits.training
-    assert [toy.split_folder(name) for name in ("training", "train", "val")] == ["train", "train", "val"]
-    with pytest.raises(InputError, match="split 'test' is unknown; choose one of train, val, training"):
+    toy = open_affinity(tmp_path / "run", cams=seeds)
+    assert toy.data("fit") is toy.splits.fit
+    assert [toy.split_folder(name) for name in ("fit", "train", "val")] == ["train", "train", "val"]
+    with pytest.raises(InputError, match="split 'test' is unknown; choose one of train, val, fit"):
         toy.data("test")
 
     root = voc_tree(tmp_path / "data")
     list_for_training(root, VOC_IDS[:3])
-    assert voc_run(tmp_path / "same", root).split_folder("training") == "train"
+    assert voc_run(tmp_path / "same", root).split_folder("fit") == "train"
     list_for_training(root, VOC_IDS[:4])
     more = voc_run(tmp_path / "more", root)
-    assert more.data("training").ids == VOC_IDS[:4]
-    assert [more.split_folder(name) for name in ("training", "train", "val")] == ["training", "train", "val"]
-    assert more.cams("training").folder == tmp_path / "more" / "cams" / "training"
+    assert more.data("fit").ids == VOC_IDS[:4]
+    assert [more.split_folder(name) for name in ("fit", "train", "val")] == ["fit", "train", "val"]
+    assert more.cams("fit").folder == tmp_path / "more" / "cams" / "fit"
 
 
 def test_maps_that_another_split_has_are_taken_over(tmp_path, monkeypatch):
@@ -534,8 +534,8 @@ def test_maps_that_another_split_has_are_taken_over(tmp_path, monkeypatch):
     train = run.infer("train")
     classes, maps = train.read(VOC_IDS[1])
     train.write(VOC_IDS[1], classes, 0 * maps + 0.25)  # recognisable
-    training = run.infer("training")
-    assert training.folder.name == "training"
+    training = run.infer("fit")
+    assert training.folder.name == "fit"
     assert {path.stem for path in training.folder.glob("*.npz")} == set(VOC_IDS[1:])
     assert training.path(VOC_IDS[1]).read_bytes() == train.path(VOC_IDS[1]).read_bytes()
     assert training.path(VOC_IDS[2]).read_bytes() == train.path(VOC_IDS[2]).read_bytes()
@@ -551,7 +551,7 @@ def test_maps_of_other_labels_are_not_taken_over(tmp_path, monkeypatch):
     run = open_run(tmp_path / "run", limit=LIMIT)
     run.splits = Splits(Pictures(sizes, [cat, dog, dog]), {"train": Pictures(sizes[:2], [cat, cat])})
     run.infer("train")
-    store = run.infer("training")
+    store = run.infer("fit")
     assert [store.read(image_id)[0].tolist() for image_id in store_ids(store)] == [[0], [1], [1]]
     assert store.path("picture0").read_bytes() == run.cams("train").path("picture0").read_bytes()
 
@@ -579,12 +579,12 @@ def said(monkeypatch, capsys, folder, *arguments):
         (("refine", "crf"), "the arguments of stage refine do not fit ("),
         (("refine", "crf", "val", "more"), "the arguments of stage refine do not fit ("),
         (("refine", "cfr", "val"), "refinement 'cfr' is unknown; choose one of crf, walk, walk-crf."),
-        (("refine", "crf", "test"), "split 'test' is unknown; choose one of train, val, training."),
-        (("infer", "test"), "split 'test' is unknown; choose one of train, val, training."),
+        (("refine", "crf", "test"), "split 'test' is unknown; choose one of train, val, fit."),
+        (("infer", "test"), "split 'test' is unknown; choose one of train, val, fit."),
     ],
 )
 def test_the_command_refuses_in_one_sentence(tmp_path, seeds, monkeypatch, capsys, arguments, says):
-    run = open_affinity(tmp_path / "run", seeds=seeds)
+    run = open_affinity(tmp_path / "run", cams=seeds)
     status, lines = said(monkeypatch, capsys, run.folder, *arguments)
     assert status == 1
     assert len(lines) == 1
@@ -594,12 +594,12 @@ def test_the_command_refuses_in_one_sentence(tmp_path, seeds, monkeypatch, capsy
 
 
 def test_the_command_runs_stages(tmp_path, seeds, monkeypatch, capsys):
-    run = open_affinity(tmp_path / "run", seeds=seeds)
+    run = open_affinity(tmp_path / "run", cams=seeds)
     assert said(monkeypatch, capsys, run.folder, "label") == (0, [])
-    assert len(store_ids(run.scores("crf-32", "training"))) == LIMIT
+    assert len(store_ids(run.scores("crf-32", "fit"))) == LIMIT
     assert said(monkeypatch, capsys, run.folder, "refine", "crf", "val") == (0, [])
     assert len(store_ids(run.masks("crf-4", "val"))) == LIMIT
-    run.seeds.cams("val").path(run.splits.scored["val"].ids[0]).unlink()
+    run.cam_run.cams("val").path(run.splits.scored["val"].ids[0]).unlink()
     status, lines = said(monkeypatch, capsys, run.folder, "infer", "val")
     assert status == 1
     assert lines[0].endswith(".npz is missing; run the inference first.")
@@ -621,14 +621,14 @@ def sentence(**values):
 
 def test_parameters_reach_the_settings(tmp_path):
     (tmp_path / "mine").mkdir()
-    given = read(seeds="mine", alphas="4,8", border="official", walk_steps=16, low_alpha=3)
-    assert given.seeds == (tmp_path / "mine").resolve()
+    given = read(cams="mine", alphas="4,8", border="official", walk_steps=16, low_alpha=3)
+    assert given.cams == (tmp_path / "mine").resolve()
     assert given.folder == tmp_path / "runs/01_affinitynet/toy-alphas=4,8-border=official-low_alpha=3-walk_steps=16"
     config = given.config
     assert (config.alphas, config.border, config.walk_steps, config.low_alpha) == ((4.0, 8.0), "official", 16, 3.0)
     assert read(alphas=8).config.alphas == (8.0,)  # papermill reads a number
-    assert read(seeds="", alphas="", border="", walk_steps=0, beta=0.0) == read()
-    assert read().seeds is None
+    assert read(cams="", alphas="", border="", walk_steps=0, beta=0.0) == read()
+    assert read().cams is None
     assert read().config == Config.preset("toy")
 
 
@@ -641,8 +641,8 @@ def test_parameters_that_do_not_fit():
     assert sentence(walk_steps=-1) == "parameter walk_steps must be at least 0, not -1."
     assert sentence(radius=1) == "parameter radius must be at least 2, not 1."
     assert sentence(beta=-1.0) == "parameter beta must be at least 0, not -1.0."
-    assert sentence(seeds="no/such/run").startswith("seeds no/such/run does not exist (looked for from ")
-    assert sentence(seeds=None).startswith("seeds arrived as None; ")
+    assert sentence(cams="no/such/run").startswith("cams no/such/run does not exist (looked for from ")
+    assert sentence(cams=None).startswith("cams arrived as None; ")
 
 
 @pytest.mark.parametrize("value", ["0,4", "-1", "1001", "4,nan", "inf"])

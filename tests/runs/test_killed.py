@@ -72,16 +72,16 @@ def live(method: str, folder: Path) -> dict[str, object]:
     """Do what a notebook does, and return its numbers."""
     run = open_tiny(method, folder)
     if isinstance(run, AffinityNetRun):
-        run.seeds.train(silent)
-        run.seeds.infer("training")
-        run.seeds.infer("val")
+        run.cam_run.train(silent)
+        run.cam_run.infer("fit")
+        run.cam_run.infer("val")
         run.label()
     history = run.train(silent)
     run.infer("val")
     stores = run.refine("crf", "val")
     if isinstance(run, AffinityNetRun):
         stores |= run.refine("walk", "val")
-    seeds = run.seeds if isinstance(run, AffinityNetRun) else run
+    seeds = run.cam_run if isinstance(run, AffinityNetRun) else run
     assert isinstance(seeds, CamRun)
     return {
         "history": without_seconds(history),

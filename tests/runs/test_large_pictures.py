@@ -17,19 +17,19 @@ from tests.runs.small import ColourProjection, colour_projection, sentence_of
 from wsss_lib.data import large
 from wsss_lib.data.folder import load_folder
 from wsss_lib.methods import affinitynet, segmentation
-from wsss_lib.ops.cam import seed, upsample
+from wsss_lib.ops.cam import cam_label, upsample
 from wsss_lib.ops.metrics import confusion_matrix
 from wsss_lib.results.boundaries import NearBoundaries
 from wsss_lib.show import figures
 from wsss_lib.stages import evaluate
 from wsss_lib.stages import infer as infer_module
-from wsss_lib.stages.evaluate import score_images, score_masks, score_seeds
+from wsss_lib.stages.evaluate import score_cams, score_images, score_masks
 from wsss_lib.stages.examples import LabelledCells, PseudoLabelled
 from wsss_lib.stages.infer import infer, multi_scale_cam
-from wsss_lib.stages.refine import Powers, Threshold, refine
+from wsss_lib.stages.refine import PowerBackgrounds, Threshold, refine
 from wsss_lib.stages.segment import infer_masks, probabilities_of
 from wsss_lib.stages.store import CamStore, MaskStore, ScoreStore, read_cams
-from wsss_lib.stages.walk import Walked, walk
+from wsss_lib.stages.walk import WalkedScores, walk
 
 OWN, WORKING = [(94, 126), (30, 40)], [(47, 63), (30, 40)]
 """Sizes of a picture above the lowered limit and of one below it."""
@@ -71,7 +71,9 @@ def at_own_size(cams, data, index):
 
 
 def seeds_of(cams, data, threshold):
-    return [seed(maps, classes, threshold) for classes, maps in (at_own_size(cams, data, i) for i in range(len(data)))]
+    return [
+        cam_label(maps, classes, threshold) for classes, maps in (at_own_size(cams, data, i) for i in range(len(data)))
+    ]
 
 
 def test_maps_have_the_working_size(data, cams):
@@ -82,7 +84,7 @@ def test_maps_have_the_working_size(data, cams):
 def test_maps_of_another_size_are_named_with_both_sizes(data, cams):
     cams.write("a", torch.tensor([0, 1]), torch.zeros(2, *OWN[0]))
     cams.write("b", torch.tensor([1]), torch.zeros(1, 31, 40))
-    message = sentence_of(lambda: score_seeds(cams, data))
+    message = sentence_of(lambda: score_cams(cams, data))
     assert (
         "a.npz is (94, 126) pixels but the image is (94, 126), of which maps are made at (47, 63); remove it" in message
     )
@@ -93,7 +95,7 @@ def test_maps_of_another_size_are_named_with_both_sizes(data, cams):
 
 def test_maps_are_scored_at_the_own_size(data, cams):
     levels = (0.1, 0.3, 0.5, 0.7)
-    scores = score_seeds(cams, data, levels)
+    scores = score_cams(cams, data, levels)
     pixels = sum(height * width for height, width in OWN)
     for threshold, confusion in zip(levels, scores.confusions, strict=True):
         expected = sum(
@@ -115,7 +117,7 @@ def test_seed_masks_have_the_own_size_and_the_scores_of_their_maps(tmp_path, dat
         found = store.read(data.ids[index], 2)
         assert tuple(found.shape) == OWN[index]
         assert (found != mask).float().mean() < 1e-3
-    assert torch.equal(score_masks(store, data), score_seeds(cams, data, [0.3]).confusions[0])
+    assert torch.equal(score_masks(store, data), score_cams(cams, data, [0.3]).confusions[0])
 
 
 @pytest.mark.parametrize("backend", ["torch", "pydensecrf"])
@@ -123,12 +125,12 @@ def test_masks_of_a_crf_have_the_own_size(tmp_path, data, cams, fabric, backend)
     if backend == "pydensecrf":
         pytest.importorskip("pydensecrf")
     stores = [MaskStore(tmp_path / f"crf-{alpha}") for alpha in (4, 32)]
-    refine(data, Powers(cams, (4.0, 32.0)), stores, fabric, "psa", backend)
+    refine(data, PowerBackgrounds(cams, (4.0, 32.0)), stores, fabric, "psa", backend)
     for store in stores:
         assert [tuple(store.read(data.ids[i], 2).shape) for i in range(2)] == OWN
         assert score_masks(store, data).sum() == sum(height * width for height, width in OWN)
     probabilities = ScoreStore(tmp_path / "probabilities")
-    refine(data, Powers(cams, (4.0,)), [probabilities], fabric, "psa", backend)
+    refine(data, PowerBackgrounds(cams, (4.0,)), [probabilities], fabric, "psa", backend)
     _, scores = probabilities.read("a")
     assert tuple(scores.shape) == (3, *WORKING[0])
     enlarged = upsample(scores[None], OWN[0])[0].argmax(0)
@@ -138,7 +140,7 @@ def test_masks_of_a_crf_have_the_own_size(tmp_path, data, cams, fabric, backend)
 def test_the_walk_from_examples_to_masks(tmp_path, data, cams, fabric):
     method = affinitynet.AffinityNet(affinitynet.Config.preset("toy"), 2)
     stores = [ScoreStore(tmp_path / "scores" / str(alpha)) for alpha in (2, 16)]
-    refine(data, Powers(cams, (2.0, 16.0)), stores, fabric)
+    refine(data, PowerBackgrounds(cams, (2.0, 16.0)), stores, fabric)
     normalise, stride = method.backbone.normalisation, method.network.stride
     examples = LabelledCells(data, *stores, 32, stride, 0.3, 0.0, normalise)
     assert tuple(examples(0, random.Random(0))[0].shape) == (3, 32, 32)
@@ -148,7 +150,7 @@ def test_the_walk_from_examples_to_masks(tmp_path, data, cams, fabric):
 
     walked, masks = ScoreStore(tmp_path / "walk", half=False), MaskStore(tmp_path / "masks")
     walk(method, data, cams, walked, fabric, normalise)
-    refine(data, Walked(walked, stride), [masks], fabric, None)
+    refine(data, WalkedScores(walked, stride), [masks], fabric, None)
     assert tuple(walked.read("a")[1].shape[1:]) == tuple(-(-side // stride) for side in WORKING[0])
     assert [tuple(masks.read(data.ids[i], 2).shape) for i in range(2)] == OWN
 
@@ -186,7 +188,7 @@ def test_boundaries_are_scored_at_the_own_size(data, cams):
         assert 0.1 < (band != 255).mean() < 0.9
         edges = mask[:, 1:] != mask[:, :-1]
         assert (band[:, 1:] != 255)[edges].all()
-    assert score_seeds(cams, near, [0.3]).confusions.sum() == sum((near.own_mask(i) != 255).sum() for i in range(2))
+    assert score_cams(cams, near, [0.3]).confusions.sum() == sum((near.own_mask(i) != 255).sum() for i in range(2))
 
 
 def test_figures_lay_a_mask_of_the_own_size_over_the_picture(data):

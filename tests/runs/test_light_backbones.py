@@ -42,7 +42,7 @@ def photo_run(folder, data, backbone=""):
 
 def masks_of(run):
     """Masks that show the first class alone, by the name of those after a CRF."""
-    store, data = run.masks("crf-4", "training"), run.data("training")
+    store, data = run.masks("crf-4", "fit"), run.data("fit")
     for index, image_id in enumerate(data.ids):
         store.write(image_id, torch.ones(data.size(index), dtype=torch.uint8))
     return store

@@ -80,7 +80,7 @@ def test_only_images_that_count_are_looked_at(tmp_path):
     batches = list(run.probed(1))
     used = torch.cat([some for _, some in batches])
     assert used.any(1).all()
-    assert (used.sum(0) == choose_probed(run.splits.training.labels, 3).sum(0)).all()
+    assert (used.sum(0) == choose_probed(run.splits.fit.labels, 3).sum(0)).all()
     assert all(images.shape[1:] == (3, 32, 32) for images, _ in batches)
     again, other = list(run.probed(1)), list(run.probed(2))
     assert torch.equal(again[0][0], batches[0][0])

@@ -64,7 +64,7 @@ def photo_run(folder, data, devices=1, backbone="vgg16", weights=None, resume=Tr
 
 
 def test_settings_come_back(tmp_path):
-    files = {name: tmp_path / name for name in ("weights", "seeds", "classifier", "checkpoint", "data_root", "labels")}
+    files = {name: tmp_path / name for name in ("weights", "cams", "classifier", "checkpoint", "data_root", "labels")}
     before = settings(tmp_path / "run", tiny_config(), seed=3, workers=2, **files)
     write_json(tmp_path / "s.json", before.to_dict())
     assert Settings.from_dict(read_json(tmp_path / "s.json")) == before
@@ -300,7 +300,7 @@ def test_a_checkpoint_of_another_network(tmp_path):
 
 def test_limit_takes_the_first_images(tmp_path):
     run = open_run(tmp_path, SHORT, limit=9)
-    assert len(run.splits.training) == len(run.splits.scored["train"]) == 9
+    assert len(run.splits.fit) == len(run.splits.scored["train"]) == 9
     assert len(run.splits.scored["val"]) == 8
     run.train(silent)
     run.infer("train")

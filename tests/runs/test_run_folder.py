@@ -182,7 +182,7 @@ def test_a_seed_network_that_was_replaced(tmp_path):
     run = finished(tmp_path)
     stage = final_stage(run, epochs=1, batch_size=4, crop_size=32)
     assert stage.pseudo_masks is not None
-    path = stage.pseudo_masks.path(stage.data("training").ids[0])
+    path = stage.pseudo_masks.path(stage.data("fit").ids[0])
     mask = np.asarray(Image.open(path)).copy()
     mask[:] = 0
     stage.pseudo_masks.write(path.stem, torch.from_numpy(mask))
@@ -232,7 +232,8 @@ def test_a_run_of_an_earlier_version_goes_on(tmp_path):
     assert all(after[name] == content for name, content in before.items() if name.endswith((".npz", ".png", ".pt")))
     scores = {split: run.score(split) for split in ("train", "val")}
     written = report.write_metrics(run, scores, {}, refinements={"val": run.score_masks(stores, "val")})
-    for part in ("seeds", "refinements", "versions"):
+    assert written["cams"] == metrics["seeds"]
+    for part in ("refinements", "versions"):
         assert written[part] == metrics[part]
     assert reopen(folder).is_trained  # what was added to config.json fits as well
 

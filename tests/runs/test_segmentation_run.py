@@ -27,12 +27,12 @@ from wsss_lib.methods import pcss
 from wsss_lib.methods.segmentation import Config, Segmentation
 from wsss_lib.models.backbone import Normalisation
 from wsss_lib.models.resnet101 import CaffeResNet101
-from wsss_lib.ops.cam import seed
+from wsss_lib.ops.cam import cam_label
 from wsss_lib.runs.cam import CamRun
 from wsss_lib.runs.kinds import reopen
 from wsss_lib.runs.parameters import read_parameters
 from wsss_lib.runs.pcss import PcssRun
-from wsss_lib.runs.segmentation import SegmentationRun, final_stage, seed_masks, segment
+from wsss_lib.runs.segmentation import SegmentationRun, cam_masks, final_stage, segment
 from wsss_lib.runs.settings import Settings
 from wsss_lib.stages import infer as infer_module
 from wsss_lib.stages.examples import JointlyScaled, PseudoLabelled, TrainingImages
@@ -67,7 +67,7 @@ def project(tmp_path, monkeypatch):
 @pytest.fixture
 def masks(tmp_path):
     """A folder with the true masks of the training images."""
-    store, data = MaskStore(tmp_path / "given"), open_splits("toy", limit=LIMIT).training
+    store, data = MaskStore(tmp_path / "given"), open_splits("toy", limit=LIMIT).fit
     for index, image_id in enumerate(data.ids):
         store.write(image_id, torch.from_numpy(data.mask(index)))
     return store.folder
@@ -80,7 +80,7 @@ def masks(tmp_path):
 def test_from_the_maps_of_a_run_to_scores(tmp_path, monkeypatch):
     seeds = open_run(tmp_path / "cams", tiny_config(epochs=1, batch_size=2), limit=LIMIT)
     draw_maps(seeds, "train")
-    masks = seed_masks(seeds)
+    masks = cam_masks(seeds)
     run = segment(
         seeds, masks, backbone_options={"width": 0.5}, **{k: v for k, v in SMALL.items() if k != "backbone_options"}
     )
@@ -100,13 +100,13 @@ def test_from_the_maps_of_a_run_to_scores(tmp_path, monkeypatch):
     kinds = ("masks/segmentation", "masks/segmentation-crf", "scores/segmentation")
     assert files == {".", *(f"{kind}/{split}" for kind in kinds for split in ("train", "val"))}
 
-    before = contents(run.folder, without=["seconds.json", "metrics.json"])
+    before = contents(run.folder, without=["seconds.json", "metrics.json", "images.json"])
     monkeypatch.setattr(Segmentation, "step", None)
     monkeypatch.setattr(Segmentation, "probabilities", None)
     again = reopen(run.folder)
     assert isinstance(again, SegmentationRun)
     assert without_labels(again.complete(silent)) == without_labels(results)
-    assert contents(run.folder, without=["seconds.json", "metrics.json"]) == before
+    assert contents(run.folder, without=["seconds.json", "metrics.json", "images.json"]) == before
 
     open_run(tmp_path / "cams", tiny_config(epochs=1, batch_size=2), limit=LIMIT, resume=False)
     assert not run.folder.exists()  # its masks are gone, too
@@ -123,7 +123,7 @@ def test_the_final_stage_takes_the_masks_that_are_best_on_train(tmp_path, monkey
     monkeypatch.setattr(CamRun, "score_masks", lambda *_: {best: {"mean_iou": 0.5}, other: {"mean_iou": 0.4}})
     run = final_stage(seeds, **SMALL)
     assert run.folder == seeds.folder / "segmentation" / best
-    assert run.settings.pseudo_masks == seeds.masks(best, "training").folder
+    assert run.settings.pseudo_masks == seeds.masks(best, "fit").folder
 
 
 def without_labels(results):
@@ -205,7 +205,7 @@ def test_a_folder_without_masks(tmp_path):
 
 @pytest.mark.parametrize("value", [0, 255])
 def test_masks_that_show_no_class(tmp_path, masks, value):
-    data = open_splits("toy", limit=LIMIT).training
+    data = open_splits("toy", limit=LIMIT).fit
     for index, image_id in enumerate(data.ids):
         mask = np.full(data.size(index), 255, np.uint8)
         mask[:10] = value
@@ -242,9 +242,9 @@ def test_a_mask_with_a_value_beyond_the_classes(tmp_path, masks):
 def test_masks_of_a_run_on_other_data(tmp_path):
     seeds = open_run(tmp_path / "cams", tiny_config(), limit=LIMIT + 1)
     draw_maps(seeds, "train")
-    masks = seed_masks(seeds, 0.3)
+    masks = cam_masks(seeds, 0.3)
     says = sentence_of(lambda: open_segmentation(tmp_path / "run", masks.folder))
-    assert says.startswith(f"pseudo_masks {masks.folder} are of a run on other data (data training: {LIMIT + 1} images")
+    assert says.startswith(f"pseudo_masks {masks.folder} are of a run on other data (data fit: {LIMIT + 1} images")
 
 
 def test_other_masks_make_another_run(tmp_path, masks):
@@ -326,7 +326,7 @@ def test_a_run_of_pcss_is_continued_in_its_own_toy_world(tmp_path):
     settings = Settings("04_pcss", "pcss", "toy", config, tmp_path / "run", accelerator="cpu", workers=0, limit=LIMIT)
     run = PcssRun(settings)
     draw_maps(run, "train")
-    final = segment(run, seed_masks(run, 0.3))
+    final = segment(run, cam_masks(run, 0.3))
     assert final.toy_world() == pcss.Config.toy_world != Config.toy_world
     for index in range(LIMIT):
         assert final.data("train").image(index).tobytes() == run.data("train").image(index).tobytes()
@@ -337,11 +337,11 @@ def test_the_threshold_of_the_masks_is_chosen_on_train(tmp_path):
     draw_maps(run, "train")
     scores = run.score("train")
     threshold = scores.thresholds[scores.best]
-    store = seed_masks(run)
-    assert store.folder == run.folder / "masks" / f"seed-{threshold:g}" / "train"
-    for image_id in run.data("training").ids:
-        classes, cams = run.cams("training").read(image_id)
-        assert torch.equal(store.read(image_id, 6), seed(cams, classes, threshold))
+    store = cam_masks(run)
+    assert store.folder == run.folder / "masks" / f"cam-{threshold:g}" / "train"
+    for image_id in run.data("fit").ids:
+        classes, cams = run.cams("fit").read(image_id)
+        assert torch.equal(store.read(image_id, 6), cam_label(cams, classes, threshold))
 
 
 # ---------------------------------------------------------------------------------------------------------- inference

@@ -108,7 +108,7 @@ def open_cam(folder, data, backbone="resnet38d", **changes):
 def teach(run):
     """Have a run of 00_cam know the training images by heart, as after long training, and return its folder."""
     run.train(silent)
-    network, data = run.method.network, run.splits.training
+    network, data = run.method.network, run.splits.fit
     images = torch.stack([run.normalise(to_tensor(data.image(i))) for i in range(len(data))])
     norms = [module for module in network.modules() if isinstance(module, BatchNorm2d)]
     with torch.no_grad():
@@ -555,18 +555,18 @@ def test_the_short_one_suits_the_network(tmp_path, method):
 
 def on_other_data(folder, _data):
     other = open_cam(folder / "other", coloured(folder / "other data", VAL, TRAIN)).folder
-    return other, f"classifier {other} are of a run on other data (data training: 7 images, "
+    return other, f"classifier {other} is a run on other data (data fit: 7 images, "
 
 
 def affinitynet_run(folder, data, own):
     """Open a run of AffinityNet on the coloured pictures, with the maps of a run of ours."""
     config = affinitynet.Config.preset("photos", "vgg16").replace(pretrained=False, backbone_options={"width": 0.125})
-    fields = {"data_root": data, "accelerator": "cpu", "workers": 0, "seeds": own}
+    fields = {"data_root": data, "accelerator": "cpu", "workers": 0, "cams": own}
     return AffinityNetRun(Settings("01_affinitynet", "affinitynet", "photos", config, folder, **fields))
 
 
 def of_affinitynet(folder, data):
-    other = affinitynet_run(folder / "01", data, open_cam(folder / "its seeds", data).folder).folder
+    other = affinitynet_run(folder / "01", data, open_cam(folder / "its maps", data).folder).folder
     return other, f"classifier {other} is a run of affinitynet, which makes no CAMs; give one of 00_cam."
 
 
@@ -623,11 +623,11 @@ def test_what_cannot_be_the_classifier_is_refused_at_once(tmp_path, data, wrong)
     assert before == (contents(path) if path.is_dir() else path.read_bytes())
 
 
-@pytest.mark.parametrize("use", ["classifier", "seeds"])
+@pytest.mark.parametrize("use", ["classifier", "cams"])
 def test_a_run_that_is_read_stays_as_it_is(tmp_path, data, classifier, use):
     run = open_adversarial(tmp_path / "run", "oc_cse", data, classifier=classifier)
     before = contents(run.folder)
-    if use == "seeds":
+    if use == "cams":
         affinitynet_run(tmp_path / "01", data, run.folder)
     else:
         wrong = partial(open_adversarial, tmp_path / "other", "oc_cse", data, classifier=run.folder)
@@ -731,7 +731,7 @@ def test_a_classifier_that_knows_nothing_is_refused(tmp_path, data):
     poor = open_cam(tmp_path / "poor", data)
     poor.train(silent)
     run = open_adversarial(tmp_path / "run", "oc_cse", data, classifier=poor.folder)
-    share = 100 * float(top_recall(poor.classify(poor.splits.training), poor.splits.training.labels))
+    share = 100 * float(top_recall(poor.classify(poor.splits.fit), poor.splits.fit.labels))
     assert share <= 60
     assert sentence_of(lambda: run.train(silent)) == (
         f"the ordinary classifier {poor.folder} puts {share:.0f} % of the labels of 8 training images first, and the "

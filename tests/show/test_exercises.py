@@ -6,6 +6,7 @@ import torch
 from wsss_lib.show.exercises import (
     check_affinity,
     check_cam,
+    check_cam_label,
     check_choice,
     check_erasing_loss,
     check_erasing_mask,
@@ -15,7 +16,6 @@ from wsss_lib.show.exercises import (
     check_normalise_range,
     check_propagation,
     check_refine,
-    check_seed,
     check_semi_labels,
     check_superpixel_means,
     check_transition,
@@ -31,7 +31,7 @@ def raw_cam(features, weights):
     return torch.tensordot(weights, features, 1)
 
 
-def seed(maps, classes, threshold):
+def cam_label(maps, classes, threshold):
     stack = torch.cat([torch.full_like(maps[:1], threshold), maps])
     return torch.cat([torch.tensor([0]), classes + 1])[stack.argmax(0)]
 
@@ -115,8 +115,8 @@ RIGHT = [
     (check_normalise_range, stretched),
     (check_masked_error, masked_error),
     (check_cam, cam),
-    (check_seed, seed),
-    (check_seed, lambda *a: seed(*a).to(torch.uint8)),
+    (check_cam_label, cam_label),
+    (check_cam_label, lambda *a: cam_label(*a).to(torch.uint8)),
     (check_mean_iou, mean_iou),
     (check_mean_iou, lambda c: float(mean_iou(c))),
     (check_affinity, affinities),
@@ -140,11 +140,11 @@ WRONG = [
     (check_cam, lambda f, w: cam(f, w).permute(1, 2, 0), "shape"),
     (check_cam, lambda f, w: cam(f, w) * float("nan"), "differs"),
     (check_cam, lambda f, w: cam(f, w).numpy(), "tensor was expected, not ndarray"),
-    (check_seed, lambda m, _, t: seed(m, torch.tensor([0, 1]), t), "differs"),
-    (check_seed, lambda m, c, t: seed(m, c - 1, t), "differs"),
-    (check_seed, lambda m, c, _: seed(m, c, 0.0), "differs"),
-    (check_seed, lambda m, c, t: seed(m, c, t) > 0, "differs"),
-    (check_seed, lambda m, _, t: (m > t).long(), "shape"),
+    (check_cam_label, lambda m, _, t: cam_label(m, torch.tensor([0, 1]), t), "differs"),
+    (check_cam_label, lambda m, c, t: cam_label(m, c - 1, t), "differs"),
+    (check_cam_label, lambda m, c, _: cam_label(m, c, 0.0), "differs"),
+    (check_cam_label, lambda m, c, t: cam_label(m, c, t) > 0, "differs"),
+    (check_cam_label, lambda m, _, t: (m > t).long(), "shape"),
     (check_mean_iou, lambda c: (c.diag() / c.sum(1)).mean(), "differs"),
     (check_mean_iou, lambda c: c.diag().sum() / c.sum(), "differs"),
     (check_mean_iou, lambda c: (c.diag() / (c.sum(0) + c.sum(1))).mean(), "differs"),

@@ -41,15 +41,17 @@ def controls(box):
 
 
 def test_pictures_of_an_image(data):
-    pictures = widgets.seed_pictures(data, MAPS.__getitem__, 0, 2, 0.5, 0.6)
-    assert list(pictures) == ["image", "CAM", "seed", "mask"]
+    pictures = widgets.cam_pictures(data, MAPS.__getitem__, 0, 2, 0.5, 0.6)
+    assert list(pictures) == ["image", "CAM", "CAM seed", "mask"]
     original = np.asarray(data.image(0))
-    np.testing.assert_array_equal(pictures["seed"], figures.overlay_mask(original, np.full((12, 16), 3, np.uint8), 0.6))
+    np.testing.assert_array_equal(
+        pictures["CAM seed"], figures.overlay_mask(original, np.full((12, 16), 3, np.uint8), 0.6)
+    )
     np.testing.assert_array_equal(pictures["CAM"], figures.overlay(original, MAPS["picture0"][1][1].numpy(), 0.6))
-    above = widgets.seed_pictures(data, MAPS.__getitem__, 0, 2, 0.75, 0.6)
-    np.testing.assert_array_equal(above["seed"], original)
+    above = widgets.cam_pictures(data, MAPS.__getitem__, 0, 2, 0.75, 0.6)
+    np.testing.assert_array_equal(above["CAM seed"], original)
     data.has_masks = False
-    assert "mask" not in widgets.seed_pictures(data, MAPS.__getitem__, 0, 2, 0.5, 0.6)
+    assert "mask" not in widgets.cam_pictures(data, MAPS.__getitem__, 0, 2, 0.5, 0.6)
 
 
 def test_without_a_watcher_there_is_one_plot_and_no_widget(data, shown, monkeypatch):

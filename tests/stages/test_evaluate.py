@@ -11,19 +11,19 @@ from tests.data.trees import save_image, save_mask, write
 from tests.runs.small import Pictures, open_run, sentence_of, tiny_config
 from wsss_lib.data.splits import Splits
 from wsss_lib.errors import InputError
-from wsss_lib.ops.cam import seed
+from wsss_lib.ops.cam import cam_label
 from wsss_lib.ops.metrics import confusion_matrix, intersection_over_union
 from wsss_lib.runs.report import (
     FIXED_THRESHOLD,
+    cam_summaries,
     choose_threshold,
     describe,
     doubts,
     ranking_summary,
     refinement_table,
-    seed_summaries,
     write_metrics,
 )
-from wsss_lib.stages.evaluate import THRESHOLDS, CamScores, ahead, lowest, score_seeds
+from wsss_lib.stages.evaluate import THRESHOLDS, CamScores, ahead, lowest, score_cams
 from wsss_lib.stages.store import CamStore, read_json
 
 SIZES = [(20, 24), (18, 18), (20, 24)]
@@ -51,7 +51,7 @@ def slow_scores(store, data, thresholds):
         classes, cams = store.read(image_id)
         truth = torch.from_numpy(data.mask(index))
         for row, threshold in zip(total, thresholds, strict=True):
-            row += confusion_matrix(truth, seed(cams, classes, threshold), len(row))
+            row += confusion_matrix(truth, cam_label(cams, classes, threshold), len(row))
     return total
 
 
@@ -63,7 +63,7 @@ def scores(*diagonals):
 
 def test_one_pass_counts_what_one_seed_per_threshold_counts(tmp_path, pictures):
     store = filled_store(tmp_path, pictures)
-    result = score_seeds(store, pictures)
+    result = score_cams(store, pictures)
     expected = slow_scores(store, pictures, THRESHOLDS)
     assert torch.equal(result.confusions, expected)
     torch.testing.assert_close(result.iou, intersection_over_union(expected), equal_nan=True)
@@ -73,7 +73,7 @@ def test_one_pass_counts_what_one_seed_per_threshold_counts(tmp_path, pictures):
 
 def test_ignored_pixels_do_not_count(tmp_path, pictures):
     counted = sum((pictures.mask(index) != 255).sum() for index in range(len(pictures)))
-    result = score_seeds(filled_store(tmp_path, pictures), pictures, (0.1, 0.3))
+    result = score_cams(filled_store(tmp_path, pictures), pictures, (0.1, 0.3))
     assert result.confusions.sum((1, 2)).tolist() == [counted] * 2
 
 
@@ -83,20 +83,20 @@ def test_missing_damaged_and_other_maps_are_named(tmp_path, pictures):
     content = path.read_bytes()
     path.unlink()
     with pytest.raises(InputError, match=r"picture1\.npz is missing; run the inference first"):
-        score_seeds(store, pictures)
+        score_cams(store, pictures)
     path.write_bytes(content[:-40])
     with pytest.raises(InputError, match=r"picture1\.npz is damaged; remove it"):
-        score_seeds(store, pictures)
+        score_cams(store, pictures)
     store.write(pictures.ids[1], torch.tensor([0]), torch.zeros(1, 18, 19))
     with pytest.raises(InputError, match=r"picture1\.npz is \(18, 19\) pixels but the image is \(18, 18\); remove it"):
-        score_seeds(store, pictures)
+        score_cams(store, pictures)
     store.write(pictures.ids[1], torch.tensor([2]), torch.zeros(1, 18, 18))
     with pytest.raises(InputError, match=r"picture1\.npz has maps of the classes \[2\] but the labels are"):
-        score_seeds(store, pictures)
+        score_cams(store, pictures)
 
 
 def test_positions_of_thresholds(tmp_path, pictures):
-    result = score_seeds(filled_store(tmp_path, pictures), pictures)
+    result = score_cams(filled_store(tmp_path, pictures), pictures)
     assert [result.position(t) for t in (0, 0.2, 0.29, 0.99)] == [0, 20, 29, 99]
     with pytest.raises(InputError, match=r"threshold 0\.205 is not one of the sweep"):
         result.position(0.205)
@@ -112,7 +112,7 @@ def test_summary_at_one_threshold():
 
 
 def test_nothing_is_chosen_on_the_split_that_is_reported_last():
-    summaries = seed_summaries({"train": scores((9, 9), (5, 5)), "val": scores((5, 5), (9, 9))})
+    summaries = cam_summaries({"train": scores((9, 9), (5, 5)), "val": scores((5, 5), (9, 9))})
     thresholds = {split: {k: v["threshold"] for k, v in rows.items()} for split, rows in summaries.items()}
     assert FIXED_THRESHOLD == 0.2
     assert thresholds["train"] == {"fixed": 0.2, "swept": 0.2, "oracle": 0.2}
@@ -146,11 +146,11 @@ def test_metrics_say_how_they_came_about(tmp_path):
     assert stored["peak_memory_mib"] > 50
     assert stored["data"]["val"]["images"] == 8
     assert stored["part"] == {"share": None}
-    seeds = stored["seeds"]["val"]
+    seeds = stored["cams"]["val"]
     assert seeds["oracle"]["mean_iou"] == pytest.approx(float(val.mean_iou[val.best]), rel=1e-12)
     assert seeds["fixed"]["threshold"] == 0.2
     assert seeds["fixed"]["classes"].keys() == {"background", *run.splits.classes}
-    assert write_metrics(run, {}, {})["seeds"] == {}
+    assert write_metrics(run, {}, {})["cams"] == {}
 
 
 def binary(folder, value):
@@ -258,10 +258,10 @@ def test_the_threshold_is_the_best_on_train_or_the_fixed_one():
     assert choose_threshold({"train": scores_of(50, 20, 30), "val": val}) == (0.1, "best on train")
     for scores in ({"val": val}, {"train": nothing, "val": val}, {}):
         assert choose_threshold(scores) == (FIXED_THRESHOLD, "fixed")
-    [summary] = seed_summaries({"val": val}).values()
+    [summary] = cam_summaries({"val": val}).values()
     assert (summary["swept"]["threshold"], summary["swept"]["threshold_chosen"]) == (FIXED_THRESHOLD, "fixed")
     assert summary["oracle"]["threshold"] == 0.3
-    assert seed_summaries({}) == {}
+    assert cam_summaries({}) == {}
 
 
 def test_the_lowest_leave_out_what_cannot_be_scored():

@@ -11,7 +11,7 @@ from tests.runs.small import ColourProjection, Pictures, colour_projection, tiny
 from wsss_lib.errors import InputError
 from wsss_lib.methods.cam import CAM, Config
 from wsss_lib.models.backbone import Normalisation
-from wsss_lib.ops.cam import normalise_range, seed
+from wsss_lib.ops.cam import cam_label, normalise_range
 from wsss_lib.stages import infer as infer_module
 from wsss_lib.stages.infer import Views, classify, infer, multi_scale_cam
 from wsss_lib.stages.store import CamStore
@@ -47,7 +47,7 @@ def test_official_inference_with_a_projection_of_colours():
     classes, cams = official_maps(ColourProjection(golden["proj"], golden["bias"]), Normalisation(), golden)
     assert classes.tolist() == golden["cls"].tolist()
     np.testing.assert_allclose(cams.numpy(), golden["cam"], rtol=0, atol=1e-4)
-    assert (seed(cams, classes, 0.2).numpy() == golden["pred"]).mean() > 0.999
+    assert (cam_label(cams, classes, 0.2).numpy() == golden["pred"]).mean() > 0.999
 
 
 @pytest.mark.slow
@@ -61,7 +61,7 @@ def test_official_inference_with_a_filled_network(name, backbone):
     classes, cams = official_maps(method, method.backbone.normalisation, golden)
     assert classes.tolist() == golden["cam_keys"].tolist()
     np.testing.assert_allclose(cams.numpy(), golden["cam"], rtol=0, atol=1e-3)
-    assert (seed(cams, classes, 0.2).numpy() == golden["pred"]).mean() > 0.995
+    assert (cam_label(cams, classes, 0.2).numpy() == golden["pred"]).mean() > 0.995
 
 
 def test_maps_of_one_view_are_what_the_formula_says():
@@ -161,7 +161,7 @@ def test_an_image_without_classes_has_an_empty_file(tmp_path, pictures, fabric):
     classes, cams = inferred(tmp_path, pictures, fabric)[3]
     assert classes.shape == (0,)
     assert cams.shape == (0, 56, 40)
-    assert not seed(cams, classes, 0.2).any()
+    assert not cam_label(cams, classes, 0.2).any()
 
 
 def test_maps_do_not_depend_on_the_batch_size(tmp_path, pictures, fabric, monkeypatch):

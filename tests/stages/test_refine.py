@@ -12,8 +12,8 @@ from tests.methods.official import picture
 from tests.runs.small import Pictures, smooth_cams
 from wsss_lib.errors import InputError
 from wsss_lib.ops import dense_crf as crf
-from wsss_lib.ops.cam import background_power, seed
-from wsss_lib.stages.refine import Powers, Threshold, label_map, refine
+from wsss_lib.ops.cam import background_power, cam_label
+from wsss_lib.stages.refine import PowerBackgrounds, Threshold, label_map, refine
 from wsss_lib.stages.store import CamStore, MaskStore, ScoreStore
 
 SIZES = [(20, 26), (33, 18), (20, 26), (24, 24), (20, 26)]
@@ -39,7 +39,7 @@ def fabric():
 def refined(folder, data, cams, fabric, alphas=ALPHAS, **options):
     """The probabilities with some alphas, unrounded."""
     stores = [ScoreStore(folder / f"{alpha:g}", half=False) for alpha in alphas]
-    refine(data, Powers(cams, alphas), stores, fabric, **options)
+    refine(data, PowerBackgrounds(cams, alphas), stores, fabric, **options)
     return stores
 
 
@@ -83,7 +83,7 @@ def test_the_alpha_decides(tmp_path, pictures, cams, fabric):
 def test_masks_are_the_most_probable_labels(tmp_path, pictures, cams, fabric):
     scores = refined(tmp_path / "scores", pictures, cams, fabric)
     masks = [MaskStore(tmp_path / "masks" / f"{alpha:g}") for alpha in ALPHAS]
-    refine(pictures, Powers(cams, ALPHAS), masks, fabric)
+    refine(pictures, PowerBackgrounds(cams, ALPHAS), masks, fabric)
     seen = set()
     for index, image_id in enumerate(pictures.ids):
         for store, mask_store in zip(scores, masks, strict=True):
@@ -98,7 +98,7 @@ def test_masks_are_the_most_probable_labels(tmp_path, pictures, cams, fabric):
 def test_probabilities_are_rounded_where_that_is_wanted(tmp_path, pictures, cams, fabric):
     [exact] = refined(tmp_path / "exact", pictures, cams, fabric, alphas=(4.0,))
     half = ScoreStore(tmp_path / "half")
-    refine(pictures, Powers(cams, (4.0,)), [half], fabric)
+    refine(pictures, PowerBackgrounds(cams, (4.0,)), [half], fabric)
     for image_id in pictures.ids:
         assert torch.equal(half.read(image_id)[1], exact.read(image_id)[1].half().float())
 
@@ -127,7 +127,7 @@ def test_a_threshold_without_a_field_is_the_seed(tmp_path, pictures, cams, fabri
     refine(pictures, Threshold(cams, threshold), [store], fabric, preset=None)
     for image_id in pictures.ids:
         classes, maps = cams.read(image_id)
-        assert torch.equal(store.read(image_id, 3), seed(maps, classes, threshold))
+        assert torch.equal(store.read(image_id, 3), cam_label(maps, classes, threshold))
 
 
 def test_a_threshold_is_a_score_of_the_background(pictures, cams):
@@ -141,7 +141,7 @@ def test_a_threshold_is_a_score_of_the_background(pictures, cams):
 def test_images_without_classes_are_background(tmp_path, pictures, cams, fabric):
     stores = refined(tmp_path / "scores", pictures, cams, fabric)
     mask = MaskStore(tmp_path / "masks")
-    refine(pictures, Powers(cams, (4.0,)), [mask], fabric)
+    refine(pictures, PowerBackgrounds(cams, (4.0,)), [mask], fabric)
     for store in stores:
         classes, probabilities = store.read(pictures.ids[3])
         assert classes.shape == (0,)
@@ -168,7 +168,7 @@ def test_official_labels_of_all_alphas(tmp_path, fabric, name, keys, powers):
     cams = CamStore(tmp_path / "cams")
     cams.write(data.ids[0], classes, torch.from_numpy(golden["cam"]))
     stores = [ScoreStore(tmp_path / official) for official in powers]
-    refine(data, Powers(cams, tuple(powers.values())), stores, fabric)
+    refine(data, PowerBackgrounds(cams, tuple(powers.values())), stores, fabric)
     for store, official in zip(stores, powers, strict=True):
         _, probabilities = store.read(data.ids[0])
         difference = np.abs(probabilities.numpy() - golden[official].astype(np.float32)).max(0)
@@ -207,14 +207,14 @@ def test_what_is_missing_in_one_store_is_completed_with_the_same_numbers(tmp_pat
 def test_workers_change_nothing(tmp_path, pictures, cams, fabric):
     for workers in (0, 2):
         stores = [ScoreStore(tmp_path / f"{workers}" / "scores"), MaskStore(tmp_path / f"{workers}" / "masks")]
-        refine(pictures, Powers(cams, ALPHAS), stores, fabric, workers=workers)
+        refine(pictures, PowerBackgrounds(cams, ALPHAS), stores, fabric, workers=workers)
     assert contents(tmp_path / "0") == contents(tmp_path / "2")
     assert len(contents(tmp_path / "0")) == 2 * len(pictures)
 
 
 def test_stopped_between_two_images(tmp_path, pictures, cams, fabric):
     refined(tmp_path / "whole", pictures, cams, fabric)
-    powers, asked = Powers(cams, ALPHAS), []
+    powers, asked = PowerBackgrounds(cams, ALPHAS), []
 
     def stopping(data, index):
         asked.append(index)

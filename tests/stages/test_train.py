@@ -182,7 +182,7 @@ def test_batches_carry_the_labels_of_their_images(tmp_path):
     batches = run.training_batches()
     batches.begin(0)
     for batch in batches:
-        assert torch.equal(batch.labels, run.splits.training.labels[batch.indices])
+        assert torch.equal(batch.labels, run.splits.fit.labels[batch.indices])
         assert batch.images.is_contiguous()
         assert batch.images.shape == (8, 3, 32, 32)
 

@@ -27,7 +27,7 @@ SIZES = {"wide": (33, 57), "tall": (71, 40), "square": (48, 48), "same": (48, 48
 
 def final_run(folder: Path, **changes: object) -> SegmentationRun:
     """Open a run of the final stage on the true masks of four images of the toy world."""
-    masks, data = MaskStore(folder.with_name(f"{folder.name}-masks")), open_splits("toy", limit=LIMIT).training
+    masks, data = MaskStore(folder.with_name(f"{folder.name}-masks")), open_splits("toy", limit=LIMIT).fit
     for index, image_id in enumerate(data.ids):
         masks.write(image_id, torch.from_numpy(data.mask(index)))
     small = {"backbone_options": {"width": 0.125}, "epochs": 1, "batch_size": 2, "crop_size": 48, "scales": (1.0, 0.75)}

@@ -62,7 +62,7 @@ def test_parameters_of_notebooks_are_those_of_the_command():
         first = next("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
         theirs = {line.partition(":")[0] for line in first.splitlines()} - {"segmentation", "ablations"}
         assert theirs <= {*known_parameters(method)}
-        paths = {"seeds", "classifier", "superpixels", "saliency", "pseudo_masks"}
+        paths = {"cams", "classifier", "superpixels", "saliency", "pseudo_masks"}
         assert paths & {*known_parameters(method)} == paths & theirs
 
 
@@ -85,7 +85,7 @@ def test_words_are_read():
         (["final.epoch=5"], "perhaps final.epochs is meant"),
         (["final.epochs=x"], "parameter epochs must be of type int"),
         (["final.data_root=x"], "parameter final.data_root is unknown"),
-        (["seeds=x"], "parameter seeds is unknown"),
+        (["cams=x"], "parameter cams is unknown"),
         (["ablations=1"], "parameter ablations is unknown"),
         (["method=sam"], "method 'sam' is unknown; choose one of cam"),
     ],
@@ -146,7 +146,7 @@ def test_from_labels_to_masks_of_new_pictures(said, tmp_path):
     path = tmp_path / "run" / "model.safetensors"
     assert f"model file: {Path('run') / 'model.safetensors'}" in text
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
-    assert set(metrics["seeds"]) == {"train", "val"}
+    assert set(metrics["cams"]) == {"train", "val"}
     assert "crf-4" in metrics["refinements"]["val"]
     pictures = write_pictures(tmp_path / "pictures")
     (pictures / "broken.jpg").write_text("no picture")

@@ -48,7 +48,7 @@ def test_a_file_gives_the_masks_of_its_run(tmp_path, monkeypatch, rule):
     path = save_model(run, tmp_path / "model.safetensors")
     sizes = list(dict.fromkeys(SIZES.values()))
     data = Pictures(sizes, [[1, 0, 0, 0, 0, 0]] * len(sizes))
-    run.splits = Splits(run.splits.training, {"val": data})
+    run.splits = Splits(run.splits.fit, {"val": data})
     run.infer("val")
     run.refine("crf", "val")
     stores = {crf: run.masks("segmentation-crf" if crf else "segmentation", "val") for crf in (False, True)}

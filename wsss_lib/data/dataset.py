@@ -98,10 +98,10 @@ class Dataset(ABC):
     def head(self, count: int) -> Dataset:
         """Return the first ``count`` images, or all if there are fewer."""
         count = min(count, len(self))
-        return Derived(self, f"{self.name} (first {count})", range(count))
+        return DatasetView(self, f"{self.name} (first {count})", range(count))
 
 
-class Derived(Dataset):
+class DatasetView(Dataset):
     """Images of another data set, seen in another way: what a subclass does not change is passed on.
 
     Args:

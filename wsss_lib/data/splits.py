@@ -22,23 +22,23 @@ class Splits:
     """The data of a run.
 
     Attributes:
-        training: Images and image-level labels that are trained on.
-        scored: Splits ``train`` and ``val``, by name: seeds are made for them and, where there are masks, scored on
+        fit: Images and image-level labels that the networks learn from (``train_aug`` of VOC).
+        scored: Splits ``train`` and ``val``, by name: maps are made for them and, where there are masks, scored on
             them.
     """
 
-    training: Dataset
+    fit: Dataset
     scored: Mapping[str, Dataset]
 
     @property
     def classes(self) -> tuple[str, ...]:
         """The K foreground class names."""
-        return self.training.classes
+        return self.fit.classes
 
     @cached_property
     def doubts(self) -> tuple[str, ...]:
         """Sentences on what makes numbers on these data doubtful, see :func:`wsss_lib.data.doubts.find_doubts`."""
-        return find_doubts(self.training, self.scored)
+        return find_doubts(self.fit, self.scored)
 
 
 def open_splits(
@@ -72,15 +72,15 @@ def open_splits(
         world = {name: ToyWorld(name, count, options=toy or ToyOptions()) for name, count in counts.items()}
         return Splits(world["train"], world)
     splits = _open_files(preset, root, labels, mask_values)
-    _refuse_without_labels(splits.training)
+    _refuse_without_labels(splits.fit)
     scored = splits.scored.values()
     if mask_values and not any(data.mask_file(i) for data in scored for i in range(len(data))):
         raise InputError(f"mask_values {mask_values!r} is given, but {root} has no files of masks; leave it out.")
     if not limit:
         return splits
-    splits = Splits(splits.training.head(limit), {name: data.head(limit) for name, data in splits.scored.items()})
-    if not splits.training.labels.any():
-        raise InputError(f"the {splits.training.name} show no class; give a higher limit, or 0 for all images.")
+    splits = Splits(splits.fit.head(limit), {name: data.head(limit) for name, data in splits.scored.items()})
+    if not splits.fit.labels.any():
+        raise InputError(f"the {splits.fit.name} show no class; give a higher limit, or 0 for all images.")
     return splits
 
 

@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 
 from wsss_lib.data import toy_drawing as draw
-from wsss_lib.data.dataset import Dataset, Derived
+from wsss_lib.data.dataset import Dataset, DatasetView
 from wsss_lib.data.files import IGNORE
 from wsss_lib.data.toy_drawing import Area, Frame, Layer, Look
 from wsss_lib.errors import InputError
@@ -430,7 +430,7 @@ class ToyWorld(Dataset):
         return self._images[index].context.copy()
 
 
-class ShortcutFree(Derived):
+class ShortcutFree(DatasetView):
     """The images of a world, the very same but for the frequency pattern.
 
     Args:

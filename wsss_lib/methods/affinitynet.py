@@ -113,7 +113,7 @@ class Config(method.Config):
         beta: The power of the affinities in the walk.
         walk_steps: Length t of the walk.
         walk_crf: Settings of the CRF after the walk, see `wsss_lib.ops.dense_crf.PRESETS`.
-        alphas: Powers of the background with which the CRF is tried on the maps themselves, for comparison.
+        alphas: PowerBackgrounds of the background with which the CRF is tried on the maps themselves, for comparison.
         optimizer: ``sgd`` as in the paper, or ``adamw``.
         momentum: Momentum of ``sgd``.
         head_factor: Factor by which the new layers learn faster than the backbone.

@@ -303,7 +303,7 @@ class Config(method.Config):
     """
 
     backbones: ClassVar[tuple[str, ...]] = ("resnet50", "mobilenet_v2")
-    after_training: ClassVar[frozenset[str]] = frozenset(
+    inference_only: ClassVar[frozenset[str]] = frozenset(
         {"canvas", "power", "walk_radius", "beta", "walk_steps", "background", "walk_crf", "alphas"}
     )
 

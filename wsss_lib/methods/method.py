@@ -75,7 +75,7 @@ class Config:
     Attributes:
         backbones: Names of the networks that the method can use.
         toy_world: Kind of the toy world in which the method is shown.
-        after_training: Names of the settings that affect inference only; changing one does not require retraining.
+        inference_only: Names of the settings that affect inference only; changing one does not require retraining.
         backbone: Name of the network, one of them, see `wsss_lib.models.BACKBONES`.
         backbone_options: Arguments of the network's class, such as ``width``.
         pretrained: Whether training starts from ImageNet weights; the first layers and all batch normalisation then
@@ -91,7 +91,7 @@ class Config:
 
     backbones: ClassVar[tuple[str, ...]] = ("resnet38d", "vgg16", "resnet50", "efficientnet_lite0", "mobilenet_v2")
     toy_world: ClassVar[ToyOptions] = ToyOptions()
-    after_training: ClassVar[frozenset[str]] = frozenset({"scales", "view_multiple", "alphas"})
+    inference_only: ClassVar[frozenset[str]] = frozenset({"scales", "view_multiple", "alphas"})
 
     backbone: str = "resnet38d"
     backbone_options: dict[str, Any] = field(default_factory=dict)
@@ -164,7 +164,7 @@ class CamConfig(Config):
     Attributes:
         scales: Factors of the image size at which the CAMs are computed and summed, each also mirrored.
         view_multiple: If not 0, views are resized to this multiple plus one, see `wsss_lib.data.transforms.view_size`.
-        alphas: Powers of the background with which a CRF is tried on the maps.
+        alphas: PowerBackgrounds of the background with which a CRF is tried on the maps.
     """
 
     scales: tuple[float, ...] = (1.0, 0.5, 1.5, 2.0)

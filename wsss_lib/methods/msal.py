@@ -148,7 +148,7 @@ class Config(LongSideConfig):
     """
 
     backbones: ClassVar[tuple[str, ...]] = ("resnet50", "efficientnet_lite0", "mobilenet_v2")
-    after_training: ClassVar[frozenset[str]] = LongSideConfig.after_training | {
+    inference_only: ClassVar[frozenset[str]] = LongSideConfig.inference_only | {
         "iterations",
         "along_superpixels",
         "sum_at",

@@ -143,7 +143,7 @@ class Config(method.Config):
     """
 
     backbones: ClassVar[tuple[str, ...]] = ("resnet101_caffe", "resnet38d", "efficientnet_lite0", "mobilenet_v2")
-    after_training: ClassVar[frozenset[str]] = frozenset({"scales", "inference", "crf", "crf_image"})
+    inference_only: ClassVar[frozenset[str]] = frozenset({"scales", "inference", "crf", "crf_image"})
 
     backbone: str = "resnet101_caffe"
     epochs: int = 19

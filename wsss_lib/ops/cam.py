@@ -1,4 +1,4 @@
-"""Class activation maps after the network: normalisation, seeds, and how much of an object they find."""
+"""Class activation maps after the network: normalisation, CAM seeds, and how much of an object they find."""
 
 from __future__ import annotations
 
@@ -85,8 +85,8 @@ def normalise_range(maps: Tensor, eps: float = 1e-5) -> Tensor:
     return F.relu(rectified - least - eps) / (most - least + eps)
 
 
-def seed(scores: Tensor, classes: Tensor, threshold: float) -> Tensor:
-    """Return the seed: at every pixel the class of the highest score, or background.
+def cam_label(scores: Tensor, classes: Tensor, threshold: float) -> Tensor:
+    """Return the CAM seed: at every pixel the class of the highest score, or background.
 
     Background has the score ``threshold`` everywhere and wins ties; of two classes the first wins.
 
@@ -104,7 +104,7 @@ def seed(scores: Tensor, classes: Tensor, threshold: float) -> Tensor:
     Example:
         >>> import torch
         >>> scores = torch.tensor([[[0.1, 0.4, 0.9]], [[0.0, 0.7, 0.2]]])
-        >>> seed(scores, classes=torch.tensor([7, 14]), threshold=0.2).tolist()
+        >>> cam_label(scores, classes=torch.tensor([7, 14]), threshold=0.2).tolist()
         [[0, 15, 8]]
     """
     if len(classes) != len(scores):

@@ -58,7 +58,7 @@ class Pairwise:
 
 
 @dataclass(frozen=True)
-class Settings:
+class CRFSettings:
     """A field: its kernels, and how many times the mean field is updated."""
 
     kernels: tuple[Pairwise, ...]
@@ -67,10 +67,10 @@ class Settings:
 
 def settings(
     sxy: float, weight: float, bilateral_sxy: float, srgb: float, bilateral_weight: float, steps: int = 10
-) -> Settings:
+) -> CRFSettings:
     """Return the usual field: one kernel of position, one of position and colour, the same along all axes."""
     position = Pairwise((sxy, sxy), None, weight)
-    return Settings((position, Pairwise((bilateral_sxy,) * 2, (srgb,) * 3, bilateral_weight)), steps)
+    return CRFSettings((position, Pairwise((bilateral_sxy,) * 2, (srgb,) * 3, bilateral_weight)), steps)
 
 
 _PSA = settings(3, 3, 80, 13, 10)
@@ -300,7 +300,7 @@ def _batch(sizes: Sequence[tuple[int, int]], device: torch.device) -> Tensor | N
 def dense_crf(
     images: Sequence[Tensor],
     unaries: Sequence[Tensor],
-    preset: str | Settings = "psa",
+    preset: str | CRFSettings = "psa",
     backend: Backend = "auto",
 ) -> list[Tensor]:
     """Infer the label probabilities of images.
@@ -349,7 +349,7 @@ def dense_crf(
     return [q.view_as(unary) for q, unary in zip(results, unaries, strict=True)]
 
 
-def check(preset: str | Settings, backend: Backend = "auto") -> Settings:
+def check(preset: str | CRFSettings, backend: Backend = "auto") -> CRFSettings:
     """Return the settings of a preset; raise InputError if they, or the backend, cannot be used."""
     if backend not in ("auto", "torch", "pydensecrf"):
         raise InputError(f"CRF backend {backend!r} is unknown; choose auto, torch or pydensecrf.")
@@ -397,7 +397,7 @@ def _eight_bit(image: Tensor, index: int) -> Tensor:
     return image.to(torch.uint8)
 
 
-def _energies(unary: Tensor, image: Tensor, field: Settings, index: int) -> Tensor:
+def _energies(unary: Tensor, image: Tensor, field: CRFSettings, index: int) -> Tensor:
     """Return a unary as ``(G, L, H, W)`` float32; raise InputError if it does not fit the image and the field."""
     if unary.ndim not in (3, 4) or unary.shape[-2:] != image.shape[-2:] or unary.shape[-3] == 0:
         raise InputError(
@@ -424,7 +424,7 @@ def _energies(unary: Tensor, image: Tensor, field: Settings, index: int) -> Tens
 
 
 @torch.no_grad()
-def _solve_torch(images: Sequence[Tensor], unaries: Sequence[Tensor], field: Settings) -> list[Tensor]:
+def _solve_torch(images: Sequence[Tensor], unaries: Sequence[Tensor], field: CRFSettings) -> list[Tensor]:
     results: list[Tensor] = []
     start = 0
     alike = all(isinstance(kernel.weight, float | int) for kernel in field.kernels)  # whatever the number of labels
@@ -448,7 +448,7 @@ def _how_many(images: Sequence[Tensor]) -> int:
     return max(1, count)
 
 
-def _solve_together(images: Sequence[Tensor], unaries: Sequence[Tensor], field: Settings) -> list[Tensor]:
+def _solve_together(images: Sequence[Tensor], unaries: Sequence[Tensor], field: CRFSettings) -> list[Tensor]:
     groups, labels = (max(u.shape[i] for u in unaries) for i in (0, 1))
     counts = [image[0].numel() for image in images]
     together = unaries[0].new_full((groups, labels, sum(counts)), torch.inf)  # labels that an image does not have
@@ -462,7 +462,7 @@ def _solve_together(images: Sequence[Tensor], unaries: Sequence[Tensor], field: 
     ]
 
 
-def _solve_pydensecrf(image: Tensor, unary: Tensor, field: Settings) -> Tensor:
+def _solve_pydensecrf(image: Tensor, unary: Tensor, field: CRFSettings) -> Tensor:
     from pydensecrf import densecrf
 
     normalisations = {

@@ -25,7 +25,15 @@ _NAMES = {
     "AffinityRun": "AffinityNetRun",
     "CensusRun": "PcssRun",
     "SeedRun": "CamRun",
+    "Derived": "DatasetView",
+    "Powers": "PowerBackgrounds",
     "SeedScores": "CamScores",
+    "Squared": "ResizedToSquare",
+    "Walked": "WalkedScores",
+    "score_seeds": "score_cams",
+    "seed_masks": "cam_masks",
+    "seed_summaries": "cam_summaries",
+    "seed_table": "cam_table",
 }
 
 

@@ -1,4 +1,4 @@
-"""How well seeds and superpixels follow the boundaries of objects."""
+"""How well CAM seeds and superpixels follow the boundaries of objects."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from PIL import Image
 from skimage.segmentation import slic
 from torch import Tensor
 
-from wsss_lib.data.dataset import Dataset, Derived
+from wsss_lib.data.dataset import Dataset, DatasetView
 from wsss_lib.data.files import IGNORE
 from wsss_lib.data.large import resize_labels
 from wsss_lib.data.transforms import Normalise, resize, to_tensor
@@ -20,13 +20,13 @@ from wsss_lib.models.superpixel_net import CELL, SuperpixelNet
 from wsss_lib.ops.boundaries import achievable_accuracy, boundary_band, boundary_recall, superpixel_labels
 from wsss_lib.results.compare import Comparison
 from wsss_lib.runs.cam import CamRun
-from wsss_lib.stages.evaluate import score_seeds
+from wsss_lib.stages.evaluate import score_cams
 
 Divide = Callable[[Image.Image], Tensor]
 """Divides an RGB picture into segments ``(H, W)`` int64, numbered from 0."""
 
 
-class NearBoundaries(Derived):
+class NearBoundaries(DatasetView):
     """A data set in which only the pixels near the boundaries of objects are scored.
 
     Args:
@@ -64,7 +64,7 @@ def boundary_scores(runs: Mapping[str, CamRun], comparison: Comparison, radius: 
         if name in comparison and data.has_masks:
             threshold = comparison[name]["threshold"]
             scores[name] = float(
-                score_seeds(run.cams("val"), NearBoundaries(data, radius), [threshold], partial=True).mean_iou[0]
+                score_cams(run.cams("val"), NearBoundaries(data, radius), [threshold], partial=True).mean_iou[0]
             )
     return scores
 

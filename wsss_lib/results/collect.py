@@ -1,4 +1,4 @@
-"""The results of many runs side by side: how far the seed, the CRF, the walk and the final network get."""
+"""The results of many runs side by side: the scores of CAM seed, CRF, walk and final network."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from wsss_lib.runs.settings import project_root
 from wsss_lib.show.tables import markdown_table
 from wsss_lib.stages.store import read_json
 
-STAGES = ("seed", "CRF", "walk", "walk, CRF", "network", "network, CRF")
+STAGES = ("CAM seed", "CRF", "walk", "walk, CRF", "network", "network, CRF")
 """Titles of the results that a run may have, in this order."""
 
 
@@ -28,7 +28,7 @@ class Result:
     Attributes:
         folder: Folder of the run.
         seed: Seed of the run's random draws.
-        threshold: Background threshold of its seeds, best on ``train`` if that has masks; None without any masks.
+        threshold: Background threshold of its CAM seeds, best on ``train`` if that has masks; None without any masks.
         stages: Mean IoU in [0, 1] of everything that the run has made and scored, by split and by name, see `STAGES`.
         seconds: Seconds of all the run's stages together, those of the final network included.
         memory: Peak memory in MiB.
@@ -75,12 +75,12 @@ def read_result(folder: Path) -> Result:
     try:
         networks = {one.parent: read_json(one) for one in sorted(folder.glob("segmentation/*/metrics.json"))}
         best = max(networks, key=lambda one: _on_train(networks[one]), default=None)
-        seeds: Mapping[str, Any] = metrics["seeds"]
+        cams = _cam_scores(metrics)
         last = sum(sum(network["seconds"].values()) for network in networks.values())
         return Result(
             folder=folder,
             seed=int(metrics["seed"]),
-            threshold=next(iter(seeds.values()))["swept"]["threshold"] if seeds else None,
+            threshold=next(iter(cams.values()))["swept"]["threshold"] if cams else None,
             stages=_stages(metrics, networks[best] if best else None),
             seconds=sum(metrics["seconds"].values()) + last,
             memory=max(one["peak_memory_mib"] for one in (metrics, *networks.values())),
@@ -95,7 +95,7 @@ def _stages(metrics: Mapping[str, Any], network: Mapping[str, Any] | None) -> di
     refined: Mapping[str, Mapping[str, Any]] = metrics.get("refinements", {})
     beginnings = {"CRF": "crf-", "walk": "walk", "walk, CRF": "walk-crf"}
     found: dict[str, dict[str, Any]] = {
-        split: {"seed": rows["swept"]["mean_iou"]} for split, rows in metrics["seeds"].items()
+        split: {"CAM seed": rows["swept"]["mean_iou"]} for split, rows in _cam_scores(metrics).items()
     }
     for stage, beginning in beginnings.items():
         train = refined.get("train") or next(iter(refined.values()), {})
@@ -108,6 +108,12 @@ def _stages(metrics: Mapping[str, Any], network: Mapping[str, Any] | None) -> di
         found[split]["network"] = rows["segmentation"]["mean_iou"]
         found[split]["network, CRF"] = rows["segmentation-crf"]["mean_iou"]
     return {split: {s: float(v) for s, v in row.items() if v is not None} for split, row in found.items()}
+
+
+def _cam_scores(metrics: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the scores of the CAM seeds by split; wsss_lib 0.1.0 called them ``seeds``."""
+    scores: Mapping[str, Any] = metrics["cams"] if "cams" in metrics else metrics["seeds"]
+    return scores
 
 
 def _score(row: Mapping[str, Any] | None) -> float:
@@ -143,7 +149,7 @@ def results_table(results: Mapping[str, Sequence[Result]], split: str) -> str:
         split: ``train`` or ``val``.
     """
     shown = [s for s in STAGES if any(s in r.stages.get(split, {}) for runs in results.values() for r in runs)]
-    head = ["", "seeds", *shown, "threshold", "minutes", "peak MiB"]
+    head = ["", "runs", *shown, "threshold", "minutes", "peak MiB"]
     lines = []
     for name, runs in results.items():
         values = [[r.stages[split][stage] for r in runs if stage in r.stages.get(split, {})] for stage in shown]

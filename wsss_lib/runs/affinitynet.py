@@ -5,9 +5,9 @@ from __future__ import annotations
 from wsss_lib.methods.affinitynet import AffinityNet
 from wsss_lib.runs.refinement import RefinementRun
 from wsss_lib.stages.examples import Example, LabelledCells
-from wsss_lib.stages.refine import Powers, Read
+from wsss_lib.stages.refine import PowerBackgrounds, Read
 from wsss_lib.stages.store import ScoreStore
-from wsss_lib.stages.walk import Walked
+from wsss_lib.stages.walk import WalkedScores
 
 
 class AffinityNetRun(RefinementRun[AffinityNet]):
@@ -21,26 +21,26 @@ class AffinityNetRun(RefinementRun[AffinityNet]):
         """Return the store of the walked scores of a split."""
         return self.scores("walk", split)
 
-    def walked(self, store: ScoreStore) -> Walked:
+    def walked(self, store: ScoreStore) -> WalkedScores:
         """Return what reads the walked scores of an image, normalised over the labels."""
-        return Walked(store, self.method.network.stride)
+        return WalkedScores(store, self.method.network.stride)
 
     def label_stores(self) -> tuple[ScoreStore, ScoreStore]:
         """Return where the probabilities with the low and with the high alpha lie."""
         config = self.method.config
-        low, high = (self.scores(f"crf-{alpha:g}", "training") for alpha in (config.low_alpha, config.high_alpha))
+        low, high = (self.scores(f"crf-{alpha:g}", "fit") for alpha in (config.low_alpha, config.high_alpha))
         return low, high
 
     def label_fields(self) -> tuple[Read, str]:
         """Return what reads the maps with the low and with the high alpha, and the preset of the CRF."""
         config = self.method.config
-        return Powers(self.seeds.cams("training"), (config.low_alpha, config.high_alpha)), "psa"
+        return PowerBackgrounds(self.cam_run.cams("fit"), (config.low_alpha, config.high_alpha)), "psa"
 
     def example(self) -> Example:
         """Return what makes training examples: crops with labels from the two stores of :meth:`label`."""
         config = self.method.config
         return LabelledCells(
-            self.data("training"),
+            self.data("fit"),
             *self.label_stores(),
             config.crop_size,
             self.method.network.stride,

@@ -1,4 +1,4 @@
-"""A run of a method that makes class activation maps: train, infer, score the seeds."""
+"""A run of a method that makes class activation maps: train, make maps, score the CAM seeds."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from wsss_lib.data.dataset import Dataset, Derived
+from wsss_lib.data.dataset import Dataset, DatasetView
 from wsss_lib.data.names import class_numbers
 from wsss_lib.data.pictures import Given, open_picture
 from wsss_lib.errors import InputError
 from wsss_lib.methods.method import CamMethod
 from wsss_lib.runs.run import Run
-from wsss_lib.stages.evaluate import CamScores, score_seeds
+from wsss_lib.stages.evaluate import CamScores, score_cams
 from wsss_lib.stages.examples import Example, LabelledImages
 from wsss_lib.stages.infer import believed, cam_of_picture, classify, infer, infer_some
 from wsss_lib.stages.provenance import begin, maker, remove_files, source_of
-from wsss_lib.stages.refine import Powers
+from wsss_lib.stages.refine import PowerBackgrounds
 from wsss_lib.stages.store import CamStore, MaskStore
 
 _WATCHED = 4
@@ -31,7 +31,7 @@ class CamRun(Run[CamMethod]):
 
     def example(self) -> Example:
         """Return what makes training examples: augmented images with their labels."""
-        return LabelledImages(self.splits.training, self.method.config.augmentation(), self.normalise)
+        return LabelledImages(self.splits.fit, self.method.config.augmentation(), self.normalise)
 
     def after_epoch(self, epoch: int) -> None:
         """Keep the maps of :meth:`growth`."""
@@ -45,7 +45,7 @@ class CamRun(Run[CamMethod]):
         data = self.data("val")
         labelled = [i for i in range(len(data)) if data.labels[i].any()] or [0]
         labelled.sort(key=lambda i: float(data.labels[i].sum()))  # one class is easiest to follow
-        return Derived(data, "growth", labelled[:_WATCHED]), CamStore(self.folder / "growth" / f"{epoch:03d}")
+        return DatasetView(data, "growth", labelled[:_WATCHED]), CamStore(self.folder / "growth" / f"{epoch:03d}")
 
     def cams(self, split: str) -> CamStore:
         """Return the store of the class activation maps of a split."""
@@ -62,7 +62,7 @@ class CamRun(Run[CamMethod]):
                 rest = self._share(data, store)
                 self.to_device()
                 if rest:
-                    missing = Derived(data, data.name, rest)
+                    missing = DatasetView(data, data.name, rest)
                     infer(self.method, missing, store, self.fabric, self.normalise, self.workers)
         return store
 
@@ -86,7 +86,7 @@ class CamRun(Run[CamMethod]):
         data, store = self.data(split), self.cams(split)
         self.require(store)
         with self.timed(f"scoring {split}"):
-            return score_seeds(store, data)
+            return score_cams(store, data)
 
     def refine(self, what: str, split: str) -> dict[str, MaskStore]:
         """Write the missing masks of a split after a CRF, one for each of the alphas.
@@ -106,7 +106,7 @@ class CamRun(Run[CamMethod]):
         alphas, store = self.method.config.alphas, self.cams(split)
         self.require(store)
         names = [f"crf-{alpha:g}" for alpha in alphas]
-        return self.write_masks(what, split, Powers(store, alphas), names, "psa", source_of(store))
+        return self.write_masks(what, split, PowerBackgrounds(store, alphas), names, "psa", source_of(store))
 
     def cam(self, picture: Given, labels: str | Sequence[str] | None = None) -> tuple[Tensor, Tensor]:
         """Return the class activation maps of any picture, which need not be one of the run's data.

@@ -1,4 +1,4 @@
-"""Finding the run that another run continues: the seeds of AffinityNet, the ordinary classifier of OC-CSE."""
+"""Finding the run that another run continues: the maps of AffinityNet, the ordinary classifier of OC-CSE."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from wsss_lib.methods import load_method
 from wsss_lib.methods.method import CamConfig, further_backbone
 from wsss_lib.runs.cam import CamRun
 from wsss_lib.runs.folder import RunFolder, holds_run
+from wsss_lib.runs.kinds import open_run
 from wsss_lib.runs.parameters import default_folder
 from wsss_lib.runs.settings import Settings, read_settings
 
@@ -22,7 +23,7 @@ _IN_COMMON = ("data_root", "labels", "mask_values", "pretrained_folder", "accele
 def earlier_run(
     settings: Settings,
     identity: Mapping[str, Any],
-    role: Literal["seeds", "classifier"],
+    role: Literal["cams", "classifier"],
     own: Path,
     backbone: str = "",
 ) -> tuple[CamRun, Path | None]:
@@ -46,17 +47,17 @@ def earlier_run(
         InputError: The run is on other data, or makes no class activation maps.
     """
     common = {"seed": settings.seed, "limit": settings.limit, "precision": settings.precision}
-    usual = default_folder("00_cam", settings.preset, common, {})
+    default = default_folder("00_cam", settings.preset, common, {})
     mine = _data(identity)
     given: Path | None = getattr(settings, role)
-    fits = _fits(usual, identity, backbone)
-    folder = given or (usual if fits and not holds_run(own) else own)
+    fits = _fits(default, identity, backbone)
+    folder = given or (default if fits and not holds_run(own) else own)
     if holds_run(folder) or folder != own:
         earlier = continued(settings, folder)
         theirs = _data(RunFolder(folder).identity())
         if mine != theirs:
             raise InputError(
-                f"{role} {folder} are of a run on other data ({theirs}; here {mine}); give one on the same data."
+                f"{role} {folder} is a run on other data ({theirs}; here {mine}); give one on the same data."
             )
         if _other_pictures(RunFolder(folder).identity(), identity):
             raise InputError(
@@ -70,8 +71,6 @@ def earlier_run(
         earlier = replace(
             settings, notebook="00_cam", method="cam", config=config, weights=weights, folder=own, checkpoint=None
         )
-    from wsss_lib.runs.kinds import open_run  # imported here, because that module imports this one
-
     run = open_run(earlier, guest=True, part=folder == own)
     assert isinstance(run, CamRun)  # its configuration makes maps
     return run, None if folder == own else folder

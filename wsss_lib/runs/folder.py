@@ -32,8 +32,11 @@ from wsss_lib.stages.store import read_json, write_json
 FORMAT = 2
 """Format of a run's folder. Version 0.1.0 wrote format 1: no number, no records beside stores, and float16 maps."""
 
-SUBRUNS = ("seeds", "classifier", "superpixels")
-"""Folders that hold another run."""
+SUBRUNS = ("cam_run", "seeds", "classifier", "superpixels")
+"""Folders that hold another run; ``seeds`` is the name of ``cam_run`` in runs of version 0.1.0."""
+
+_RENAMED = {"data training": "data fit", "pictures training": "pictures fit", "seeds": "cams"}
+"""Present names of those parts of an identity that had other names in version 0.1.0."""
 
 SUBRUN_GROUPS = ("segmentation", "variants")
 """Folders that hold a folder for each of several other runs."""
@@ -191,7 +194,12 @@ class RunFolder:
 
     def identity(self) -> dict[str, Any]:
         """Return what decides the numbers of the run in the folder."""
-        return dict(read_config(self.path)["identity"])
+        return {_RENAMED.get(name, name): value for name, value in read_config(self.path)["identity"].items()}
+
+    @property
+    def has_old_names(self) -> bool:
+        """Whether the folder's files have the names of version 0.1.0, such as ``training`` for the split ``fit``."""
+        return self.is_claimed and not _RENAMED.keys().isdisjoint(read_config(self.path)["identity"])
 
     def fingerprint(self) -> str:
         """Return a short name of the identity that the run had when it claimed the folder."""
@@ -260,13 +268,15 @@ class RunFolder:
         """
         known = read_config(self.path) if self.is_claimed else {}
         before = known.get("identity", {})
-        added = [*known.get("added", []), *(name for name in identity if known and name not in before)]
+        names = {_RENAMED.get(name, name) for name in before}
+        new = {name: value for name, value in identity.items() if name not in names}
+        added = [*known.get("added", []), *(new if known else ())]
         content = {
             **({} if known.get("format", 1) == 1 and known else {"format": FORMAT}),
             "version": writer(known) if known else wsss_lib.__version__,
             **({"added": added} if added else {}),
             **({"part": True} if part or known.get("part") else {}),
-            "identity": {**identity, **before},
+            "identity": {**new, **before},
             "settings": dict(settings),
         }
         images = {"ids": sorted(ids), "files": digests.to_dict()}

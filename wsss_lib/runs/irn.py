@@ -15,7 +15,7 @@ from wsss_lib.stages.engine import loaded
 from wsss_lib.stages.examples import Example
 from wsss_lib.stages.refine import Read
 from wsss_lib.stages.store import MaskStore, ScoreStore
-from wsss_lib.stages.walk import WalkedOverBackground
+from wsss_lib.stages.walk import WalkedScoresOverBackground
 
 
 class IRNRun(RefinementRun[IRN]):
@@ -25,24 +25,24 @@ class IRNRun(RefinementRun[IRN]):
         """Return the store of the walked scores of a split; they have no row of the background."""
         return ScoreStore(self.folder / "scores" / "walk" / self.split_folder(split), half=False, background=False)
 
-    def walked(self, store: ScoreStore) -> WalkedOverBackground:
+    def walked(self, store: ScoreStore) -> WalkedScoresOverBackground:
         """Return what reads the walked scores of an image, with the constant score of the background."""
-        return WalkedOverBackground(store, self.method.network.stride, self.method.config.background)
+        return WalkedScoresOverBackground(store, self.method.network.stride, self.method.config.background)
 
     def label_stores(self) -> tuple[MaskStore, MaskStore]:
         """Return where the masks with the high and with the low threshold lie."""
-        return self.masks("confident-objects", "training"), self.masks("confident-background", "training")
+        return self.masks("confident-objects", "fit"), self.masks("confident-background", "fit")
 
     def label_fields(self) -> tuple[Read, str]:
         """Return what reads the labels with the high and with the low threshold, and the preset of the CRF."""
         config = self.method.config
         thresholds = config.object_threshold, config.background_threshold
-        return ThresholdLabels(self.seeds.cams("training"), thresholds, config.label_confidence), config.label_crf
+        return ThresholdLabels(self.cam_run.cams("fit"), thresholds, config.label_confidence), config.label_crf
 
     @property
     def labels(self) -> ConfidentLabels:
         """What is known of the pixels of the training images; :meth:`label` comes first."""
-        return ConfidentLabels(self.data("training"), *self.label_stores())
+        return ConfidentLabels(self.data("fit"), *self.label_stores())
 
     def example(self) -> Example:
         """Return what makes training examples: scaled crops and what is known of their cells.

@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 
-from wsss_lib.runs.affinitynet import AffinityNetRun
-from wsss_lib.runs.cam import CamRun
-from wsss_lib.runs.irn import IRNRun
-from wsss_lib.runs.msal import MsalRun, SuperpixelRun
-from wsss_lib.runs.pcss import PcssRun
 from wsss_lib.runs.run import Run
-from wsss_lib.runs.segmentation import SegmentationRun
 from wsss_lib.runs.settings import Settings, read_settings
-from wsss_lib.runs.with_classifier import WithClassifierRun
 
-_KINDS: dict[str, type[Run]] = {
-    "affinitynet": AffinityNetRun,
-    "irn": IRNRun,
-    "oc_cse": WithClassifierRun,
-    "acr": WithClassifierRun,
-    "pcss": PcssRun,
-    "superpixels": SuperpixelRun,
-    "msal": MsalRun,
-    "segmentation": SegmentationRun,
+_KINDS = {
+    "affinitynet": "affinitynet.AffinityNetRun",
+    "irn": "irn.IRNRun",
+    "oc_cse": "with_classifier.WithClassifierRun",
+    "acr": "with_classifier.WithClassifierRun",
+    "pcss": "pcss.PcssRun",
+    "superpixels": "msal.SuperpixelRun",
+    "msal": "msal.MsalRun",
+    "segmentation": "segmentation.SegmentationRun",
 }
-"""Kinds of runs by method; a method that is not listed has a `CamRun`."""
+"""Kinds of runs by method; a method that is not listed has a `CamRun`.
+
+The names are texts, so that a kind of run can open another run without a circle of imports.
+"""
 
 
 def open_run(settings: Settings, guest: bool = False, part: bool = False) -> Run:
@@ -35,7 +32,9 @@ def open_run(settings: Settings, guest: bool = False, part: bool = False) -> Run
         guest: Whether the run is opened for the results that it already has, see :class:`wsss_lib.runs.run.Run`.
         part: Whether another run makes this one for its own use.
     """
-    return _KINDS.get(settings.method, CamRun)(settings, guest, part)
+    module, name = _KINDS.get(settings.method, "cam.CamRun").split(".")
+    kind: type[Run] = getattr(import_module(f"wsss_lib.runs.{module}"), name)
+    return kind(settings, guest, part)
 
 
 def reopen(folder: Path, guest: bool = False) -> Run:

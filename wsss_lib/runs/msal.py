@@ -32,7 +32,7 @@ class SuperpixelRun(Run[Superpixels]):
 
     def example(self) -> Example:
         """Return what makes training examples."""
-        return LabelledImages(self.splits.training, self.method.config.augmentation(), self.normalise)
+        return LabelledImages(self.splits.fit, self.method.config.augmentation(), self.normalise)
 
 
 class MsalRun(CamRun):
@@ -86,7 +86,7 @@ class MsalRun(CamRun):
             )
         if not wanted and folder is not None:
             raise InputError("saliency is given, but target image does not use it; choose target saliency.")
-        return SaliencyMaps(folder, self.splits.training) if folder is not None else None
+        return SaliencyMaps(folder, self.splits.fit) if folder is not None else None
 
     def example(self) -> Example:
         """Return what makes training examples."""
@@ -159,7 +159,7 @@ class MsalRun(CamRun):
             network = deepcopy(self.superpixel_run.method.network)  # that run may still be asked to train
         return network.eval().requires_grad_(False).to(self.fabric.device)
 
-    def equip(self, method: CamMethod) -> None:
+    def setup_method(self, method: CamMethod) -> None:
         """Give the method its superpixels, if it needs them."""
         assert isinstance(method, MSAL)
         if method.config.needs_superpixels:

@@ -15,7 +15,7 @@ from wsss_lib.errors import InputError
 from wsss_lib.methods import load_method
 from wsss_lib.methods.method import PRESETS, Config, further_backbone
 from wsss_lib.models.pretrained import backbone_of_weights, find_weights
-from wsss_lib.runs.settings import PATHS, Settings, project_root
+from wsss_lib.runs.settings import PATHS, RENAMED, Settings, project_root
 from wsss_lib.stages.engine import PRECISIONS
 
 _TYPES: dict[str, type] = {
@@ -24,7 +24,7 @@ _TYPES: dict[str, type] = {
     "labels": str,
     "mask_values": str,
     "weights": str,
-    "seeds": str,
+    "cams": str,
     "classifier": str,
     "superpixels": str,
     "saliency": str,
@@ -85,6 +85,7 @@ def read_parameters(notebook: str, method: str, namespace: Mapping[str, Any]) ->
     """
     config_class: type[Config] = load_method(method).Config
     types = parameter_types(method)
+    namespace = with_present_names(namespace)
     refuse_unknown(namespace, types)
     values = read_values(namespace, types)
 
@@ -111,6 +112,21 @@ def read_parameters(notebook: str, method: str, namespace: Mapping[str, Any]) ->
         pretrained_folder=project_root() / "pretrained",
         **{name: values[name] for name in _PASSED_ON if name in values},
     )
+
+
+def with_present_names(namespace: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the namespace with the present name of each parameter that has its name of version 0.1.0, and say so.
+
+    A notebook's own namespace is changed, because the notebook's later cells read the parameter there.
+    """
+    renamed = {old: new for old, new in RENAMED.items() if isinstance(namespace.get(old), str)}
+    for old, new in renamed.items():
+        print(f"parameter {old} is now called {new}; the old name works for one more version.")
+        if isinstance(namespace, MutableMapping):
+            namespace[new] = namespace.pop(old)
+        else:
+            namespace = {**{name: value for name, value in namespace.items() if name != old}, new: namespace[old]}
+    return namespace
 
 
 def default_folder(notebook: str, preset: str, values: Mapping[str, Any], changes: Mapping[str, Any]) -> Path:
@@ -181,7 +197,7 @@ def refuse_unknown(namespace: Mapping[str, Any], known: Iterable[str]) -> None:
     known = {name for name in known if name not in unused}  # what a notebook does not use must not be given
     for statement in ast.parse(injected[-1]).body:
         for target in getattr(statement, "targets", []):
-            if isinstance(target, ast.Name) and target.id not in known and target.id not in own:
+            if isinstance(target, ast.Name) and RENAMED.get(target.id, target.id) not in known | own:
                 near = difflib.get_close_matches(target.id, [*known], n=1)
                 hint = f"perhaps {near[0]} is meant." if near else f"choose among {', '.join(sorted(own or known))}."
                 raise InputError(f"parameter {target.id} is unknown; {hint}")

@@ -13,7 +13,7 @@ from wsss_lib.methods.pcss import PCSS, Config, choose_probed
 from wsss_lib.runs.cam import CamRun
 from wsss_lib.show.progress import epoch_line
 from wsss_lib.stages.engine import loaded
-from wsss_lib.stages.examples import Squared
+from wsss_lib.stages.examples import ResizedToSquare
 from wsss_lib.stages.train import History
 
 _BATCH = 8
@@ -38,11 +38,11 @@ class PcssRun(CamRun):
         """
         config = self.method.config
         assert isinstance(config, Config)
-        data, size = self.splits.training, config.crop_size
+        data, size = self.splits.fit, config.crop_size
         order = list(range(len(data)))
         random.Random(f"{self.settings.seed}/census/{epoch}").shuffle(order)
         used = choose_probed(data.labels[order], config.probed_images)
         mine = used.any(1).nonzero().flatten().tolist()[self.fabric.global_rank :: self.fabric.world_size]
-        images = Squared(data, [order[i] for i in mine], used[mine], size, self.normalise)
+        images = ResizedToSquare(data, [order[i] for i in mine], used[mine], size, self.normalise)
         for batch, some in loaded(DataLoader(images, _BATCH, num_workers=self.workers)):
             yield self.fabric.to_device(batch.contiguous()), self.fabric.to_device(some)

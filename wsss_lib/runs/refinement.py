@@ -16,7 +16,7 @@ from wsss_lib.methods.irn import IRN
 from wsss_lib.runs.earlier import earlier_run
 from wsss_lib.runs.run import Run
 from wsss_lib.stages.provenance import require, source_of
-from wsss_lib.stages.refine import Powers, Read, refine
+from wsss_lib.stages.refine import PowerBackgrounds, Read, refine
 from wsss_lib.stages.store import MaskStore, ScoreStore
 from wsss_lib.stages.walk import walk
 
@@ -27,33 +27,34 @@ class RefinementRun(Run[W], Generic[W]):
     """A run that refines maps.
 
     Attributes:
-        seeds: The run whose class activation maps are refined.
+        cam_run: The run whose class activation maps are refined.
     """
 
     stages = ("label", "train", "infer", "refine")
     final_masks = "walk-crf"
 
     def prepare(self) -> None:
-        """Find the maps.
+        """Find the run whose maps are refined.
 
-        They are those of the run that the settings name, or else of that of 00_cam if it is on the same data, or else
-        of a short run in this run's own folder.
+        It is the run that the settings name, or else that of 00_cam if it is on the same data, or else a short run in
+        this run's own folder.
         """
-        self.seeds, folder = earlier_run(self.settings, self.own_identity, "seeds", self.folder / "seeds")
-        self.settings = replace(self.settings, seeds=folder)
+        own = self.folder / ("seeds" if self.place.has_old_names else "cam_run")
+        self.cam_run, folder = earlier_run(self.settings, self.own_identity, "cams", own)
+        self.settings = replace(self.settings, cams=folder)
 
     @property
-    def has_short_seeds(self) -> bool:
+    def has_short_cam_run(self) -> bool:
         """Whether the maps are of a short run in this run's own folder, because no run of 00_cam was found."""
-        return self.settings.seeds is None
+        return self.settings.cams is None
 
     def identity(self) -> dict[str, Any]:
-        """Return everything that decides the numbers of the run, including the maps."""
-        return {**self.own_identity, "seeds": self.seeds.fingerprint()}
+        """Return everything that decides the numbers of the run, including the run whose maps are refined."""
+        return {**self.own_identity, "cams": self.cam_run.fingerprint()}
 
     def shared(self) -> dict[str, Any]:
         """Return where the maps are, so that variants do not make their own."""
-        return {"seeds": self.seeds.folder}
+        return {"cams": self.cam_run.folder}
 
     # ----------------------------------------------------------------------------------------- what methods differ in
 
@@ -77,26 +78,26 @@ class RefinementRun(Run[W], Generic[W]):
 
     def label(self) -> None:
         """Refine the maps of the training images in two ways, for :meth:`train` to learn from."""
-        data, cams, stores = self.data("training"), self.seeds.cams("training"), self.label_stores()
-        self.seeds.require(cams)
+        data, cams, stores = self.data("fit"), self.cam_run.cams("fit"), self.label_stores()
+        self.cam_run.require(cams)
         read, preset = self.label_fields()
         with self.working(), self.timed("labels"):
             for store in stores:
-                self.begin(store, "training", source_of(cams))
+                self.begin(store, "fit", source_of(cams))
             if not self.delegate("label"):
                 refine(data, read, stores, self.fabric, preset, workers=self.refine_workers)
 
     def training_sources(self) -> dict[str, str]:
         """Return the source of the labels, which must be the present maps."""
-        cams, stores = self.seeds.cams("training"), self.label_stores()
+        cams, stores = self.cam_run.cams("fit"), self.label_stores()
         for store in stores:
             require(store, lambda: source_of(cams))
         return {"labels": source_of(stores[0])}
 
     def infer(self, split: str) -> ScoreStore:
         """Write the missing walked scores of a split, and return their store."""
-        data, store, cams = self.data(split), self.walk_store(split), self.seeds.cams(split)
-        self.seeds.require(cams)
+        data, store, cams = self.data(split), self.walk_store(split), self.cam_run.cams(split)
+        self.cam_run.require(cams)
         self.refuse_other_sources()
         with self.working(), self.timed(f"walk {split}"):
             self.begin(store, split, f"{self.source()} on {source_of(cams)}")
@@ -105,11 +106,11 @@ class RefinementRun(Run[W], Generic[W]):
                 walk(self.method, data, cams, store, self.fabric, self.normalise, self.workers)
         return store
 
-    def refine(self, what: str, split: str) -> dict[str, MaskStore]:
+    def refine(self, refinement: str, split: str) -> dict[str, MaskStore]:
         """Write the missing masks of a split.
 
         Args:
-            what: ``crf``: the CAMs after a CRF, once for each of the configuration's alphas; ``walk``: the walked
+            refinement: ``crf``: the CAMs after a CRF, once for each of the configuration's alphas; ``walk``: the walked
                 scores as they are; ``walk-crf``: the walked scores after a CRF.
             split: Name of the split.
 
@@ -120,15 +121,15 @@ class RefinementRun(Run[W], Generic[W]):
             InputError: The refinement is unknown, or the maps or scores of an image are missing, damaged or do not fit
                 it.
         """
-        config, cams, walks = self.method.config, self.seeds.cams(split), self.walk_store(split)
+        config, cams, walks = self.method.config, self.cam_run.cams(split), self.walk_store(split)
         walked, of_cams, of_walks = self.walked(walks), source_of(cams), source_of(walks)
         reads: dict[str, tuple[Read, list[str], str | None, str]] = {
-            "crf": (Powers(cams, config.alphas), [f"crf-{a:g}" for a in config.alphas], "psa", of_cams),
+            "crf": (PowerBackgrounds(cams, config.alphas), [f"crf-{a:g}" for a in config.alphas], "psa", of_cams),
             "walk": (walked, ["walk"], None, of_walks),
             "walk-crf": (walked, ["walk-crf"], config.walk_crf, of_walks),
         }
-        if what not in reads:
-            raise InputError(f"refinement {what!r} is unknown; choose one of {', '.join(reads)}.")
-        self.seeds.require(cams)
+        if refinement not in reads:
+            raise InputError(f"refinement {refinement!r} is unknown; choose one of {', '.join(reads)}.")
+        self.cam_run.require(cams)
         require(walks, lambda: f"{self.source()} on {of_cams}")
-        return self.write_masks(what, split, *reads[what])
+        return self.write_masks(refinement, split, *reads[refinement])

@@ -46,7 +46,7 @@ def choose_threshold(scores: Mapping[str, CamScores]) -> tuple[float, str]:
     return train.thresholds[train.best], "best on train"
 
 
-def seed_summaries(scores: Mapping[str, CamScores]) -> dict[str, dict[str, Any]]:
+def cam_summaries(scores: Mapping[str, CamScores]) -> dict[str, dict[str, Any]]:
     """Return, for every split, the scores at three thresholds, each with how it was chosen.
 
     ``fixed`` is chosen without masks. ``swept`` is that of :func:`choose_threshold`. ``oracle`` is the best one on the
@@ -124,7 +124,7 @@ def write_metrics(
 
     Args:
         run: The run.
-        scores: The seed's scores, by split; empty without masks.
+        scores: Scores of the CAM seeds, by split; empty without masks.
         classification: Results of :func:`ranking_summary`, by split.
         more: Whatever else a notebook measured, as plain values.
     """
@@ -147,7 +147,7 @@ def write_metrics(
             name: {"name": split.name, "images": len(split), "masks": len(split.masked)}
             for name, split in run.splits.scored.items()
         },
-        "seeds": seed_summaries(scores) if scores else {},
+        "cams": cam_summaries(scores) if scores else {},
         "classification": dict(classification),
         "doubts": [*doubts(run), *unseen_classes(run, scores)],
         **more,
@@ -178,7 +178,7 @@ def _versions(run: Run, made: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict
 
 def describe(run: Run) -> str:
     """Return what runs, on what and with what, in a few lines, and what makes its numbers doubtful."""
-    settings, config, training = run.settings, run.settings.config, run.splits.training
+    settings, config, training = run.settings, run.settings.config, run.splits.fit
     options = " ".join(f"{name} {value}" for name, value in config.backbone_options.items())
     data = ", ".join(f"{name} {len(split)}" for name, split in run.splits.scored.items())
     return "\n".join(
@@ -186,7 +186,7 @@ def describe(run: Run) -> str:
             f"preset {settings.preset}, seed {settings.seed}, backbone {config.backbone} {options}".rstrip(),
             f"device {device_name(run.fabric.device)}, devices {settings.devices}, precision {settings.precision}",
             f"training on {training.name}: {len(training)} images, {len(training.classes)} classes",
-            f"seeds for {data} images",
+            f"maps for {data} images",
             f"files in {relative(run.folder)}",
             ", ".join(f"{name} {number}" for name, number in versions().items()),
             *(f"note: {line}" for line in doubts(run)),
@@ -200,7 +200,7 @@ def doubts(run: Run) -> list[str]:
     Args:
         run: The run.
     """
-    settings, images, found = run.settings, len(run.splits.training), list(run.splits.doubts)
+    settings, images, found = run.settings, len(run.splits.fit), list(run.splits.doubts)
     if settings.checkpoint is None:  # else nothing is trained
         smaller = smaller_batches(settings.config.batch_size, images, settings.devices)
         found += [smaller] if smaller else []
@@ -215,7 +215,7 @@ def unseen_classes(run: Run, scores: Mapping[str, CamScores]) -> list[str]:
 
     Args:
         run: The run.
-        scores: The seed's scores, by split.
+        scores: Scores of the CAM seeds, by split.
     """
     lines = []
     for split, score in scores.items():
@@ -233,8 +233,8 @@ def relative(path: Path) -> str:
     return printable(path.relative_to(root) if path.is_relative_to(root) else path)
 
 
-def seed_table(summaries: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return the result of :func:`seed_summaries` as a Markdown table."""
+def cam_table(summaries: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the result of :func:`cam_summaries` as a Markdown table."""
     lines = []
     for split, rows in summaries.items():
         for row in {row["threshold_chosen"]: row for row in rows.values()}.values():

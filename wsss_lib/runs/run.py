@@ -169,7 +169,7 @@ class Run(ABC, Generic[M]):
 
     @property
     def _all_data(self) -> dict[str, Dataset]:
-        return {"training": self.splits.training, **self.splits.scored}
+        return {"fit": self.splits.fit, **self.splits.scored}
 
     @property
     def _defaults(self) -> dict[str, Any]:
@@ -301,7 +301,7 @@ class Run(ABC, Generic[M]):
     def method(self) -> M:
         """The method: trained as far as the folder's checkpoint, else with its pre-trained or random weights."""
         method = self._untrained
-        self.equip(method)
+        self.setup_method(method)
         self._loaded = self._checkpoint()
         resume(method, self.folder, self._fingerprint)
         return method
@@ -340,7 +340,7 @@ class Run(ABC, Generic[M]):
             method.load_official(read_state(settings.checkpoint), settings.checkpoint)
         return method
 
-    def equip(self, method: M) -> None:
+    def setup_method(self, method: M) -> None:
         """Give a new method what it starts from besides ImageNet weights; by default nothing."""
 
     @property
@@ -384,7 +384,7 @@ class Run(ABC, Generic[M]):
 
     def training_images(self) -> TrainingImages:
         """Return the augmented training data."""
-        return TrainingImages(self.splits.training, self.example(), self.settings.seed)
+        return TrainingImages(self.splits.fit, self.example(), self.settings.seed)
 
     def training_batches(self) -> TrainingBatches:
         """Return the shuffled and augmented training data."""
@@ -392,24 +392,25 @@ class Run(ABC, Generic[M]):
         return TrainingBatches(self.training_images(), batch_size, self.fabric, self.settings.seed, self.workers)
 
     def data(self, split: str) -> Dataset:
-        """Return a split: ``train`` or ``val``, which are scored, or ``training``, which is trained on.
+        """Return a split: ``train`` or ``val``, which are scored, or ``fit``, which the networks learn from.
 
         Raises:
             InputError: The split is unknown.
         """
-        splits = {**self.splits.scored, "training": self.splits.training}
+        splits = {**self.splits.scored, "fit": self.splits.fit}
         if split not in splits:
             raise InputError(f"split {split!r} is unknown; choose one of {', '.join(splits)}.")
         return splits[split]
 
     def split_folder(self, split: str) -> str:
-        """Return the name of the folder for a split; ``training`` may be the same images as ``train``."""
-        training = self.splits.training
-        if split == "training":
-            for name, data in self.splits.scored.items():
-                if data.ids == training.ids and torch.equal(data.labels, training.labels):
-                    return name
-        return split
+        """Return the name of the folder for a split; ``fit`` may be the same images as ``train``."""
+        if split != "fit":
+            return split
+        fit = self.splits.fit
+        for name, data in self.splits.scored.items():
+            if data.ids == fit.ids and torch.equal(data.labels, fit.labels):
+                return name
+        return "training" if self.place.has_old_names else split
 
     def masks(self, what: str, split: str) -> MaskStore:
         """Return a store of masks, such as ``crf-4`` for the CRF with the alpha 4."""
@@ -468,7 +469,7 @@ class Run(ABC, Generic[M]):
         settings = replace(self.settings, config=config, folder=folder, resume=True, **self.shared())
         other = type(self)(settings, part=True)
         source, target = self.folder / "checkpoint.pt", folder / "checkpoint.pt"
-        if changes.keys() <= config.after_training and source.is_file() and self.is_trained and not target.is_file():
+        if changes.keys() <= config.inference_only and source.is_file() and self.is_trained and not target.is_file():
             with other.working():
                 write_checkpoint(target, {**read_checkpoint(source), "run": other.fingerprint()})
         return other

@@ -83,7 +83,7 @@ class SegmentationRun(Run[Segmentation]):
             self._check_content(self.pseudo_masks)
 
     def _check_content(self, masks: MaskStore) -> None:
-        data, found = self.splits.training, torch.zeros(256, dtype=torch.bool)
+        data, found = self.splits.fit, torch.zeros(256, dtype=torch.bool)
         for index, image_id in enumerate(bar(data.ids, f"pseudo masks of {data.name}", len(data))):
             found[masks.read(image_id, len(data.classes), data.own_size(index)).flatten().long().unique()] = True
         if not found[1:IGNORE].any():
@@ -94,7 +94,7 @@ class SegmentationRun(Run[Segmentation]):
             )
 
     def _check_complete(self, masks: MaskStore) -> None:
-        data = self.splits.training
+        data = self.splits.fit
         missing = [image_id for image_id in data.ids if image_id not in masks]
         if len(missing) == len(data):
             raise InputError(
@@ -104,14 +104,14 @@ class SegmentationRun(Run[Segmentation]):
         if missing:
             raise InputError(
                 f"pseudo mask {masks.path(missing[0])} is missing, as {len(missing)} of {len(data)} are; finish the "
-                "stage that makes them, for the split training, or give another folder as pseudo_masks."
+                "stage that makes them, for the split fit, or give another folder as pseudo_masks."
             )
 
     def _check_owner(self) -> None:
         owner = self._owner()
         if owner is None:
             return
-        name = "data training"
+        name = "data fit"
         theirs, mine = RunFolder(owner).identity().get(name), self.own_identity[name]
         if theirs != mine:
             raise InputError(
@@ -128,13 +128,13 @@ class SegmentationRun(Run[Segmentation]):
         found = super().input_digests(digests)
         if self.pseudo_masks is None or self.place.is_old:
             return found
-        paths = [self.pseudo_masks.path(image_id) for image_id in self.splits.training.ids]
+        paths = [self.pseudo_masks.path(image_id) for image_id in self.splits.fit.ids]
         return {**found, "pseudo masks": combined(digests.of(paths, "pseudo masks"))}
 
     @cached_property
     def _mask_digest(self) -> str:
         assert self.pseudo_masks is not None
-        paths = [self.pseudo_masks.path(image_id) for image_id in self.splits.training.ids]
+        paths = [self.pseudo_masks.path(image_id) for image_id in self.splits.fit.ids]
         if not self.place.is_old:
             return self.input_digests(self.digests)["pseudo masks"]
         found = 0  # as format 1 has it
@@ -147,7 +147,7 @@ class SegmentationRun(Run[Segmentation]):
         config = self.method.config
         assert self.pseudo_masks is not None  # else there is nothing to train
         return PseudoLabelled(
-            self.splits.training,
+            self.splits.fit,
             self.pseudo_masks,
             config.augmentation(),
             config.colour_jitter,
@@ -158,7 +158,7 @@ class SegmentationRun(Run[Segmentation]):
     def training_images(self) -> TrainingImages:
         """Return the augmented training data, with one scale for a batch if the settings say so."""
         kind = JointlyScaled if self.method.config.one_scale_per == "batch" else TrainingImages
-        return kind(self.splits.training, self.example(), self.settings.seed)
+        return kind(self.splits.fit, self.example(), self.settings.seed)
 
     def infer(self, split: str) -> MaskStore:
         """Write the missing masks of a split, and return their store.
@@ -236,21 +236,21 @@ class SegmentationRun(Run[Segmentation]):
         return any(i not in masks or (i not in refined and i not in scores) for i in self.data(split).ids)
 
 
-def seed_masks(run: CamRun, threshold: float | None = None) -> MaskStore:
+def cam_masks(run: CamRun, threshold: float | None = None) -> MaskStore:
     """Return the masks of the training images that the maps of a run give at one background threshold.
 
     Args:
-        run: A run whose maps of ``training`` and, if no threshold is given, of ``train`` have been made.
+        run: A run whose maps of ``fit`` and, if no threshold is given, of ``train`` have been made.
         threshold: The background score; None for the one that is best on ``train``.
     """
     if threshold is None:
         scores = run.score("train")
         threshold = scores.thresholds[scores.best]
-    store, cams = run.masks(f"seed-{threshold:g}", "training"), run.cams("training")
+    store, cams = run.masks(f"cam-{threshold:g}", "fit"), run.cams("fit")
     run.require(cams)
     with run.working():
-        run.begin(store, "training", source_of(cams))
-        refine(run.data("training"), Threshold(cams, threshold), [store], run.fabric, None)
+        run.begin(store, "fit", source_of(cams))
+        refine(run.data("fit"), Threshold(cams, threshold), [store], run.fabric, None)
     return store
 
 
@@ -266,8 +266,8 @@ def final_stage(
         weights: File of the backbone's pre-trained weights, see :func:`segment`.
         changes: Fields of the configuration that differ, see :func:`segment`.
     """
-    run.infer("training")
-    stores = run.refine(run.final_masks, "training")
+    run.infer("fit")
+    stores = run.refine(run.final_masks, "fit")
     best = next(iter(stores))
     if len(stores) > 1 and run.data("train").has_masks:
         run.infer("train")
@@ -286,7 +286,7 @@ def segment(
 
     Args:
         run: The run.
-        masks: Masks of the run for the split ``training``; the network is trained on them.
+        masks: Masks of the run for the split ``fit``; the network is trained on them.
         backbone: Backbone of the network, which comes with the settings of its authors; "" for that of the run in the
             folder, or of the run itself if it is a light one for ``photos``, or of the preset.
         weights: File of its pre-trained weights; None for the run's own if it has this backbone, else for the usual.
@@ -312,7 +312,7 @@ def segment(
             folder=folder,
             weights=weights,
             pseudo_masks=masks.folder,
-            seeds=None,
+            cams=None,
             classifier=None,
             superpixels=None,
             saliency=None,

@@ -16,7 +16,7 @@ PATHS = (
     "data_root",
     "labels",
     "weights",
-    "seeds",
+    "cams",
     "classifier",
     "superpixels",
     "saliency",
@@ -24,6 +24,9 @@ PATHS = (
     "checkpoint",
 )
 """The settings that name files or folders of the user."""
+
+RENAMED = {"seeds": "cams"}
+"""Present names of settings that had other names in version 0.1.0."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class Settings:
         labels: Source of the image-level labels of a folder in VOC's layout; None for the usual places.
         mask_values: Meaning of the values in the masks, see `wsss_lib.data.splits.open_splits`; "" if they are classes.
         weights: File of the pre-trained weights; None for the usual one.
-        seeds: Folder of the run whose class activation maps this one refines; None for the usual one.
+        cams: Folder of the run whose class activation maps this one refines; None for the usual one.
         classifier: Folder of the run, or file of the authors' network, of the ordinary classifier; None for the usual.
         superpixels: Folder of the run, or file, of the superpixel network; None for a run in this run's folder.
         saliency: Folder of the saliency maps, see `wsss_lib.data.saliency`.
@@ -66,7 +69,7 @@ class Settings:
     labels: Path | None = None
     mask_values: str = ""
     weights: Path | None = None
-    seeds: Path | None = None
+    cams: Path | None = None
     classifier: Path | None = None
     superpixels: Path | None = None
     saliency: Path | None = None
@@ -96,6 +99,7 @@ class Settings:
             TypeError: A field is unknown or of another type.
             InputError: The method, or a field of its configuration, is unknown.
         """
+        values = {RENAMED.get(name, name): value for name, value in values.items()}
         config = load_method(values["method"]).Config.from_dict(values["config"])
         names = [*PATHS, "folder", "pretrained_folder"]
         paths = {name: None if values.get(name) is None else Path(values[name]) for name in names}

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from wsss_lib.data.dataset import Derived
+from wsss_lib.data.dataset import DatasetView
 from wsss_lib.errors import InputError
 from wsss_lib.methods import acr, cam, load_method, oc_cse
 from wsss_lib.methods.acr import ACR
@@ -138,7 +138,7 @@ class WithClassifierRun(CamRun):
         method.network.requires_grad_(False).to(self.fabric.device)
         return method
 
-    def equip(self, method: CamMethod) -> None:
+    def setup_method(self, method: CamMethod) -> None:
         """Start from the ordinary classifier, if the configuration says so."""
         if self.settings.checkpoint is not None:
             return
@@ -170,9 +170,9 @@ class WithClassifierRun(CamRun):
                 f"classifier {self.classifier_name} wants images normalised by {wanted}, the network that is trained "
                 f"by {self.normalise}; give one with the same backbone."
             )
-        training = self.splits.training
+        training = self.splits.fit
         labels = training.labels[:_ASKED]
-        asked = Derived(training, training.name, list(range(len(labels))))
+        asked = DatasetView(training, training.name, list(range(len(labels))))
         logits = classify(self.ordinary, asked, self.fabric, self.normalise, self.workers)
         recall = float(top_recall(logits, labels))
         blind = float(top_recall(training.labels.mean(0).expand_as(labels), labels))

@@ -17,7 +17,7 @@ from wsss_lib.methods.affinitynet import semi_labels
 from wsss_lib.methods.cam import classification_loss
 from wsss_lib.methods.oc_cse import erasing_mask, remaining_labels
 from wsss_lib.models.mctformer import refine_by_patches
-from wsss_lib.ops.cam import normalise_maximum, normalise_range, seed
+from wsss_lib.ops.cam import cam_label, normalise_maximum, normalise_range
 from wsss_lib.ops.frequency import magnitude, with_magnitude
 from wsss_lib.ops.metrics import intersection_over_union
 from wsss_lib.ops.propagation import propagate_affinity
@@ -32,12 +32,12 @@ def check_cam(answer: Callable[[Tensor, Tensor], Tensor | None]) -> bool:
     return _compare(answer(features, weights), wanted, "random features (8, 5, 7) and weights (3, 8)")
 
 
-def check_seed(answer: Callable[[Tensor, Tensor, float], Tensor | None]) -> bool:
-    """Check a function from maps ``(n, H, W)``, classes ``(n,)`` and a threshold to the seed ``(H, W)``."""
+def check_cam_label(answer: Callable[[Tensor, Tensor, float], Tensor | None]) -> bool:
+    """Check a function from maps ``(n, H, W)``, classes ``(n,)`` and a threshold to the CAM seed ``(H, W)``."""
     random = torch.Generator().manual_seed(1)
     maps = torch.rand(2, 6, 6, generator=random)
     classes = torch.tensor([4, 11])
-    wanted = seed(maps, classes, 0.6)
+    wanted = cam_label(maps, classes, 0.6)
     return _compare(answer(maps, classes, 0.6), wanted, "random maps of the classes 4 and 11, threshold 0.6")
 
 

@@ -10,7 +10,7 @@ from IPython.display import display
 from torch import Tensor
 
 from wsss_lib.data.dataset import Dataset
-from wsss_lib.ops.cam import seed
+from wsss_lib.ops.cam import cam_label
 from wsss_lib.show import figures
 from wsss_lib.show.progress import somebody_watches
 
@@ -21,17 +21,17 @@ ReadMaps = Callable[[str], tuple[Tensor, Tensor]]
 """Returns ``classes`` ``(n,)`` and ``cams`` ``(n, H, W)`` in [0, 1] of an image id."""
 
 
-def seed_pictures(
+def cam_pictures(
     data: Dataset, read: ReadMaps, index: int, which: int, threshold: float, alpha: float
 ) -> dict[str, figures.Picture]:
-    """Return an image, one of its maps, its seed and, where there is one, its mask, each laid over the image.
+    """Return an image, one of its maps, its CAM seed and, where there is one, its mask, each laid over the image.
 
     Args:
         data: The images.
         read: Function that returns the maps of an image.
         index: Position of the image.
         which: The class whose map is shown, from 0; a class without a map leaves the image dark.
-        threshold: The background threshold of the seed.
+        threshold: The background threshold of the CAM seed.
         alpha: Opacity of heat and colours, 0-1.
     """
     image = data.image(index)
@@ -41,7 +41,7 @@ def seed_pictures(
     pictures: dict[str, figures.Picture] = {
         "image": image,
         "CAM": figures.overlay(image, cam, alpha),
-        "seed": figures.overlay_mask(image, seed(cams, classes, threshold).numpy(), alpha),
+        "CAM seed": figures.overlay_mask(image, cam_label(cams, classes, threshold).numpy(), alpha),
     }
     if data.has_masks:
         pictures["mask"] = figures.overlay_mask(image, data.mask(index), alpha)
@@ -144,7 +144,7 @@ def _still(data: Dataset, read: ReadMaps, threshold: float, images: int) -> figu
     rows, titles = {}, []
     for index in range(min(images, len(data))):
         name, which = (shown_classes(data, index) or [("no class", -1)])[0]
-        pictures = seed_pictures(data, read, index, which, threshold, 0.6)
+        pictures = cam_pictures(data, read, index, which, threshold, 0.6)
         rows[f"{name} ({data.ids[index]})"] = list(pictures.values())
         titles = list(pictures)
     return figures.table_of_pictures(rows, titles)
@@ -164,7 +164,7 @@ def _sliders(data: Dataset, read: ReadMaps, threshold: float) -> ipywidgets.VBox
 
     def draw(_: object) -> None:
         if which.value is not None:
-            pictures = seed_pictures(data, read, image.value, which.value, level.value, alpha.value)
+            pictures = cam_pictures(data, read, image.value, which.value, level.value, alpha.value)
             screen.value = figures.grid(list(pictures.values()), list(pictures), inches=2.4).png()
 
     image.observe(offer_classes, "value")

@@ -1,4 +1,4 @@
-"""Scores of seeds against masks, at all background thresholds in one pass over the data."""
+"""Scores of CAM seeds against masks, at all background thresholds in one pass over the data."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def _sweep(cams: Tensor, classes: Tensor, truth: Tensor, levels: Tensor, num_cla
     return total
 
 
-def score_seeds(
+def score_cams(
     store: CamStore, data: Dataset, thresholds: Sequence[float] = THRESHOLDS, partial: bool = False
 ) -> CamScores:
     """Score the maps of a store, enlarged to the images' own sizes, against the masks of a data set.
@@ -250,7 +250,7 @@ def score_images(store: CamStore, data: Dataset, threshold: float) -> Tensor:
         threshold: The background threshold.
 
     Returns:
-        ``(n,)`` float64: the mean intersection over union of the classes that occur in the mask or in the seed; NaN
+        ``(n,)`` float64: the mean intersection over union of the classes that occur in the mask or in the CAM seed; NaN
         for an image without a mask.
     """
     num_classes = len(data.classes) + 1

@@ -198,7 +198,7 @@ class SalientImages:
         return torch.cat([image, values / 255]), data.labels[index]
 
 
-class Squared(TorchDataset[tuple[Tensor, Tensor]]):
+class ResizedToSquare(TorchDataset[tuple[Tensor, Tensor]]):
     """Images that are resized to a square whatever their sides were, and for which classes they count.
 
     Args:

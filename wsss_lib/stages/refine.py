@@ -34,7 +34,7 @@ IMAGES_PER_BATCH = {"cpu": 1, "cuda": 16}
 
 
 @dataclass(frozen=True)
-class Powers:
+class PowerBackgrounds:
     """Class activation maps, with a background ``(1 - max)^alpha`` for each of several alphas.
 
     Attributes:
@@ -107,7 +107,7 @@ class _Jobs(TorchDataset[Job | None]):
 
 
 def _solve(
-    preset: str | dense_crf.Settings | None,
+    preset: str | dense_crf.CRFSettings | None,
     backend: dense_crf.Backend,
     device: torch.device,
     images: Sequence[Tensor],
@@ -142,7 +142,7 @@ def refine(
     read: Read,
     stores: Sequence[MaskStore | ScoreStore],
     fabric: Fabric,
-    preset: str | dense_crf.Settings | None = "psa",
+    preset: str | dense_crf.CRFSettings | None = "psa",
     backend: dense_crf.Backend = "auto",
     workers: int = 0,
 ) -> None:

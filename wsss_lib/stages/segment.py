@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from wsss_lib.data.dataset import Dataset, Derived
+from wsss_lib.data.dataset import Dataset, DatasetView
 from wsss_lib.data.transforms import Normalise
 from wsss_lib.methods.segmentation import Segmentation
 from wsss_lib.models.backbone import Normalisation
@@ -23,7 +23,7 @@ _NEGLIGIBLE = 0.01
 """A class that is nowhere more probable than this is left out of what the CRF gets; it could not win."""
 
 
-class WrappedColours(Derived):
+class WrappedColours(DatasetView):
     """Images as DeepLab's code hands them to the CRF: without the mean colour, in the wrong range, BGR.
 
     Negative values are rounded towards 0 and taken modulo 256. The lattice is not an exact Gaussian, so the order of

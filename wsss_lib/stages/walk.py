@@ -22,7 +22,7 @@ from wsss_lib.stages.store import CamStore, ScoreStore, read_cams
 
 
 @dataclass(frozen=True)
-class Walked:
+class WalkedScores:
     """Scores after the random walk, enlarged to the image.
 
     Attributes:
@@ -41,7 +41,7 @@ class Walked:
 
 
 @dataclass(frozen=True)
-class WalkedOverBackground:
+class WalkedScoresOverBackground:
     """Scores after IRN's random walk, enlarged to the image, with a background that has the same score everywhere.
 
     Attributes:

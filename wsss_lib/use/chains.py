@@ -15,16 +15,23 @@ from wsss_lib.methods import load_method
 from wsss_lib.runs.affinitynet import AffinityNetRun
 from wsss_lib.runs.cam import CamRun
 from wsss_lib.runs.kinds import open_run
-from wsss_lib.runs.parameters import check_final_network, convert, existing, parameter_types, read_parameters
+from wsss_lib.runs.parameters import (
+    check_final_network,
+    convert,
+    existing,
+    parameter_types,
+    read_parameters,
+    with_present_names,
+)
 from wsss_lib.runs.report import (
+    cam_summaries,
+    cam_table,
     choose_threshold,
     describe,
     network_table,
     ranking_summary,
     refinement_table,
     relative,
-    seed_summaries,
-    seed_table,
     write_metrics,
 )
 from wsss_lib.runs.segmentation import SegmentationRun, final_stage
@@ -46,7 +53,7 @@ FINAL = "final."
 """Prefix of the name of a parameter of the final network."""
 
 _OWN_PATHS = {
-    "affinitynet": ("seeds",),
+    "affinitynet": ("cams",),
     "oc_cse": ("classifier",),
     "acr": ("classifier",),
     "msal": ("superpixels", "saliency"),
@@ -102,10 +109,11 @@ def read_words(words: Sequence[str], method: str = "cam") -> Parameters:
     method = values.pop("method", method)
     if method not in NOTEBOOKS:
         raise InputError(f"method {method!r} is unknown; choose one of {', '.join(NOTEBOOKS)}.")
-    own = {name: value for name, value in values.items() if not name.startswith(FINAL)}
+    final_values = {name: value for name, value in values.items() if name.startswith(FINAL)}
+    own = dict(with_present_names({name: value for name, value in values.items() if name not in final_values}))
     _refuse_unknown(own, known_parameters(method))
     types = final_parameters()
-    final = {name.removeprefix(FINAL): value for name, value in values.items() if name not in own}
+    final = {name.removeprefix(FINAL): value for name, value in final_values.items()}
     _refuse_unknown(final, list(types), FINAL)
     return Parameters(method, own, {name: convert(name, value, types[name]) for name, value in final.items()})
 
@@ -177,15 +185,15 @@ def run_method(run: CamRun | AffinityNetRun) -> None:
     What a notebook has measured besides, such as its comparisons, stays in ``metrics.json``.
     """
     print(describe(run))
-    makes_seeds = run.seeds if isinstance(run, AffinityNetRun) else run
-    makes_seeds.train()
-    for split in (*run.splits.scored, "training"):
-        makes_seeds.infer(split)
+    maps_of = run.cam_run if isinstance(run, AffinityNetRun) else run
+    maps_of.train()
+    for split in (*run.splits.scored, "fit"):
+        maps_of.infer(split)
     scored = [name for name, data in run.splits.scored.items() if data.has_masks]
-    scores: dict[str, CamScores] = {name: makes_seeds.score(name) for name in scored}
-    summaries = seed_summaries(scores) if scores else {}
+    scores: dict[str, CamScores] = {name: maps_of.score(name) for name in scored}
+    summaries = cam_summaries(scores) if scores else {}
     if scores:
-        print(seed_table(summaries))
+        print(cam_table(summaries))
     if isinstance(run, AffinityNetRun):
         run.label()
         run.train()
@@ -197,11 +205,11 @@ def run_method(run: CamRun | AffinityNetRun) -> None:
         for what in ("crf", "walk", "walk-crf") if isinstance(run, AffinityNetRun) else ("crf",):
             stores |= run.refine(what, split)
         if split in scored:
-            refined[split] = {"seed": summaries[split]["swept"], **run.score_masks(stores, split)}
+            refined[split] = {"cam": summaries[split]["swept"], **run.score_masks(stores, split)}
     if refined:
-        names = {"seed": f"seed, threshold {choose_threshold(scores)[0]:.2f}", **{name: name for name in stores}}
+        names = {"cam": f"CAM seed, threshold {choose_threshold(scores)[0]:.2f}", **{name: name for name in stores}}
         stages = {name: "crf" if name.startswith("crf-") else name for name in stores}
-        print(refinement_table(refined, names, {"seed": "inference", **stages}, run.seconds))
+        print(refinement_table(refined, names, {"cam": "inference", **stages}, run.seconds))
     ranking = {}
     if isinstance(run, CamRun):
         for name, data in run.splits.scored.items():

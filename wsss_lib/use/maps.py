@@ -85,7 +85,7 @@ def _map_maker(folder: Path) -> CamRun:
     """Open the run in a folder that makes maps; of a run of AffinityNet the one that it refines."""
     run = reopen(folder, guest=True)
     if isinstance(run, AffinityNetRun):
-        run = run.seeds
+        run = run.cam_run
     if not isinstance(run, CamRun):
         raise InputError(
             f"{folder} is a run of {run.settings.method}, which makes no maps; give one of another method."

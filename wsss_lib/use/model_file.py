@@ -97,7 +97,7 @@ def _is_model(path: Path) -> bool:
 
 def _describe(run: SegmentationRun) -> dict[str, Any]:
     """Return what the file says of a network, as plain values."""
-    settings, training, identity = run.settings, run.splits.training, run.identity()
+    settings, training, identity = run.settings, run.splits.fit, run.identity()
     counts = training.labels.sum(0).int().tolist()
     metrics = run.folder / "metrics.json"
     return {

@@ -4,7 +4,7 @@ import torch
 
 from tests.runs.small import Pictures
 from wsss_lib.show import figures
-from wsss_lib.show.seeds import growth, masks_beside, side_by_side
+from wsss_lib.show.cams import growth, masks_beside, side_by_side
 
 
 def reader(value):

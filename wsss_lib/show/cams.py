@@ -1,4 +1,4 @@
-"""Maps, seeds and masks side by side: of several networks, or of one through its training."""
+"""Maps, CAM seeds and masks side by side: of several networks, or of one through its training."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from torch import Tensor
 
 from wsss_lib.data.dataset import Dataset
-from wsss_lib.ops.cam import seed
+from wsss_lib.ops.cam import cam_label
 from wsss_lib.show import figures
 from wsss_lib.show.widgets import ReadMaps, shown_classes
 
@@ -33,25 +33,25 @@ def growth(data: Dataset, reads: Mapping[int, ReadMaps]) -> figures.Plot:
 
 
 def side_by_side(
-    data: Dataset, indices: Mapping[int, str], seeds: Mapping[str, tuple[ReadMaps, float]]
+    data: Dataset, indices: Mapping[int, str], networks: Mapping[str, tuple[ReadMaps, float]]
 ) -> figures.Plot:
-    """Show the seeds of several networks for the same images, and the masks where there are any.
+    """Show the CAM seeds of several networks for the same images, and the masks where there are any.
 
     Args:
         data: The images.
         indices: Positions of the images to show, each with the remark to write beside its classes.
-        seeds: For every network's name, the function that returns its maps, and its background threshold.
+        networks: For every network's name, the function that returns its maps, and its background threshold.
     """
     rows: dict[str, list[figures.Picture]] = {}
     for index, remark in indices.items():
         image, row = data.image(index), []
-        for read, threshold in seeds.values():
+        for read, threshold in networks.values():
             classes, cams = read(data.ids[index])
-            row.append(figures.overlay_mask(image, seed(cams, classes, threshold).numpy()))
+            row.append(figures.overlay_mask(image, cam_label(cams, classes, threshold).numpy()))
         names = ", ".join(name for name, _ in shown_classes(data, index)) or "no class"
         row += [figures.overlay_mask(image, data.mask(index))] if data.has_masks else []
         rows[f"{names} ({remark})"] = [image, *row]
-    return figures.table_of_pictures(rows, ["image", *seeds, *(["mask"] if data.has_masks else [])])
+    return figures.table_of_pictures(rows, ["image", *networks, *(["mask"] if data.has_masks else [])])
 
 
 def masks_beside(data: Dataset, count: int, masks: Mapping[str, ReadMask]) -> figures.Plot:

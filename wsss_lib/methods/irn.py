@@ -291,6 +291,7 @@ class Config(method.Config):
         border: Whether training pairs near the border are left out, as in the authors' code, or not.
         canvas: Least side of the canvas on which boundaries are found, in pixels; the normalisation looks at all of it.
         power: Power of the maps that walk.
+        erase_boundaries: Whether scores that lie on boundaries do not walk, as in the paper.
         walk_radius: Cells walk to cells that are nearer than this.
         beta: Power of the affinities in the walk.
         walk_steps: Length t of the walk.
@@ -304,7 +305,7 @@ class Config(method.Config):
 
     backbones: ClassVar[tuple[str, ...]] = ("resnet50", "mobilenet_v2")
     inference_only: ClassVar[frozenset[str]] = frozenset(
-        {"canvas", "power", "walk_radius", "beta", "walk_steps", "background", "walk_crf", "alphas"}
+        {"canvas", "power", "erase_boundaries", "walk_radius", "beta", "walk_steps", "background", "walk_crf", "alphas"}
     )
 
     backbone: str = "resnet50"
@@ -327,6 +328,7 @@ class Config(method.Config):
     border: Border = "official"
     canvas: int = 512
     power: float = 1.0
+    erase_boundaries: bool = True
     walk_radius: int = 5
     beta: float = 10.0
     walk_steps: int = 256
@@ -356,6 +358,11 @@ class Config(method.Config):
         paths.check_radius("radius", self.radius)
         paths.check_radius("walk_radius", self.walk_radius)
         cells = -(-self.crop_size // 4)
+        if self.radius > cells:
+            raise InputError(
+                f"radius is {self.radius}, more than the {cells} × {cells} cells of crop_size {self.crop_size}; "
+                f"make it at most {cells}, or crop_size larger."
+            )
         if self.border == "official" and cells < 2 * self.radius - 1:
             raise InputError(
                 f"radius is {self.radius}, too large for crop_size {self.crop_size}, which gives {cells} × {cells} "
@@ -540,7 +547,8 @@ class IRN(Method):
             if not all_within(maps):
                 raise InputError("maps hold negative or non-finite values or values above 1; give maps in [0, 1].")
             cells = maps.float() if maps.shape[1:] == size else upsample(maps[None].float(), size)[0]
-            scores.append(cells.clamp(min=0) ** config.power * (1 - boundary))
+            powers = cells.clamp(min=0) ** config.power
+            scores.append(powers * (1 - boundary) if config.erase_boundaries else powers)
         affinities = paths.path_affinities(boundaries, config.walk_radius, "full")
         return random_walk(scores, list(affinities), config.beta, config.walk_steps, config.walk_radius, "full")
 

@@ -45,6 +45,7 @@ from wsss_lib.data.dataset import Dataset
 from wsss_lib.data.transforms import view
 from wsss_lib.methods.cam import CAM, Config
 from wsss_lib.models import BACKBONES
+from wsss_lib.stages.context import Context
 from wsss_lib.stages.engine import make_fabric
 from wsss_lib.stages.infer import infer
 from wsss_lib.stages.store import CamStore
@@ -120,7 +121,7 @@ def one_view(
 def run_ours(method: CAM, data: Dataset, fabric: Fabric, workers: int) -> Maps:
     """Return the maps of all images, computed by the library."""
     store = MemoryStore()
-    infer(method, data, store, fabric, method.backbone.normalisation, workers)
+    infer(method, data, store, Context(fabric, method.backbone.normalisation, workers))
     return store.maps
 
 

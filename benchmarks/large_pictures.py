@@ -24,6 +24,7 @@ from PIL import Image
 from wsss_lib.data.folder import load_folder
 from wsss_lib.methods import affinitynet, cam, segmentation
 from wsss_lib.methods.method import Method
+from wsss_lib.stages.context import Context
 from wsss_lib.stages.engine import make_fabric
 from wsss_lib.stages.evaluate import score_cams, score_masks
 from wsss_lib.stages.examples import LabelledImages, PseudoLabelled
@@ -65,6 +66,7 @@ def measure(megapixels: float, device: torch.device) -> dict[str, tuple[float, f
             for network in method.networks.values():
                 network.to(device)
         normalise = classifier.backbone.normalisation
+        context = Context(fabric, normalise)
         cams, masks = CamStore(root / "cams"), [MaskStore(root / "masks" / str(alpha)) for alpha in (4, 32)]
         walked, scores, own = ScoreStore(root / "walk"), ScoreStore(root / "scores"), MaskStore(root / "masks" / "own")
         example = LabelledImages(data, classifier.config.augmentation(), normalise)
@@ -74,13 +76,13 @@ def measure(megapixels: float, device: torch.device) -> dict[str, tuple[float, f
         )
         stages: dict[str, Callable[[], object]] = {
             "training example": lambda: example(0, random.Random(0)),
-            "maps at four scales, mirrored": lambda: infer(classifier, data, cams, fabric, normalise),
+            "maps at four scales, mirrored": lambda: infer(classifier, data, cams, context),
             "scores of the maps, 100 thresholds": lambda: score_cams(cams, data),
             "masks by a CRF, two powers": lambda: refine(data, PowerBackgrounds(cams, (4.0, 32.0)), masks, fabric),
             "scores of the masks": lambda: score_masks(masks[0], data),
-            "random walk": lambda: walk(affinity, data, cams, walked, fabric, normalise),
+            "random walk": lambda: walk(affinity, data, cams, walked, context),
             "final network: training example": lambda: labelled(0, random.Random(0)),
-            "final network: masks": lambda: infer_masks(final, data, own, scores, set(), fabric, normalise),
+            "final network: masks": lambda: infer_masks(final, data, own, scores, set(), context),
         }
         return {stage: _measured(function, device) for stage, function in stages.items()}
 

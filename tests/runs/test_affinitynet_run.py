@@ -37,6 +37,7 @@ from wsss_lib.runs.parameters import read_parameters
 from wsss_lib.runs.report import refinement_table
 from wsss_lib.runs.settings import Settings
 from wsss_lib.stages import infer as infer_module
+from wsss_lib.stages.context import Context
 from wsss_lib.stages.examples import LabelledCells
 from wsss_lib.stages.store import ScoreStore, read_checkpoint, read_json
 from wsss_lib.stages.walk import WalkedScores, walk
@@ -195,7 +196,7 @@ def method():
 
 def walked(folder, method, data, cams, fabric, **options):
     store = ScoreStore(folder, half=False)
-    walk(method, data, cams, store, fabric, method.backbone.normalisation, **options)
+    walk(method, data, cams, store, Context(fabric, method.backbone.normalisation, **options))
     return store
 
 

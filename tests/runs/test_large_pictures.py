@@ -23,6 +23,7 @@ from wsss_lib.results.boundaries import NearBoundaries
 from wsss_lib.show import figures
 from wsss_lib.stages import evaluate
 from wsss_lib.stages import infer as infer_module
+from wsss_lib.stages.context import Context
 from wsss_lib.stages.evaluate import score_cams, score_images, score_masks
 from wsss_lib.stages.examples import LabelledCells, PseudoLabelled
 from wsss_lib.stages.infer import infer, multi_scale_cam
@@ -60,7 +61,7 @@ def data(tmp_path, monkeypatch):
 def cams(tmp_path, data, fabric):
     """Their maps by a projection of the colours."""
     store, method = CamStore(tmp_path / "cams"), colour_projection(2, scales=(1.0, 2.0))
-    infer(method, data, store, fabric, ColourProjection.normalise)
+    infer(method, data, store, Context(fabric, ColourProjection.normalise))
     return store
 
 
@@ -149,7 +150,7 @@ def test_the_walk_from_examples_to_masks(tmp_path, data, cams, fabric):
     assert "is (94, 126) pixels but the image is (94, 126), of which labels are made at (47, 63)" in message
 
     walked, masks = ScoreStore(tmp_path / "walk", half=False), MaskStore(tmp_path / "masks")
-    walk(method, data, cams, walked, fabric, normalise)
+    walk(method, data, cams, walked, Context(fabric, normalise))
     refine(data, WalkedScores(walked, stride), [masks], fabric, None)
     assert tuple(walked.read("a")[1].shape[1:]) == tuple(-(-side // stride) for side in WORKING[0])
     assert [tuple(masks.read(data.ids[i], 2).shape) for i in range(2)] == OWN
@@ -167,7 +168,7 @@ def test_the_final_network_learns_from_and_writes_masks_of_the_own_size(tmp_path
     assert values.bincount().tolist() == np.bincount(data.mask(0).ravel()).tolist()  # the crop holds all of it
 
     scores = ScoreStore(tmp_path / "scores")
-    infer_masks(method, data, masks, scores, set(), fabric, normalise)
+    infer_masks(method, data, masks, scores, set(), Context(fabric, normalise))
     refine(data, partial(probabilities_of, scores), [refined], fabric, "deeplab")
     for index, name in enumerate(data.ids):
         classes, found = scores.read(name)

@@ -123,7 +123,7 @@ def test_other_data_in_the_folder(tmp_path):
     photo_run(tmp_path / "run", data)
     table = data / "labels.csv"
     table.write_text(table.read_text().replace("0.png,dog", "0.png,cat"))
-    with pytest.raises(InputError, match=r"another run \(data training is '8 images"):
+    with pytest.raises(InputError, match=r"another run \(data fit is '8 images"):
         photo_run(tmp_path / "run", data)
 
 

@@ -35,6 +35,7 @@ from wsss_lib.runs.pcss import PcssRun
 from wsss_lib.runs.segmentation import SegmentationRun, cam_masks, final_stage, segment
 from wsss_lib.runs.settings import Settings
 from wsss_lib.stages import infer as infer_module
+from wsss_lib.stages.context import Context
 from wsss_lib.stages.examples import JointlyScaled, PseudoLabelled, TrainingImages
 from wsss_lib.stages.refine import label_map
 from wsss_lib.stages.segment import WrappedColours, infer_masks
@@ -356,7 +357,7 @@ def inferred(folder, method, data, **options):
     masks, scores = MaskStore(folder / "masks"), ScoreStore(folder / "scores")
     done = {image_id for image_id in data.ids if image_id in masks}
     fabric = Fabric(accelerator="cpu", devices=1)
-    infer_masks(method, data, masks, scores, done, fabric, method.backbone.normalisation, **options)
+    infer_masks(method, data, masks, scores, done, Context(fabric, method.backbone.normalisation, **options))
     return masks, scores
 
 
@@ -431,5 +432,5 @@ def test_probabilities_that_were_removed_are_made_again_if_they_are_needed(tmp_p
 def test_which_image_the_crf_sees(tmp_path, masks, image):
     run = open_segmentation(tmp_path / "run", masks, tiny(crf_image=image))
     data = run.data("val")
-    seen = run.seen_by_crf(data)
+    seen = run.crf_images(data)
     assert (seen.image(0).tobytes() == data.image(0).tobytes()) is (image == "true")

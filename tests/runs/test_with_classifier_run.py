@@ -765,7 +765,7 @@ def test_how_much_is_enough(tmp_path, data, classifier, monkeypatch, mistaken):
         assert run.check_ordinary() == (5 / 8, 0.5)
     else:
         assert "puts 50 % of the labels of 8 training images first" in sentence_of(run.check_ordinary)
-        monkeypatch.setattr(adversarial, "_ASKED", 2)
+        monkeypatch.setattr(adversarial, "_CHECKED_IMAGES", 2)
         says(monkeypatch, ["t2", "t3", "t4", "t5", "t6", "t7"])  # it is asked about the first two alone
         assert run.check_ordinary()[0] == 1
 

@@ -21,6 +21,7 @@ def test_a_path_has_both_ends_and_no_gap():
     assert [1, 5] in cells
     assert {row for row, _ in cells} == set(range(1, 7))
     assert all(1 <= row <= 6 and 2 <= column <= 5 for row, column in cells)
+    assert boundaries.cells_between((6, 2), (6, 2)).tolist() == [[6, 2]]
 
 
 def test_the_figure_of_paths_marks_the_highest_boundary():

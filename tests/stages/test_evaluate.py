@@ -213,7 +213,7 @@ def test_doubts_stand_beside_the_numbers(tmp_path):
     expected = [
         "No training image shows 'emu'.",
         "Images of val show 'emu', which no training image shows.",
-        "batch_size comes down from 8 to 2, as the number of training images is 2.",
+        "batch_size is lowered from 8 to 2, because the number of training images is 2.",
     ]
     notes = [line for line in describe(run).splitlines() if line.startswith("note: ")]
     assert notes == [f"note: {line}" for line in expected]

@@ -13,6 +13,7 @@ from wsss_lib.methods.cam import CAM, Config
 from wsss_lib.models.backbone import Normalisation
 from wsss_lib.ops.cam import cam_label, normalise_range
 from wsss_lib.stages import infer as infer_module
+from wsss_lib.stages.context import Context
 from wsss_lib.stages.infer import Views, classify, infer, multi_scale_cam
 from wsss_lib.stages.store import CamStore
 
@@ -145,7 +146,7 @@ def test_a_larger_scale_makes_smaller_batches(pictures):
 
 def inferred(folder, data, fabric, **changes):
     method = changes.pop("method", None) or colour_projection(len(data.classes))
-    infer(method, data, CamStore(folder), fabric, Normalisation(), **changes)
+    infer(method, data, CamStore(folder), Context(fabric, Normalisation(), **changes))
     return [CamStore(folder).read(image_id) for image_id in data.ids]
 
 
@@ -236,13 +237,13 @@ def test_an_unreadable_image_is_named_in_one_sentence(tmp_path, pictures, fabric
         inferred(tmp_path, pictures, fabric, workers=workers)
     assert str(caught.value) == "photo.jpg cannot be read (cut off); copy it again."
     with pytest.raises(InputError) as caught:
-        classify(colour_projection(3), pictures, fabric, Normalisation(), workers)
+        classify(colour_projection(3), pictures, Context(fabric, Normalisation(), workers))
     assert str(caught.value) == "photo.jpg cannot be read (cut off); copy it again."
 
 
 def test_logits_of_images_of_mixed_sizes_are_in_order(pictures, fabric):
     method = colour_projection(3)
-    logits = classify(method, pictures, fabric, Normalisation())
+    logits = classify(method, pictures, Context(fabric, Normalisation()))
     views = Views(pictures, (1.0,), Normalisation(), None)
     expected = torch.cat([method.logits(views[i][1][0][None]) for i in range(len(pictures))])
     torch.testing.assert_close(logits, expected, rtol=0, atol=1e-5)

@@ -196,7 +196,7 @@ def test_batch_size_and_number_of_images(tmp_path, capsys):
     run = open_run(tmp_path / "more", tiny_config(batch_size=17, epochs=1))
     (batch,) = run.training_batches()
     assert sorted(batch.indices.tolist()) == list(range(16))
-    line = "batch_size comes down from 17 to 16, as the number of training images is 16."
+    line = "batch_size is lowered from 17 to 16, because the number of training images is 16."
     assert capsys.readouterr().out == f"{line}\n"
     assert f"note: {line}" in describe(run).splitlines()
     assert write_metrics(run, {}, {})["doubts"] == [line]

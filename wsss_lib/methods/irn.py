@@ -389,6 +389,7 @@ class Config(method.Config):
                 radius=5,
                 border="full",
                 canvas=96,
+                erase_boundaries=False,  # an object is a few cells large, and most of the cells lie near a boundary
                 beta=20.0,
                 walk_steps=64,
                 optimizer="adamw",

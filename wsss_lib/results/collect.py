@@ -32,7 +32,7 @@ class Result:
         stages: Mean IoU in [0, 1] of everything that the run has made and scored, by split and by name, see `STAGES`.
         seconds: Seconds of all the run's stages together, those of the final network included.
         memory: Peak memory in MiB.
-        network: Folder of the final network; None if there is none. Of several, the one that is best on ``train``.
+        network: Folder of the final network; None without one. Of several, the network that is best on ``train``.
     """
 
     folder: Path
@@ -168,7 +168,7 @@ def _spread(values: Sequence[float]) -> str:
     return f"{mean} ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else mean
 
 
-_NOTEBOOKS = ("00_cam", "01_affinitynet", "02_oc_cse", "03_acr", "04_pcss", "05_msal")
+_NOTEBOOKS = ("00_cam", "01_affinitynet", "01b_irn", "02_oc_cse", "03_acr", "04_pcss", "05_msal")
 
 
 def missing(results: Mapping[str, Sequence[Result]], preset: str) -> list[str]:
@@ -188,7 +188,7 @@ def check_parameters(namespace: Mapping[str, Any]) -> tuple[Path, Path | None]:
         namespace: The notebook's ``globals()``.
 
     Returns:
-        The folder of the runs, and the file of weights for the final network; None for the usual one.
+        The folder of the runs, and the file of weights for the final network; None for the default file.
 
     Raises:
         InputError: A parameter is unknown, of the wrong type or out of range.

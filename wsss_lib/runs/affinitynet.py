@@ -5,7 +5,7 @@ from __future__ import annotations
 from wsss_lib.methods.affinitynet import AffinityNet
 from wsss_lib.runs.refinement import RefinementRun
 from wsss_lib.stages.examples import Example, LabelledCells
-from wsss_lib.stages.refine import PowerBackgrounds, Read
+from wsss_lib.stages.refine import PowerBackgrounds, ReadScores
 from wsss_lib.stages.store import ScoreStore
 from wsss_lib.stages.walk import WalkedScores
 
@@ -13,9 +13,9 @@ from wsss_lib.stages.walk import WalkedScores
 class AffinityNetRun(RefinementRun[AffinityNet]):
     """A run of AffinityNet."""
 
-    def scores(self, what: str, split: str) -> ScoreStore:
+    def scores(self, name: str, split: str) -> ScoreStore:
         """Return a store of scores: ``walk``, or ``crf-4`` for the CRF with the alpha 4."""
-        return ScoreStore(self.folder / "scores" / what / self.split_folder(split), half=what != "walk")
+        return ScoreStore(self.folder / "scores" / name / self.split_folder(split), half=name != "walk")
 
     def walk_store(self, split: str) -> ScoreStore:
         """Return the store of the walked scores of a split."""
@@ -31,7 +31,7 @@ class AffinityNetRun(RefinementRun[AffinityNet]):
         low, high = (self.scores(f"crf-{alpha:g}", "fit") for alpha in (config.low_alpha, config.high_alpha))
         return low, high
 
-    def label_fields(self) -> tuple[Read, str]:
+    def label_fields(self) -> tuple[ReadScores, str]:
         """Return what reads the maps with the low and with the high alpha, and the preset of the CRF."""
         config = self.method.config
         return PowerBackgrounds(self.cam_run.cams("fit"), (config.low_alpha, config.high_alpha)), "psa"

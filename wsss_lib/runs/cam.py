@@ -15,12 +15,12 @@ from wsss_lib.methods.method import CamMethod
 from wsss_lib.runs.run import Run
 from wsss_lib.stages.evaluate import CamScores, score_cams
 from wsss_lib.stages.examples import Example, LabelledImages
-from wsss_lib.stages.infer import believed, cam_of_picture, classify, infer, infer_some
+from wsss_lib.stages.infer import cam_of_picture, classify, infer, infer_some, predicted_labels
 from wsss_lib.stages.provenance import begin, maker, remove_files, source_of
 from wsss_lib.stages.refine import PowerBackgrounds
 from wsss_lib.stages.store import CamStore, MaskStore
 
-_WATCHED = 4
+_GROWTH_IMAGES = 4
 """Number of images whose maps are kept after every epoch."""
 
 
@@ -38,14 +38,14 @@ class CamRun(Run[CamMethod]):
         data, store = self.growth(epoch)
         remove_files(store, data.ids)
         begin(store, self.source(), data.ids, maker(self.fabric.device), adopt=True)
-        infer_some(self.method, data, store, self.fabric, self.normalise)
+        infer_some(self.method, data, store, self.context)
 
     def growth(self, epoch: int) -> tuple[Dataset, CamStore]:
         """Return a few images of ``val`` and the store of their maps after an epoch, counted from 1."""
         data = self.data("val")
         labelled = [i for i in range(len(data)) if data.labels[i].any()] or [0]
         labelled.sort(key=lambda i: float(data.labels[i].sum()))  # one class is easiest to follow
-        return DatasetView(data, "growth", labelled[:_WATCHED]), CamStore(self.folder / "growth" / f"{epoch:03d}")
+        return DatasetView(data, "growth", labelled[:_GROWTH_IMAGES]), CamStore(self.folder / "growth" / f"{epoch:03d}")
 
     def cams(self, split: str) -> CamStore:
         """Return the store of the class activation maps of a split."""
@@ -63,7 +63,7 @@ class CamRun(Run[CamMethod]):
                 self.to_device()
                 if rest:
                     missing = DatasetView(data, data.name, rest)
-                    infer(self.method, missing, store, self.fabric, self.normalise, self.workers)
+                    infer(self.method, missing, store, self.context)
         return store
 
     def _share(self, data: Dataset, store: CamStore) -> list[int]:
@@ -88,11 +88,11 @@ class CamRun(Run[CamMethod]):
         with self.timed(f"scoring {split}"):
             return score_cams(store, data)
 
-    def refine(self, what: str, split: str) -> dict[str, MaskStore]:
+    def refine(self, refinement: str, split: str) -> dict[str, MaskStore]:
         """Write the missing masks of a split after a CRF, one for each of the alphas.
 
         Args:
-            what: ``crf``.
+            refinement: ``crf``.
             split: Name of the split.
 
         Returns:
@@ -101,20 +101,20 @@ class CamRun(Run[CamMethod]):
         Raises:
             InputError: The refinement is unknown, or the maps of an image are missing, damaged or do not fit it.
         """
-        if what != "crf":
-            raise InputError(f"refinement {what!r} is unknown; choose crf.")
+        if refinement != "crf":
+            raise InputError(f"refinement {refinement!r} is unknown; choose crf.")
         alphas, store = self.method.config.alphas, self.cams(split)
         self.require(store)
         names = [f"crf-{alpha:g}" for alpha in alphas]
-        return self.write_masks(what, split, PowerBackgrounds(store, alphas), names, "psa", source_of(store))
+        return self.write_masks(refinement, split, PowerBackgrounds(store, alphas), names, "psa", source_of(store))
 
     def cam(self, picture: Given, labels: str | Sequence[str] | None = None) -> tuple[Tensor, Tensor]:
         """Return the class activation maps of any picture, which need not be one of the run's data.
 
         Args:
             picture: A file, a Pillow image or an array, see :func:`wsss_lib.data.pictures.open_picture`.
-            labels: Names of the classes whose maps are wanted; None for those that the network believes in: the ones
-                with a logit above 0 or, if there is none, the one with the highest.
+            labels: Names of the classes whose maps are wanted; None for those that the network predicts: the
+                classes with a logit above 0 or, if there is none, the class with the highest.
 
         Returns:
             ``classes`` ``(n,)`` int64 and their maps ``(n, H, W)`` float32 in [0, 1), of the picture's working size, on
@@ -126,13 +126,13 @@ class CamRun(Run[CamMethod]):
         image, _ = open_picture(picture)
         self.to_device()
         if labels is None:
-            wanted = believed(self.method, image, self.fabric, self.normalise)
+            wanted = predicted_labels(self.method, image, self.context)
         else:
             wanted = torch.zeros(len(self.splits.classes))
             wanted[class_numbers(labels, self.splits.classes)] = 1
-        return cam_of_picture(self.method, image, wanted, self.fabric, self.normalise)
+        return cam_of_picture(self.method, image, wanted, self.context)
 
     def classify(self, data: Dataset) -> Tensor:
         """Return the logits ``(n, K)`` of the network for whole images."""
         self.to_device()
-        return classify(self.method, data, self.fabric, self.normalise, self.workers)
+        return classify(self.method, data, self.context)

@@ -48,16 +48,16 @@ def earlier_run(
     """
     common = {"seed": settings.seed, "limit": settings.limit, "precision": settings.precision}
     default = default_folder("00_cam", settings.preset, common, {})
-    mine = _data(identity)
+    here = _data(identity)
     given: Path | None = getattr(settings, role)
     fits = _fits(default, identity, backbone)
     folder = given or (default if fits and not holds_run(own) else own)
     if holds_run(folder) or folder != own:
         earlier = continued(settings, folder)
-        theirs = _data(RunFolder(folder).identity())
-        if mine != theirs:
+        there = _data(RunFolder(folder).identity())
+        if here != there:
             raise InputError(
-                f"{role} {folder} is a run on other data ({theirs}; here {mine}); give one on the same data."
+                f"{role} {folder} is a run on other data ({there}; here {here}); give one on the same data."
             )
         if _other_pictures(RunFolder(folder).identity(), identity):
             raise InputError(
@@ -82,7 +82,7 @@ def continued(settings: Settings, folder: Path) -> Settings:
 
 
 def _short(settings: Settings, backbone: str) -> CamConfig:
-    """Return the configuration of 00_cam with half its epochs, and with a backbone; "" chooses the usual one."""
+    """Return the configuration of 00_cam with half its epochs, and with a backbone; "" chooses the default backbone."""
     config: CamConfig = load_method("cam").Config.preset(
         settings.preset, backbone or further_backbone(settings.preset, settings.config.backbone)
     )
@@ -99,15 +99,15 @@ def _fits(folder: Path, identity: Mapping[str, Any], backbone: str) -> bool:
     if not holds_run(folder):
         return False
     try:
-        theirs = RunFolder(folder).identity()
-        same = _data(theirs) == _data(identity) and not _other_pictures(theirs, identity)
+        there = RunFolder(folder).identity()
+        same = _data(there) == _data(identity) and not _other_pictures(there, identity)
         return same and backbone in ("", read_settings(folder).config.backbone)
     except InputError as error:
         print(f"the run in {folder} is not used: {error}")
         return False
 
 
-def _other_pictures(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> bool:
+def _other_pictures(there: Mapping[str, Any], here: Mapping[str, Any]) -> bool:
     """Return whether two runs have pictures that differ; runs of format 1 do not say which pictures they had."""
-    parts = [part for part in mine if part.startswith("pictures ")]
-    return any(theirs.get(part, mine[part]) != mine[part] for part in parts)
+    parts = [part for part in here if part.startswith("pictures ")]
+    return any(there.get(part, here[part]) != here[part] for part in parts)

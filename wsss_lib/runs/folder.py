@@ -26,8 +26,8 @@ from wsss_lib.errors import InputError
 from wsss_lib.stages.agent import LAUNCHER
 from wsss_lib.stages.contents import Digests
 from wsss_lib.stages.engine import is_one_of_several, rank
-from wsss_lib.stages.provenance import RECORD, remove_empty
-from wsss_lib.stages.store import read_json, write_json
+from wsss_lib.stages.provenance import RECORD, read_record, remove_empty
+from wsss_lib.stages.store import Store, read_json, write_json
 
 FORMAT = 2
 """Format of a run's folder. Version 0.1.0 wrote format 1: no number, no records beside stores, and float16 maps."""
@@ -200,6 +200,15 @@ class RunFolder:
     def has_old_names(self) -> bool:
         """Whether the folder's files have the names of version 0.1.0, such as ``training`` for the split ``fit``."""
         return self.is_claimed and not _RENAMED.keys().isdisjoint(read_config(self.path)["identity"])
+
+    def store_records(self) -> dict[str, Any]:
+        """Return by what and when the stores of maps, scores and masks were made, by the names of their folders."""
+        found = {}
+        for name, depth in STORES.items():
+            if name != "growth":
+                for path in sorted((self.path / name).glob("/".join([*["*"] * depth, RECORD]))):
+                    found[path.parent.relative_to(self.path).as_posix()] = read_record(Store(path.parent)) or {}
+        return found
 
     def fingerprint(self) -> str:
         """Return a short name of the identity that the run had when it claimed the folder."""

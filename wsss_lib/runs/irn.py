@@ -13,7 +13,7 @@ from wsss_lib.runs.refinement import RefinementRun
 from wsss_lib.stages.confident import ConfidentCells, ConfidentLabels, Corners, ThresholdLabels
 from wsss_lib.stages.engine import loaded
 from wsss_lib.stages.examples import Example
-from wsss_lib.stages.refine import Read
+from wsss_lib.stages.refine import ReadScores
 from wsss_lib.stages.store import MaskStore, ScoreStore
 from wsss_lib.stages.walk import WalkedScoresOverBackground
 
@@ -33,7 +33,7 @@ class IRNRun(RefinementRun[IRN]):
         """Return where the masks with the high and with the low threshold lie."""
         return self.masks("confident-objects", "fit"), self.masks("confident-background", "fit")
 
-    def label_fields(self) -> tuple[Read, str]:
+    def label_fields(self) -> tuple[ReadScores, str]:
         """Return what reads the labels with the high and with the low threshold, and the preset of the CRF."""
         config = self.method.config
         thresholds = config.object_threshold, config.background_threshold

@@ -140,7 +140,7 @@ class MsalRun(CamRun):
     def _superpixel_digest(self) -> str:
         return network_digest(self.superpixels.state_dict())
 
-    def shared(self) -> dict[str, Any]:
+    def variant_settings(self) -> dict[str, Any]:
         """Return where the superpixel network is, so that variants do not make their own."""
         return {} if self.superpixel_run is None else {"superpixels": self.superpixel_run.folder}
 
@@ -156,7 +156,7 @@ class MsalRun(CamRun):
         else:
             if not self.superpixel_run.is_trained:
                 self.superpixel_run.train()
-            network = deepcopy(self.superpixel_run.method.network)  # that run may still be asked to train
+            network = deepcopy(self.superpixel_run.method.network)  # that run may still be trained
         return network.eval().requires_grad_(False).to(self.fabric.device)
 
     def setup_method(self, method: CamMethod) -> None:

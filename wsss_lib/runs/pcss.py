@@ -33,7 +33,7 @@ class PcssRun(CamRun):
         """Yield this process's images of a census, in an order drawn anew for every epoch.
 
         Yields:
-            ``(B, 3, S, S)`` normalised images, resized to the size of training whatever their sides were, and
+            ``(B, 3, S, S)`` normalised images, resized to the square size of training, and
             ``(B, C)`` bool, for which classes each of them counts.
         """
         config = self.method.config

@@ -16,7 +16,7 @@ from wsss_lib.methods.irn import IRN
 from wsss_lib.runs.earlier import earlier_run
 from wsss_lib.runs.run import Run
 from wsss_lib.stages.provenance import require, source_of
-from wsss_lib.stages.refine import PowerBackgrounds, Read, refine
+from wsss_lib.stages.refine import PowerBackgrounds, ReadScores, refine
 from wsss_lib.stages.store import MaskStore, ScoreStore
 from wsss_lib.stages.walk import walk
 
@@ -52,7 +52,7 @@ class RefinementRun(Run[W], Generic[W]):
         """Return everything that decides the numbers of the run, including the run whose maps are refined."""
         return {**self.own_identity, "cams": self.cam_run.fingerprint()}
 
-    def shared(self) -> dict[str, Any]:
+    def variant_settings(self) -> dict[str, Any]:
         """Return where the maps are, so that variants do not make their own."""
         return {"cams": self.cam_run.folder}
 
@@ -63,11 +63,11 @@ class RefinementRun(Run[W], Generic[W]):
         """Return where the two fields lie that are learned from: one for objects, one for background."""
 
     @abstractmethod
-    def label_fields(self) -> tuple[Read, str]:
+    def label_fields(self) -> tuple[ReadScores, str]:
         """Return what reads the two fields of an image from the maps, and the preset of the CRF that refines both."""
 
     @abstractmethod
-    def walked(self, store: ScoreStore) -> Read:
+    def walked(self, store: ScoreStore) -> ReadScores:
         """Return what reads the walked scores of an image at the size of the image."""
 
     @abstractmethod
@@ -98,12 +98,12 @@ class RefinementRun(Run[W], Generic[W]):
         """Write the missing walked scores of a split, and return their store."""
         data, store, cams = self.data(split), self.walk_store(split), self.cam_run.cams(split)
         self.cam_run.require(cams)
-        self.refuse_other_sources()
+        self.training_record.refuse_other_sources(self.training_sources())
         with self.working(), self.timed(f"walk {split}"):
             self.begin(store, split, f"{self.source()} on {source_of(cams)}")
             if not self.delegate("infer", split):
                 self.to_device()
-                walk(self.method, data, cams, store, self.fabric, self.normalise, self.workers)
+                walk(self.method, data, cams, store, self.context)
         return store
 
     def refine(self, refinement: str, split: str) -> dict[str, MaskStore]:
@@ -123,7 +123,7 @@ class RefinementRun(Run[W], Generic[W]):
         """
         config, cams, walks = self.method.config, self.cam_run.cams(split), self.walk_store(split)
         walked, of_cams, of_walks = self.walked(walks), source_of(cams), source_of(walks)
-        reads: dict[str, tuple[Read, list[str], str | None, str]] = {
+        reads: dict[str, tuple[ReadScores, list[str], str | None, str]] = {
             "crf": (PowerBackgrounds(cams, config.alphas), [f"crf-{a:g}" for a in config.alphas], "psa", of_cams),
             "walk": (walked, ["walk"], None, of_walks),
             "walk-crf": (walked, ["walk-crf"], config.walk_crf, of_walks),

@@ -126,7 +126,7 @@ def write_metrics(
         run: The run.
         scores: Scores of the CAM seeds, by split; empty without masks.
         classification: Results of :func:`ranking_summary`, by split.
-        more: Whatever else a notebook measured, as plain values.
+        more: Other measurements of a notebook, as plain values.
     """
     settings, made = run.settings, made_by(run)
     metrics = {
@@ -163,8 +163,8 @@ def made_by(run: Run) -> dict[str, list[dict[str, Any]]]:
     ``training`` is a list, since several versions may have trained a run, each from its ``epoch`` on. The folders of
     maps, scores and masks have such lists, too. ``numbers`` are the scores: they are counted when this is written.
     """
-    stores = {name: record.get("made", []) for name, record in run.records().items()}
-    training = run.training_record().get("made", [])
+    stores = {name: record.get("made", []) for name, record in run.place.store_records().items()}
+    training = run.training_record.read().get("made", [])
     return {"training": training, **stores, "numbers": [maker(run.fabric.device)]}
 
 

@@ -55,7 +55,7 @@ class SegmentationRun(Run[Segmentation]):
         return super().toy_world() if owner is None else read_settings(owner).config.toy_world
 
     def _owner(self) -> Path | None:
-        """Return the folder of the run in which the pseudo masks lie, ``<run>/masks/<what>/<split>``, if any."""
+        """Return the folder of the run in which the pseudo masks lie, ``<run>/masks/<refinement>/<split>``, if any."""
         folder = self.settings.pseudo_masks
         if folder is None or len(folder.parents) < 3 or not holds_run(folder.parents[2]):
             return None
@@ -65,8 +65,8 @@ class SegmentationRun(Run[Segmentation]):
         """Find the pseudo masks.
 
         Raises:
-            InputError: There is no folder of them, one is missing, damaged, of another size than its image or holds a
-                value that is not a class, none shows a class, or they are of a run on other data.
+            InputError: The folder of masks is missing or of a run on other data, no mask shows a class, or a mask is
+                missing, damaged, of another size than its image or holds a value that is not a class.
         """
         folder = self.settings.pseudo_masks
         if folder is None:
@@ -112,10 +112,10 @@ class SegmentationRun(Run[Segmentation]):
         if owner is None:
             return
         name = "data fit"
-        theirs, mine = RunFolder(owner).identity().get(name), self.own_identity[name]
-        if theirs != mine:
+        there, here = RunFolder(owner).identity().get(name), self.own_identity[name]
+        if there != here:
             raise InputError(
-                f"pseudo_masks {self.settings.pseudo_masks} are of a run on other data ({name}: {theirs}; here {mine});"
+                f"pseudo_masks {self.settings.pseudo_masks} are of a run on other data ({name}: {there}; here {here});"
                 " give masks of the same data."
             )
 
@@ -176,17 +176,17 @@ class SegmentationRun(Run[Segmentation]):
                 self.to_device()
                 refined = self.masks("segmentation-crf", split)
                 done = {i for i in data.ids if i in store and (i in scores or i in refined)}
-                infer_masks(self.method, data, store, scores, done, self.fabric, self.normalise, self.workers)
+                infer_masks(self.method, data, store, scores, done, self.context)
         return store
 
     def _scores(self, split: str) -> ScoreStore:
         return ScoreStore(self.folder / "scores" / "segmentation" / self.split_folder(split))
 
-    def refine(self, what: str, split: str) -> dict[str, MaskStore]:
+    def refine(self, refinement: str, split: str) -> dict[str, MaskStore]:
         """Write the missing masks of a split after a CRF; :meth:`infer` comes first.
 
         Args:
-            what: ``crf``.
+            refinement: ``crf``.
             split: Name of the split.
 
         Returns:
@@ -195,15 +195,15 @@ class SegmentationRun(Run[Segmentation]):
         Raises:
             InputError: The refinement is unknown, or :meth:`infer` has not been called.
         """
-        if what != "crf":
-            raise InputError(f"refinement {what!r} is unknown; choose crf.")
+        if refinement != "crf":
+            raise InputError(f"refinement {refinement!r} is unknown; choose crf.")
         config, read = self.method.config, partial(probabilities_of, self._scores(split))
         for store in (self.masks("segmentation", split), self._scores(split)):
             self.require(store)
         source = source_of(self.masks("segmentation", split))
-        return self.write_masks(what, split, read, ["segmentation-crf"], config.crf, source)
+        return self.write_masks(refinement, split, read, ["segmentation-crf"], config.crf, source)
 
-    def seen_by_crf(self, data: Dataset) -> Dataset:
+    def crf_images(self, data: Dataset) -> Dataset:
         """Return a split as it is, or with wrapped colours if the settings say so."""
         return data if self.method.config.crf_image == "true" else WrappedColours(data, self.normalise)
 
@@ -255,7 +255,7 @@ def cam_masks(run: CamRun, threshold: float | None = None) -> MaskStore:
 
 
 def final_stage(
-    run: CamRun | RefinementRun[Any], backbone: str = "", weights: Path | None = None, **changes: Any
+    run: CamRun | RefinementRun, backbone: str = "", weights: Path | None = None, **changes: Any
 ) -> SegmentationRun:
     """Open the final stage of a run on its best masks of the training images, which are made if they are missing.
 
@@ -279,7 +279,7 @@ def final_stage(
 def segment(
     run: Run, masks: MaskStore, backbone: str = "", weights: Path | None = None, **changes: Any
 ) -> SegmentationRun:
-    """Open the final stage of a run, in the folder ``segmentation/<what>`` within the run's, by the name of the masks.
+    """Open the final stage of a run, in the folder ``segmentation/<name of the masks>`` within the run's folder.
 
     The final stage has the run's preset, data, seed and devices. If its backbone is not the preset's, the backbone is
     added to the folder's name.
@@ -289,14 +289,14 @@ def segment(
         masks: Masks of the run for the split ``fit``; the network is trained on them.
         backbone: Backbone of the network, which comes with the settings of its authors; "" for that of the run in the
             folder, or of the run itself if it is a light one for ``photos``, or of the preset.
-        weights: File of its pre-trained weights; None for the run's own if it has this backbone, else for the usual.
+        weights: File of its pre-trained weights; None for the run's own if it has this backbone, else for the default.
         changes: Fields of the segmentation stage's configuration that differ from these settings.
 
     Raises:
         InputError: A mask is missing or does not fit, or the folder holds a run on other masks.
     """
-    settings, what = run.settings, masks.folder.parent.name
-    folder = run.folder / "segmentation" / (f"{what}-{backbone}" if backbone else what)
+    settings, name = run.settings, masks.folder.parent.name
+    folder = run.folder / "segmentation" / (f"{name}-{backbone}" if backbone else name)
     if not backbone and holds_run(folder):  # the preset may have had another backbone when it began
         backbone = read_settings(folder).config.backbone
     backbone = backbone or further_backbone(settings.preset, settings.config.backbone)

@@ -40,17 +40,17 @@ class Settings:
         config: The configuration of the method.
         folder: Folder that the run's files are written to.
         data_root: The folder of the data; None for the toy world.
-        labels: Source of the image-level labels of a folder in VOC's layout; None for the usual places.
+        labels: Source of the image-level labels of a folder in VOC's layout; None for the default places.
         mask_values: Meaning of the values in the masks, see `wsss_lib.data.splits.open_splits`; "" if they are classes.
-        weights: File of the pre-trained weights; None for the usual one.
-        cams: Folder of the run whose class activation maps this one refines; None for the usual one.
-        classifier: Folder of the run, or file of the authors' network, of the ordinary classifier; None for the usual.
+        weights: File of the pre-trained weights; None for the default file of the backbone.
+        cams: Folder of the run whose class activation maps this run refines; None for the default run of 00_cam.
+        classifier: Folder of a run, or file of the authors, with the ordinary classifier; None for the default.
         superpixels: Folder of the run, or file, of the superpixel network; None for a run in this run's folder.
         saliency: Folder of the saliency maps, see `wsss_lib.data.saliency`.
         pseudo_masks: Folder of the masks that the segmentation stage is trained on, such as ``masks/crf-4/train`` of a
             run.
         checkpoint: File of a network that the authors' code trained, which is then used instead of training one.
-        pretrained_folder: Folder of the usual weight files.
+        pretrained_folder: Folder in which weight files are looked for.
         seed: Seed of all random draws.
         limit: If positive, only the first images of every split are used.
         accelerator: See :func:`wsss_lib.stages.engine.make_fabric`.

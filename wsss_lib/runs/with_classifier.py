@@ -30,7 +30,7 @@ from wsss_lib.stages.train import History
 OFFICIAL = "od_cam.pth"
 """The authors' name for AffinityNet's classifier, looked for in the folder of pre-trained weights."""
 
-_ASKED = 300
+_CHECKED_IMAGES = 300
 """Number of training images that the ordinary classifier is tested with."""
 
 _MARGIN = 0.1
@@ -71,10 +71,10 @@ class WithClassifierRun(CamRun):
         if not self.needs_classifier:
             return
         file, own = settings.classifier, self.folder / "classifier"
-        usual = settings.pretrained_folder / OFFICIAL
+        default = settings.pretrained_folder / OFFICIAL
         for_voc = settings.preset == "voc12" and settings.config.backbone == "resnet38d"
-        if file is None and for_voc and usual.is_file() and not holds_run(own):
-            file = usual
+        if file is None and for_voc and default.is_file() and not holds_run(own):
+            file = default
         if file is not None and file.is_file():
             self.file = file
             if not holds_run(self.folder):
@@ -110,7 +110,7 @@ class WithClassifierRun(CamRun):
         """Return the ordinary classifier's digest, if the method needs one."""
         return {"classifier": network_digest(self.ordinary.network.state_dict())} if self.needs_classifier else {}
 
-    def shared(self) -> dict[str, Any]:
+    def variant_settings(self) -> dict[str, Any]:
         """Return where the ordinary classifier is, so that variants do not make their own."""
         return {} if self.ordinary_run is None else {"classifier": self.ordinary_run.folder}
 
@@ -118,7 +118,8 @@ class WithClassifierRun(CamRun):
     def ordinary(self) -> CAM:
         """The ordinary classifier, trained first if need be, and fixed.
 
-        Where the authors' erasing network is used as it is and no classifier is named, that network is asked instead.
+        Where the authors' erasing network is used as it is and no classifier is named, that network
+        takes its place.
 
         Raises:
             InputError: The file holds another network.
@@ -171,9 +172,9 @@ class WithClassifierRun(CamRun):
                 f"by {self.normalise}; give one with the same backbone."
             )
         training = self.splits.fit
-        labels = training.labels[:_ASKED]
-        asked = DatasetView(training, training.name, list(range(len(labels))))
-        logits = classify(self.ordinary, asked, self.fabric, self.normalise, self.workers)
+        labels = training.labels[:_CHECKED_IMAGES]
+        some = DatasetView(training, training.name, list(range(len(labels))))
+        logits = classify(self.ordinary, some, self.context)
         recall = float(top_recall(logits, labels))
         blind = float(top_recall(training.labels.mean(0).expand_as(labels), labels))
         if not recall > min(blind + _MARGIN, 0.99):
@@ -185,7 +186,7 @@ class WithClassifierRun(CamRun):
         return recall, blind
 
     def train(self, report: Callable[[dict[str, Any]], None] = epoch_line) -> History:
-        """Train to the end; an ordinary classifier that is asked is checked first. See :meth:`CamRun.train`."""
+        """Check the ordinary classifier where the losses use it, then train; see :meth:`CamRun.train`."""
         if isinstance(self.method, OCCSE) and not self.is_trained:
             self.check_ordinary()
             self.method.ordinary = self.ordinary.network

@@ -56,6 +56,8 @@ def path_figure(
 
 def cells_between(start: tuple[int, int], end: tuple[int, int]) -> Tensor:
     """Return the cells of the path between two cells, ``(n, 2)`` int64 (row, column), both ends included."""
+    if start == end:
+        return torch.tensor([start])
     return torch.tensor([(start[0] + y, start[1] + x) for y, x in path((end[0] - start[0], end[1] - start[1]))])
 
 

@@ -40,7 +40,7 @@ def end_with_launcher(end: Callable[[], object] | None = None) -> None:
 
 
 def _wait_for_end(end: Callable[[], object]) -> None:
-    while os.read(0, 1024):  # nobody writes, so that this returns at the end of the pipe
+    while os.read(0, 1024):  # nothing is written, so this returns at the end of the pipe
         pass
     end()
 
@@ -62,7 +62,10 @@ def report(reason: str) -> bool:
     """
     if _REPORT not in os.environ:
         return False
-    with suppress(OSError), Path(os.environ[_REPORT]).open("x") as file:  # there may be one, or nobody to read it
+    with (
+        suppress(OSError),
+        Path(os.environ[_REPORT]).open("x") as file,
+    ):  # the first report counts
         file.write(reason)
     return True
 

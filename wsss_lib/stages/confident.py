@@ -58,14 +58,14 @@ class ConfidentLabels:
     background: MaskStore
 
     def __getitem__(self, index: int) -> Tensor:
-        """Return ``(H, W)`` uint8: 0 background, k + 1 class k, 255 not known.
+        """Return ``(H, W)`` uint8 of the working size: 0 background, k + 1 class k, 255 not known.
 
         Raises:
             InputError: A mask is missing, damaged or does not fit the image.
         """
         data, size = self.data, self.data.own_size(index)
         pair = [store.read(data.ids[index], len(data.classes), size) for store in (self.objects, self.background)]
-        return confident_labels(*pair)
+        return torch.from_numpy(resize_labels(confident_labels(*pair).numpy(), data.size(index)))
 
     def check(self) -> None:
         """Raise InputError if no pixel of any image is known as an object, or none as background.
@@ -103,9 +103,8 @@ class ConfidentCells:
 
     def __call__(self, index: int, rng: random.Random) -> tuple[Tensor, Tensor]:
         """Return ``(3, crop, crop)`` float32 and ``(crop / stride, crop / stride)`` uint8, rounded up."""
-        data = self.labels.data
-        labels = resize_labels(self.labels[index].numpy(), data.size(index))
-        return self.crop(data.image(index), Image.fromarray(labels), self.normalise, rng)
+        labels = Image.fromarray(self.labels[index].numpy())
+        return self.crop(self.labels.data.image(index), labels, self.normalise, rng)
 
 
 class Corners(TorchDataset[Tensor]):

@@ -1,8 +1,7 @@
-"""What files hold, as short digests, so that a run notices that its pictures have changed.
+"""Short digests of the content of files, by which a run notices that its pictures have changed.
 
-Reading 82,783 pictures takes minutes, asking for their sizes and times under a second. So a digest is remembered
-together with the size, the times and the number that the file system had for the file; only a file for which one of
-these has changed is read again.
+Reading 82,783 pictures takes minutes; reading their sizes and times takes under a second. So a digest is kept together
+with the size, the times and the inode number of its file. A file is read again only if one of these has changed.
 """
 
 from __future__ import annotations
@@ -73,7 +72,7 @@ class Digests:
         return [Path(name) for name in names if name in before and before[name][0] != self._known[name][0]]
 
     def to_dict(self) -> dict[str, list[Any]]:
-        """Return what is known of all files that were asked for, as plain values."""
+        """Return the digests of all files that :meth:`of` was called with, as plain values."""
         return dict(self._known)
 
     def _is_known(self, name: str, signature: list[int]) -> bool:

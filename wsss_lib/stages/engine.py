@@ -46,7 +46,7 @@ def make_fabric(accelerator: str = "auto", devices: int = 1, precision: str = "3
         precision: ``32-true``, or ``bf16-mixed`` or ``16-mixed`` for automatic mixed precision.
 
     Raises:
-        InputError: A value is unknown, or there are fewer CUDA devices than asked for.
+        InputError: A value is unknown, or there are fewer CUDA devices than `devices`.
     """
     check_devices(accelerator, devices, precision)
     if accelerator == "auto":

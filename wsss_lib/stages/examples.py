@@ -199,7 +199,7 @@ class SalientImages:
 
 
 class ResizedToSquare(TorchDataset[tuple[Tensor, Tensor]]):
-    """Images that are resized to a square whatever their sides were, and for which classes they count.
+    """Images that are resized to a square, and the classes for which each of them counts.
 
     Args:
         data: The images.

@@ -18,6 +18,7 @@ from wsss_lib.errors import InputError
 from wsss_lib.methods.method import CamMethod
 from wsss_lib.ops.cam import merge_mirrored, upsample
 from wsss_lib.show.progress import bar
+from wsss_lib.stages.context import Context
 from wsss_lib.stages.engine import loaded
 from wsss_lib.stages.store import CamStore, Store
 
@@ -144,23 +145,20 @@ def _maps_of_both(method: CamMethod, images: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def infer(
-    method: CamMethod, data: Dataset, store: CamStore, fabric: Fabric, normalise: Normalise, workers: int = 0
-) -> None:
+def infer(method: CamMethod, data: Dataset, store: CamStore, context: Context) -> None:
     """Write the maps of every image of a data set that the store does not have yet.
 
     Args:
         method: The method that makes the maps; it is put into evaluation mode.
         data: The images and their image-level labels.
         store: The store that receives the maps.
-        fabric: The engine; with several processes each does its share.
-        normalise: Function that turns pixels into the network's input.
-        workers: Processes that decode and resize; 0 for none.
+        context: Engine, normalisation and number of loading processes.
     """
     method.train(False)
-    views = views_for(method, data, normalise)
+    fabric = context.fabric
+    views = views_for(method, data, context.normalise)
     todo = views.missing_batches(store, fabric)
-    loader = DataLoader(views, batch_sampler=todo, num_workers=workers)
+    loader = DataLoader(views, batch_sampler=todo, num_workers=context.workers)
     for indices, images in bar(loaded(loader), f"CAMs of {data.name}", len(todo)):
         images = [fabric.to_device(x.contiguous()) for x in images]
         labels = fabric.to_device(data.labels[indices])
@@ -172,10 +170,10 @@ def infer(
 
 
 @torch.inference_mode()
-def infer_some(method: CamMethod, data: Dataset, store: CamStore, fabric: Fabric, normalise: Normalise) -> None:
+def infer_some(method: CamMethod, data: Dataset, store: CamStore, context: Context) -> None:
     """Write the maps of a few images, in this process alone."""
     method.train(False)
-    views = views_for(method, data, normalise)
+    fabric, views = context.fabric, views_for(method, data, context.normalise)
     for index in range(len(data)):
         images = [fabric.to_device(image)[None] for image in views[index][1]]
         with named(data, index), fabric.autocast():
@@ -184,34 +182,32 @@ def infer_some(method: CamMethod, data: Dataset, store: CamStore, fabric: Fabric
 
 
 @torch.inference_mode()
-def believed(method: CamMethod, image: Image.Image, fabric: Fabric, normalise: Normalise) -> Tensor:
+def predicted_labels(method: CamMethod, image: Image.Image, context: Context) -> Tensor:
     """Return labels ``(K,)`` for an RGB picture: 1 for the classes with a logit above 0, else for the highest."""
     method.train(False)
-    pixels = fabric.to_device(view(image, 1.0, normalise, method.config.view_multiple or None))
-    with fabric.autocast():
-        logits = method.logits(pixels[None])[0].float()
+    pixels = view(image, 1.0, context.normalise, method.config.view_multiple or None)
+    with context.fabric.autocast():
+        logits = method.logits(context.fabric.to_device(pixels)[None])[0].float()
     return ((logits > 0) | ((logits == logits.max()) & (logits.max() <= 0))).float()
 
 
 @torch.inference_mode()
-def cam_of_picture(
-    method: CamMethod, image: Image.Image, labels: Tensor, fabric: Fabric, normalise: Normalise
-) -> tuple[Tensor, Tensor]:
+def cam_of_picture(method: CamMethod, image: Image.Image, labels: Tensor, context: Context) -> tuple[Tensor, Tensor]:
     """Return the maps of one RGB picture, made as :func:`infer` makes those of a data set.
 
     Args:
         method: The method that makes the maps; it is put into evaluation mode.
         image: The picture, of its working size, see `wsss_lib.data.large`.
         labels: ``(K,)``, 1 for the classes whose maps are wanted.
-        fabric: The engine.
-        normalise: Function that turns pixels into the network's input.
+        context: Engine, normalisation and number of loading processes.
 
     Returns:
         ``classes`` ``(n,)`` int64 and their maps ``(n, H, W)`` float32 in [0, 1), on the CPU.
     """
     method.train(False)
     scales = (1.0,) if method.scales_itself else method.config.scales
-    views = [view(image, scale, normalise, method.config.view_multiple or None) for scale in scales]
+    fabric = context.fabric
+    views = [view(image, scale, context.normalise, method.config.view_multiple or None) for scale in scales]
     with fabric.autocast():
         [(classes, maps)] = multi_scale_cam(
             method,
@@ -223,13 +219,14 @@ def cam_of_picture(
 
 
 @torch.inference_mode()
-def classify(method: CamMethod, data: Dataset, fabric: Fabric, normalise: Normalise, workers: int = 0) -> Tensor:
+def classify(method: CamMethod, data: Dataset, context: Context) -> Tensor:
     """Return the logits ``(n, K)`` of the whole images of a data set at their own size, on the CPU."""
     method.train(False)
-    views = Views(data, (1.0,), normalise, method.config.view_multiple or None)
+    fabric = context.fabric
+    views = Views(data, (1.0,), context.normalise, method.config.view_multiple or None)
     batches = views.batches(_pixels_per_batch(fabric))
     logits = torch.zeros(len(data), len(data.classes))
-    loader = DataLoader(views, batch_sampler=batches, num_workers=workers)
+    loader = DataLoader(views, batch_sampler=batches, num_workers=context.workers)
     for indices, (images,) in bar(loaded(loader), f"logits of {data.name}", len(batches)):
         with named(data, int(indices[0])), fabric.autocast():
             logits[indices] = method.logits(fabric.to_device(images.contiguous())).float().cpu()

@@ -24,10 +24,10 @@ from wsss_lib.show.progress import bar
 from wsss_lib.stages.engine import loaded
 from wsss_lib.stages.store import CamStore, MaskStore, ScoreStore, read_cams
 
-Read = Callable[[Dataset, int], tuple[Tensor, Tensor]]
+ReadScores = Callable[[Dataset, int], tuple[Tensor, Tensor]]
 """Returns, for an image, the classes ``(n,)`` int64 that it shows and the scores ``(G, 1 + n, H, W)`` of G fields."""
 
-Solve = Callable[[Sequence[Tensor], Sequence[Tensor]], list[Tensor]]
+SolveFields = Callable[[Sequence[Tensor], Sequence[Tensor]], list[Tensor]]
 
 IMAGES_PER_BATCH = {"cpu": 1, "cuda": 16}
 """Number of images that are handed to the CRF at once."""
@@ -78,7 +78,12 @@ class _Jobs(TorchDataset[Job | None]):
     """Images that are to be refined. On a CPU the loader's processes do the whole work; otherwise they only read."""
 
     def __init__(
-        self, data: Dataset, read: Read, stores: Sequence[MaskStore | ScoreStore], solve: Solve, on_cpu: bool
+        self,
+        data: Dataset,
+        read: ReadScores,
+        stores: Sequence[MaskStore | ScoreStore],
+        solve: SolveFields,
+        on_cpu: bool,
     ) -> None:
         self.data = data
         self.read = read
@@ -139,7 +144,7 @@ def label_map(classes: Tensor, scores: Tensor, size: tuple[int, int] | None = No
 
 def refine(
     data: Dataset,
-    read: Read,
+    read: ReadScores,
     stores: Sequence[MaskStore | ScoreStore],
     fabric: Fabric,
     preset: str | dense_crf.CRFSettings | None = "psa",

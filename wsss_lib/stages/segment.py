@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from wsss_lib.data.dataset import Dataset, DatasetView
-from wsss_lib.data.transforms import Normalise
 from wsss_lib.methods.segmentation import Segmentation
 from wsss_lib.models.backbone import Normalisation
 from wsss_lib.show.progress import bar
+from wsss_lib.stages.context import Context
 from wsss_lib.stages.engine import loaded
 from wsss_lib.stages.infer import Views, named
 from wsss_lib.stages.refine import label_map
@@ -73,9 +72,7 @@ def infer_masks(
     masks: MaskStore,
     scores: ScoreStore,
     done: set[str],
-    fabric: Fabric,
-    normalise: Normalise,
-    workers: int = 0,
+    context: Context,
 ) -> None:
     """Write the masks of every image of a data set that is not done yet, and what a CRF needs.
 
@@ -85,14 +82,13 @@ def infer_masks(
         masks: The store that receives the most probable labels.
         scores: The store that receives the probabilities of the classes that are not negligible.
         done: The ids of the images that need not be looked at.
-        fabric: The engine; with several processes each does its share.
-        normalise: Function that turns pixels into the network's input.
-        workers: Processes that decode; 0 for none.
+        context: Engine, normalisation and number of loading processes.
     """
     method.train(False)
-    views = Views(data, (1.0,), normalise, None, enlarged=max(method.config.scales))
+    fabric = context.fabric
+    views = Views(data, (1.0,), context.normalise, None, enlarged=max(method.config.scales))
     todo = views.missing_batches(done, fabric)
-    loader = DataLoader(views, batch_sampler=todo, num_workers=workers)
+    loader = DataLoader(views, batch_sampler=todo, num_workers=context.workers)
     for indices, (images,) in bar(loaded(loader), f"masks of {data.name}", len(todo)):
         with named(data, int(indices[0])), fabric.autocast():
             found = method.probabilities(fabric.to_device(images.contiguous()))

@@ -2,20 +2,24 @@
 
 In a run's folder::
 
-    config.json                    every setting of the run, what decides its numbers, format and version images.json
-    the digest of every picture and of every other file that the run has read training.json                  which
-    versions trained the run, and from what besides the pictures log.jsonl                      one line per epoch, made
-    again from the checkpoint where it is damaged checkpoint.pt                  tensors and plain values
-    cams/<split>/<id>.npz          `classes` int64 (n,) from 0, `cams` uint16 (n, H, W), 65,535 times the value
-    scores/<what>/<split>/<id>.npz `classes` int64 (n,), `scores` float16 or float32 (1 + n, h, w), background first
-    masks/<what>/<split>/<id>.png  VOC palette, 255 ignored growth/<epoch>/<id>.npz        the maps of a few images
-    after every epoch made.json                      beside the files of each of these stores: their source, and which
-    versions made them seeds/, classifier/, superpixels/   runs that this one needed and did not find
-    segmentation/<what>/           runs of the final stage, trained on this one's masks variants/<name>/               a
-    run like this one with some settings changed seconds.json                   seconds that every stage has taken, over
-    all starts metrics.json                   settings, versions, times, scores model.safetensors              the final
-    network for new pictures, written by ``wsss fit`` .lock                          held by the process that works in
-    the folder
+    config.json                     every setting of the run, what decides its numbers, format and version
+    images.json                     the digest of every picture and of every other file that the run has read
+    training.json                   which versions trained the run, and from what besides the pictures
+    log.jsonl                       one line per epoch, made again from the checkpoint where it is damaged
+    checkpoint.pt                   tensors and plain values
+    cams/SPLIT/ID.npz               `classes` int64 (n,) from 0, `cams` uint16 (n, H, W), 65,535 times the value
+    scores/REFINEMENT/SPLIT/ID.npz  `classes` int64 (n,), `scores` float16 or float32 (1 + n, h, w), background first
+    masks/REFINEMENT/SPLIT/ID.png   VOC palette, 255 ignored
+    growth/EPOCH/ID.npz             the maps of a few images after every epoch
+    made.json                       beside the files of each of these stores: their source, and which versions made them
+    cam_run/, classifier/, superpixels/
+                                    runs that this one needed and did not find
+    segmentation/MASKS/             runs of the final stage, trained on this one's masks
+    variants/NAME/                  a run like this one with some settings changed
+    seconds.json                    seconds that every stage has taken, over all starts
+    metrics.json                    settings, versions, times, scores
+    model.safetensors               the final network for new pictures, written by ``wsss fit``
+    .lock                           held by the process that works in the folder
 
 What a run cannot do without (settings, checkpoint, log, times, metrics) is also flushed to the disk before it is
 renamed, so that it survives a power cut. Maps, scores and masks are not: that would take 5 to 9 ms for each of many

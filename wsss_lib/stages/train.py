@@ -81,10 +81,10 @@ class TrainingBatches:
 
 
 def fitting_batch_size(batch_size: int, images: int, devices: int) -> int:
-    """Return how many images a step takes: those that are asked for, or all images if there are fewer.
+    """Return how many images a step takes: the wanted number, or all images if there are fewer.
 
     Args:
-        batch_size: Batch size that is asked for.
+        batch_size: Wanted number of images.
         images: Number of training images.
         devices: Number of processes that share a batch equally.
     """
@@ -92,11 +92,11 @@ def fitting_batch_size(batch_size: int, images: int, devices: int) -> int:
 
 
 def smaller_batches(batch_size: int, images: int, devices: int) -> str:
-    """Say that batches are smaller than is asked for, see :func:`fitting_batch_size`; "" if they are not."""
+    """Say that batches are smaller than wanted, see :func:`fitting_batch_size`; "" if they are not."""
     fitting = fitting_batch_size(batch_size, images, devices)
     if fitting == batch_size:
         return ""
-    return f"batch_size comes down from {batch_size} to {fitting}, as the number of training images is {images}."
+    return f"batch_size is lowered from {batch_size} to {fitting}, because the number of training images is {images}."
 
 
 def train(
@@ -187,9 +187,9 @@ def resume(method: Method, folder: Path, run: str = "") -> History:
         return []
     state = read_checkpoint(path)
     try:
-        theirs, digest, networks = state.get("run", ""), state.get("networks"), state["method"]["networks"]
+        owner, digest, networks = state.get("run", ""), state.get("networks"), state["method"]["networks"]
         broken = [name for network in networks.values() for name, x in network.items() if not all_finite(x)]
-        if theirs and run and theirs != run:
+        if owner and run and owner != run:
             problem = "is of another run; put the checkpoint of this run back, or remove it"
         elif broken:
             problem = f"has NaN or infinite values in {broken[0]}; remove it to train again"

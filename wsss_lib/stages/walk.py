@@ -7,15 +7,14 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from wsss_lib.data.dataset import Dataset
-from wsss_lib.data.transforms import Normalise
 from wsss_lib.methods.affinitynet import enlarge
 from wsss_lib.methods.irn import final_scores
 from wsss_lib.show.progress import bar
+from wsss_lib.stages.context import Context
 from wsss_lib.stages.engine import loaded
 from wsss_lib.stages.infer import Views, named
 from wsss_lib.stages.store import CamStore, ScoreStore, read_cams
@@ -77,9 +76,7 @@ def walk(
     data: Dataset,
     cams: CamStore,
     store: ScoreStore,
-    fabric: Fabric,
-    normalise: Normalise,
-    workers: int = 0,
+    context: Context,
 ) -> None:
     """Write the walked scores of every image of a data set that the store does not have yet.
 
@@ -88,17 +85,15 @@ def walk(
         data: The images.
         cams: Their class activation maps.
         store: The store that receives the scores, at the network's stride.
-        fabric: The engine; with several processes each does its share.
-        normalise: Function that turns pixels into the network's input.
-        workers: Processes that decode; 0 for none.
+        context: Engine, normalisation and number of loading processes.
 
     Raises:
         InputError: The maps of an image are missing, damaged or do not fit it, or its affinities are not finite.
     """
     method.train(False)
-    views = Views(data, (1.0,), normalise, None)
+    fabric, views = context.fabric, Views(data, (1.0,), context.normalise, None)
     todo = views.missing_batches(store, fabric)
-    loader = DataLoader(views, batch_sampler=todo, num_workers=workers)
+    loader = DataLoader(views, batch_sampler=todo, num_workers=context.workers)
     for indices, (images,) in bar(loaded(loader), f"walks of {data.name}", len(todo)):
         read = [read_cams(cams, data, int(i)) for i in indices]
         maps = [fabric.to_device(cams_of_image) for _, cams_of_image in read]

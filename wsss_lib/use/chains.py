@@ -12,7 +12,6 @@ from typing import Any
 
 from wsss_lib.errors import InputError
 from wsss_lib.methods import load_method
-from wsss_lib.runs.affinitynet import AffinityNetRun
 from wsss_lib.runs.cam import CamRun
 from wsss_lib.runs.kinds import open_run
 from wsss_lib.runs.parameters import (
@@ -23,6 +22,7 @@ from wsss_lib.runs.parameters import (
     read_parameters,
     with_present_names,
 )
+from wsss_lib.runs.refinement import RefinementRun
 from wsss_lib.runs.report import (
     cam_summaries,
     cam_table,
@@ -42,6 +42,7 @@ from wsss_lib.stages.store import MaskStore, read_json
 NOTEBOOKS = {
     "cam": "00_cam",
     "affinitynet": "01_affinitynet",
+    "irn": "01b_irn",
     "oc_cse": "02_oc_cse",
     "acr": "03_acr",
     "pcss": "04_pcss",
@@ -54,6 +55,7 @@ FINAL = "final."
 
 _OWN_PATHS = {
     "affinitynet": ("cams",),
+    "irn": ("cams",),
     "oc_cse": ("classifier",),
     "acr": ("classifier",),
     "msal": ("superpixels", "saliency"),
@@ -153,7 +155,7 @@ def _refuse_unknown(values: dict[str, Any], known: Sequence[str], prefix: str = 
             raise InputError(f"parameter {prefix}{name} is unknown; {hint}")
 
 
-def open_method(parameters: Parameters, with_final: bool) -> CamRun | AffinityNetRun:
+def open_method(parameters: Parameters, with_final: bool) -> CamRun | RefinementRun:
     """Open the run of a method, once all that it and the final network need is known to be there.
 
     Args:
@@ -175,17 +177,17 @@ def open_method(parameters: Parameters, with_final: bool) -> CamRun | AffinityNe
         )
         check_final_network(settings.preset, final.get("backbone", ""), given)
     run = open_run(settings)
-    assert isinstance(run, CamRun | AffinityNetRun)
+    assert isinstance(run, CamRun | RefinementRun)
     return run
 
 
-def run_method(run: CamRun | AffinityNetRun) -> None:
+def run_method(run: CamRun | RefinementRun) -> None:
     """Train a method, make and score its maps and masks, and write ``metrics.json``, as its notebook does.
 
     What a notebook has measured besides, such as its comparisons, stays in ``metrics.json``.
     """
     print(describe(run))
-    maps_of = run.cam_run if isinstance(run, AffinityNetRun) else run
+    maps_of = run.cam_run if isinstance(run, RefinementRun) else run
     maps_of.train()
     for split in (*run.splits.scored, "fit"):
         maps_of.infer(split)
@@ -194,7 +196,7 @@ def run_method(run: CamRun | AffinityNetRun) -> None:
     summaries = cam_summaries(scores) if scores else {}
     if scores:
         print(cam_table(summaries))
-    if isinstance(run, AffinityNetRun):
+    if isinstance(run, RefinementRun):
         run.label()
         run.train()
         for split in run.splits.scored:
@@ -202,8 +204,8 @@ def run_method(run: CamRun | AffinityNetRun) -> None:
     refined = {}
     for split in run.splits.scored:
         stores: dict[str, MaskStore] = {}
-        for what in ("crf", "walk", "walk-crf") if isinstance(run, AffinityNetRun) else ("crf",):
-            stores |= run.refine(what, split)
+        for refinement in ("crf", "walk", "walk-crf") if isinstance(run, RefinementRun) else ("crf",):
+            stores |= run.refine(refinement, split)
         if split in scored:
             refined[split] = {"cam": summaries[split]["swept"], **run.score_masks(stores, split)}
     if refined:
@@ -223,7 +225,7 @@ def run_method(run: CamRun | AffinityNetRun) -> None:
     print(f"results in {relative(run.folder)}")
 
 
-def fit(run: CamRun | AffinityNetRun, final: dict[str, Any]) -> SegmentationRun:
+def fit(run: CamRun | RefinementRun, final: dict[str, Any]) -> SegmentationRun:
     """Do the whole chain of a method up to its final network, and return the run of the final network.
 
     Args:

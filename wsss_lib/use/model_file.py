@@ -120,7 +120,7 @@ def _describe(run: SegmentationRun) -> dict[str, Any]:
             "seed": settings.seed,
         },
         "results": read_json(metrics).get("masks", {}) if metrics.is_file() else {},
-        "made": run.training_record().get("made", []),
+        "made": run.training_record.read().get("made", []),
     }
 
 

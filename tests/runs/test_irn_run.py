@@ -11,18 +11,22 @@ from tests.runs.small import Pictures, assert_same_state, open_run, sentence_of,
 from tests.runs.test_affinitynet_run import contents, draw_maps
 from wsss_lib.data.scaled_crop import ScaledCrop
 from wsss_lib.data.transforms import to_tensor
-from wsss_lib.methods import irn
+from wsss_lib.errors import InputError
+from wsss_lib.methods import affinitynet, irn, pcss
 from wsss_lib.methods.irn import IRN, Config, final_scores
 from wsss_lib.models.backbone import Normalisation
 from wsss_lib.ops.affinity import pair_offsets
 from wsss_lib.ops.paths import official_order, path
 from wsss_lib.runs.affinitynet import AffinityNetRun
 from wsss_lib.runs.irn import IRNRun
+from wsss_lib.runs.kinds import open_run as open_any
 from wsss_lib.runs.kinds import reopen
 from wsss_lib.runs.parameters import read_parameters
+from wsss_lib.runs.refiners import check_refiner, refiner_config
 from wsss_lib.runs.segmentation import final_stage
 from wsss_lib.runs.settings import Settings
 from wsss_lib.stages.confident import ConfidentCells, ConfidentLabels, Corners, ThresholdLabels
+from wsss_lib.stages.context import Context
 from wsss_lib.stages.refine import refine
 from wsss_lib.stages.store import MaskStore, ScoreStore, read_checkpoint
 from wsss_lib.stages.walk import WalkedScoresOverBackground, walk
@@ -151,7 +155,7 @@ def test_the_walk_of_a_data_set_is_that_of_every_image(tmp_path, pictures, fabri
     """One picture is smaller than a cell's neighbourhood, one has no class."""
     method, maps = IRN(tiny(), 3), smooth_cams(tmp_path / "cams", pictures)
     store = ScoreStore(tmp_path / "walk", half=False, background=False)
-    walk(method, pictures, maps, store, fabric, method.backbone.normalisation)
+    walk(method, pictures, maps, store, Context(fabric, method.backbone.normalisation))
     assert not method.network.training
     read = WalkedScoresOverBackground(store, 4, 0.3)
     for index, image_id in enumerate(pictures.ids):
@@ -209,7 +213,7 @@ def test_a_run_from_maps_to_masks(tmp_path, cam_run):
         values = torch.cat([torch.zeros(1), classes + 1]).to(torch.uint8)
         assert torch.equal(masks["walk val"].read(image_id, 6), values[scores.argmax(0)])
     assert isinstance(reopen(run.folder), IRNRun)
-    records = run.records()
+    records = run.place.store_records()
     assert records["scores/walk/val"]["source"].startswith("network ")
     assert records["masks/walk/val"]["source"] == records["scores/walk/val"]["source"]
     assert records["masks/confident-objects/train"]["source"] == records["masks/confident-background/train"]["source"]
@@ -375,3 +379,55 @@ def test_scores_on_boundaries_walk_if_the_settings_say_so():
     boundaries, maps = torch.full((1, 6, 6), 0.5), [torch.rand(2, 6, 6, generator=torch.Generator().manual_seed(0))]
     [erased], [whole] = (IRN(tiny(erase_boundaries=erase), 3).walk_on(boundaries, maps) for erase in (True, False))
     torch.testing.assert_close(2 * erased, whole)
+
+
+# ------------------------------------------------------------------------------------- a refiner before the final stage
+
+
+@pytest.mark.parametrize("refiner", ["irn", "affinitynet"])
+def test_the_final_network_learns_from_refined_maps(tmp_path, refiner, monkeypatch):
+    monkeypatch.setattr(Config, "for_preset", classmethod(lambda cls, *_: tiny_fields(cls)))
+    affinity = affinitynet.Config.preset("toy", "vgg16").replace(epochs=1, batch_size=2, crop_size=48, walk_steps=8)
+    monkeypatch.setattr(affinitynet.Config, "for_preset", classmethod(lambda *_: affinity))
+    run = open_run(tmp_path / "run", tiny_config(epochs=1, batch_size=2), limit=LIMIT, refiner=refiner)
+    run.begin(run.cams("train"), "train", run.source())
+    draw_maps(run, "train")
+    last = final_stage(run)
+    other = reopen(tmp_path / "run" / "refined" / refiner)
+    assert other.settings.method == refiner
+    assert other.cam_run.folder == run.folder
+    assert last.pseudo_masks.folder == other.masks(other.final_masks, "fit").folder
+    assert last.folder.is_relative_to(other.folder)
+    monkeypatch.setattr(type(other.method), "step", None)  # calling it would raise
+    assert final_stage(run).folder == last.folder
+    afresh = open_run(tmp_path / "run", tiny_config(epochs=1, batch_size=2), limit=LIMIT, resume=False)
+    assert not (afresh.folder / "refined").exists()
+
+
+def tiny_fields(cls):
+    return cls(**{**vars(TINY), "epochs": 1})
+
+
+TINY = tiny()
+
+
+def test_a_refiner_that_is_not_one():
+    says = sentence_of(lambda: read_parameters("00_cam", "cam", {"refiner": "crf"}))
+    assert says == "refiner 'crf' is unknown; choose one of affinitynet, irn."
+    assert read_parameters("00_cam", "cam", {"refiner": "irn"}).refiner == "irn"
+
+
+def test_a_refiner_on_photographs_needs_its_weights(tmp_path):
+    (tmp_path / "data").mkdir()
+    with pytest.raises(InputError, match="mobilenet_v2"):
+        check_refiner("irn", "photos", "efficientnet_lite0", True)
+    check_refiner("irn", "photos", "mobilenet_v2", True)
+    assert refiner_config("irn", "voc12", "resnet38d").backbone == "resnet50"
+    assert refiner_config("affinitynet", "photos", "mobilenet_v2").backbone == "mobilenet_v2"
+
+
+def test_maps_of_another_toy_world_are_refined_in_that_world(tmp_path):
+    other = pcss.Config.preset("toy")
+    source = open_any(Settings("04_pcss", "pcss", "toy", other, tmp_path / "pcss", limit=LIMIT, accelerator="cpu"))
+    run = open_irn(tmp_path / "run", cams=source.folder)
+    assert run.splits.fit.options == other.toy_world != Config.toy_world

@@ -10,11 +10,14 @@ from abc import abstractmethod
 from dataclasses import replace
 from typing import Any, Generic, TypeVar
 
+from wsss_lib.data.toy import ToyOptions
 from wsss_lib.errors import InputError
 from wsss_lib.methods.affinitynet import AffinityNet
 from wsss_lib.methods.irn import IRN
 from wsss_lib.runs.earlier import earlier_run
+from wsss_lib.runs.folder import holds_run
 from wsss_lib.runs.run import Run
+from wsss_lib.runs.settings import read_settings
 from wsss_lib.stages.provenance import require, source_of
 from wsss_lib.stages.refine import PowerBackgrounds, ReadScores, refine
 from wsss_lib.stages.store import MaskStore, ScoreStore
@@ -32,6 +35,12 @@ class RefinementRun(Run[W], Generic[W]):
 
     stages = ("label", "train", "infer", "refine")
     final_masks = "walk-crf"
+
+    def toy_world(self) -> ToyOptions:
+        """Return the toy world of the maps, if the settings name the run that makes them."""
+        cams = self.settings.cams
+        named = cams is not None and self.settings.preset == "toy" and holds_run(cams)
+        return read_settings(cams).config.toy_world if cams is not None and named else super().toy_world()
 
     def prepare(self) -> None:
         """Find the run whose maps are refined.

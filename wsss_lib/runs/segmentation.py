@@ -25,6 +25,7 @@ from wsss_lib.methods.method import further_backbone
 from wsss_lib.methods.segmentation import Config, Segmentation
 from wsss_lib.runs.cam import CamRun
 from wsss_lib.runs.folder import RunFolder, holds_run
+from wsss_lib.runs.refined import refined
 from wsss_lib.runs.refinement import RefinementRun
 from wsss_lib.runs.report import write_metrics
 from wsss_lib.runs.run import Run
@@ -261,11 +262,15 @@ def final_stage(
 
     Args:
         run: A run that is trained and makes masks. If it makes several sets of masks, such as one for each power of the
-            background in a CRF, the set that is best on ``train`` is used; without true masks, the first.
+            background in a CRF, the set that is best on ``train`` is used; without true masks, the first. If its
+            settings name a refiner, that refines its maps first, and its masks are used.
         backbone: Name of the backbone, see :func:`segment`.
         weights: File of the backbone's pre-trained weights, see :func:`segment`.
         changes: Fields of the configuration that differ, see :func:`segment`.
     """
+    if isinstance(run, CamRun) and run.settings.refiner:
+        run.infer("train")
+        run = refined(run)
     run.infer("fit")
     stores = run.refine(run.final_masks, "fit")
     best = next(iter(stores))

@@ -47,7 +47,7 @@ from common import (
 )
 from torch import Tensor, nn
 
-from wsss_lib.methods.pcss import PCSS, Config, census, choose_probed
+from wsss_lib.methods.pcss import PCSS, Config, census, choose_census_images
 from wsss_lib.models.deit import Block, decays
 from wsss_lib.models.mctformer import MCTformer
 from wsss_lib.stages.engine import make_fabric
@@ -242,7 +242,7 @@ def our_census(options: argparse.Namespace, device: torch.device, precision: str
     method = make_method(options.census_crop, options)
     net = method.network.to(device).eval()
     images, labels, _ = make_inputs(options.census_images, options.census_crop, device)
-    used = choose_probed(labels, QUOTA)
+    used = choose_census_images(labels, QUOTA)
     fabric = make_fabric(device.type, precision=precision)
 
     def logits(filtered: Tensor) -> tuple[Tensor, Tensor]:

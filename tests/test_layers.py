@@ -1,6 +1,7 @@
 """Imports only ever point down, and each room holds what it says."""
 
 import ast
+import graphlib
 import subprocess
 import sys
 from pathlib import Path
@@ -56,6 +57,28 @@ def test_imports_point_down(path):
         return
     below = ALLOWED.get(room, set(LAYERS[: LAYERS.index(room)]))
     assert set(imported_rooms(path)) - {room} <= below
+
+
+def imported_files(path):
+    """Return the files of the package that a file imports at its top, by the names of their modules."""
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("wsss_lib"):
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+            files = [PACKAGE.parent / f"{name.replace('.', '/')}.py" for name in names]
+            yield from (file for file in files if file.is_file())
+
+
+def test_no_circle_of_imports():
+    graph = {path: set(imported_files(path)) - {path} for path in PACKAGE.rglob("*.py")}
+    graphlib.TopologicalSorter(graph).prepare()  # raises CycleError
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_no_import_of_the_package_inside_a_function(path):
+    """Only the commands of the shell may load their parts late, so that `wsss --help` is quick."""
+    functions = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef)]
+    inside = [node for function in functions for node in ast.walk(function) if isinstance(node, ast.ImportFrom)]
+    assert path.name == "__main__.py" or not [n.module for n in inside if (n.module or "").startswith("wsss_lib")]
 
 
 def test_importing_the_package_is_light():

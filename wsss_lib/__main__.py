@@ -88,7 +88,7 @@ def _parser(wanted: str = "") -> argparse.ArgumentParser:
     one.add_argument("--model", type=Path, metavar="FILE", help="the model file, by default in the folder of the run")
 
     one = command("run", _run, "a method's maps and masks, without the final network", _RUN)
-    one.add_argument("method", metavar="METHOD", help="cam, affinitynet, irn, oc_cse, acr, pcss or msal")
+    one.add_argument("method", metavar="METHOD", help="name of the method, such as cam (see below)")
     one.add_argument("words", nargs="*", metavar="name=value", help="parameters (see below)")
 
     one = command("predict", _predict, "a model file and pictures in, masks out", _PREDICT)

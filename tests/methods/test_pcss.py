@@ -19,7 +19,7 @@ from wsss_lib.methods.pcss import (
     Config,
     Influence,
     census,
-    choose_probed,
+    choose_census_images,
     class_token_contrast,
     classification_loss,
     map_difference,
@@ -177,7 +177,7 @@ def test_parts_begin_when_they_are_due():
     method = small(phase_start=2, shortcut_start=1, shortcut_interval=3)
     method.setup(FABRIC, total_steps=8)
     held = []
-    method.hold_census = held.append
+    method.take_census = held.append
     parts = []
     for epoch in range(8):
         method.begin_epoch(epoch, [])
@@ -191,7 +191,7 @@ def test_plain_epochs_come_first():
     method = small(plain_share=0.5, shortcut_start=0)
     method.setup(FABRIC, total_steps=8)
     held = []
-    method.hold_census = lambda epoch: held.append(epoch) or method.influence.update(torch.rand(3, 4, 4))
+    method.take_census = lambda epoch: held.append(epoch) or method.influence.update(torch.rand(3, 4, 4))
     counts = []
     for epoch in range(4):
         method.begin_epoch(epoch, [])
@@ -271,7 +271,7 @@ def test_official_census():
     for epoch in about["epochs"]:
         seen = []
         images = torch.cat([batch for batch, _ in golden_batches(epoch, about, seen)])
-        used = choose_probed(torch.cat(seen), about["fim_ipc"])
+        used = choose_census_images(torch.cat(seen), about["fim_ipc"])
         left += [(about["fim_ipc"] - used[:end].sum(0)).tolist() for end in np.cumsum(about["batches"])]
         batches = zip(images.split(4), used.split(4), strict=True)  # divided in another way
         table = census(logits_of(method), batches, 64, 16, at_once=24)
@@ -317,7 +317,7 @@ def test_the_census_is_that_of_the_plain_loop():
     method.train(False)
     torch.manual_seed(3)
     images, labels = torch.randn(8, 3, 32, 32), (torch.rand(8, 3) < 0.5).float()
-    used = choose_probed(labels, 2)
+    used = choose_census_images(labels, 2)
     assert not used.any(1).all()
     some = used.any(1)
     ours = census(logits_of(method), [(images[some], used[some])], 32, 8, at_once=20)
@@ -347,7 +347,7 @@ def test_a_class_that_is_not_seen_keeps_its_influence():
 def test_a_census_needs_images():
     method = small(shortcut_start=0)
     method.setup(FABRIC, total_steps=8)
-    with pytest.raises(InputError, match="set the attribute probed"):
+    with pytest.raises(InputError, match="set the attribute census_images"):
         method.begin_epoch(1, [])
 
 
@@ -362,7 +362,7 @@ def test_influence_is_saved_and_loaded():
 
 def test_probed_images_are_the_first_of_every_class():
     labels = torch.tensor([[1.0, 0], [1, 1], [1, 0], [0, 0], [0, 1], [0, 1]])
-    assert choose_probed(labels, 2).tolist() == [
+    assert choose_census_images(labels, 2).tolist() == [
         [True, False], [True, True], [False, False], [False, False], [False, True], [False, False],
     ]  # fmt: skip
 

@@ -8,7 +8,7 @@ import torch
 
 from tests.data import trees
 from tests.runs.small import sentence_of, silent, without_seconds
-from wsss_lib.methods.pcss import Config, choose_probed
+from wsss_lib.methods.pcss import Config, choose_census_images
 from wsss_lib.runs.kinds import reopen
 from wsss_lib.runs.pcss import PcssRun
 from wsss_lib.runs.settings import Settings
@@ -77,12 +77,12 @@ def test_a_run_that_was_stopped_ends_with_the_same_numbers(tmp_path):
 
 def test_only_images_that_count_are_looked_at(tmp_path):
     run = open_pcss(tmp_path / "run")
-    batches = list(run.probed(1))
+    batches = list(run.census_images(1))
     used = torch.cat([some for _, some in batches])
     assert used.any(1).all()
-    assert (used.sum(0) == choose_probed(run.splits.fit.labels, 3).sum(0)).all()
+    assert (used.sum(0) == choose_census_images(run.splits.fit.labels, 3).sum(0)).all()
     assert all(images.shape[1:] == (3, 32, 32) for images, _ in batches)
-    again, other = list(run.probed(1)), list(run.probed(2))
+    again, other = list(run.census_images(1)), list(run.census_images(2))
     assert torch.equal(again[0][0], batches[0][0])
     assert not torch.equal(other[0][0][:3], batches[0][0][:3])
 
@@ -92,7 +92,7 @@ def test_two_processes_hold_one_census(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(Path(__file__).parents[2])
     config = tiny(epochs=2, batch_size=4, phase_weight=0.0)
     run = open_pcss(tmp_path / "two", config)
-    alone = sum(len(used) for _, used in run.probed(1))
+    alone = sum(len(used) for _, used in run.census_images(1))
     launch_processes(2, ["-m", "wsss_lib", str(run.folder), "train"])
     capfd.readouterr()
     state = read_checkpoint(run.folder / "checkpoint.pt")

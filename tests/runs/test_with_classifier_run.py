@@ -815,7 +815,7 @@ def break_decoder(method, _losses):
     method.reconstructor.decoder.final.weight.data[0] = float("nan")
 
 
-NO_IMAGE = "the classifier's adversarial error from_rest is 11, no image is so far from another"
+NO_IMAGE = "the classifier's adversarial error from_rest is 11, more than two images can differ"
 
 
 @pytest.mark.parametrize(

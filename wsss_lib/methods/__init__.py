@@ -1,4 +1,4 @@
-"""One file per paper. A method is addressed by the name of its file."""
+"""One file per method. The name of the file is the name of the method."""
 
 from __future__ import annotations
 
@@ -8,14 +8,17 @@ from types import ModuleType
 
 from wsss_lib.errors import InputError
 
+_SHARED = ("fields", "method", "optimisers")
+"""Files that hold no method."""
+
 
 def load_method(name: str) -> ModuleType:
-    """Return the module of a method: its `Config` class, and its class as `METHOD`.
+    """Return the module of a method, which holds its `Config` class, and the class of the method as `METHOD`.
 
     Raises:
-        InputError: There is no such method.
+        InputError: The method is unknown.
     """
-    known = [m.name for m in iter_modules(__path__) if m.name not in ("method", "optimisers")]
+    known = [module.name for module in iter_modules(__path__) if module.name not in _SHARED]
     if name not in known:
         raise InputError(f"method {name!r} is unknown; choose one of {', '.join(known)}.")
     return import_module(f"{__name__}.{name}")

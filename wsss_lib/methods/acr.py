@@ -1,43 +1,57 @@
-"""ACR: a classifier and a reconstructor as adversaries. What one segment shows must not tell what another hides.
+"""ACR: a classifier and a reconstructor as adversaries. One segment must not reveal what another contains.
 
 Kweon, Yoon, Yoon, "Weakly Supervised Semantic Segmentation via Adversarial Learning of Classifier and Reconstructor",
-CVPR 2023. If class activation maps cut an image into its true segments, no segment can be inferred from the others. A
-reconstructor learns to draw what the maps hide; the classifier learns maps that make this impossible. They learn in
-turn, as in a GAN: :func:`reconstructor_losses`, :func:`classifier_losses`.
+CVPR 2023. If class activation maps divide an image into its true segments, no segment can be inferred from the others.
+A reconstructor learns to draw what the maps hide; the classifier learns maps that make this impossible. They learn in
+turn, as in a GAN.
+
+With an image I, the normalised map s of its target class (:func:`target_map`), the rest ``1 - s``, a random grid g
+(:func:`draw_grid`) and ``|X - I|_m``, the error within a mask m (:func:`masked_error`):
+
+- The reconstructor draws X0 from the whole image, Xt without the target, hidden where ``et = s g``, and Xn without the
+  rest, hidden where ``en = (1 - s) g``. It minimises
+  ``L = BCE + 0.2 |X0 - I| + 0.3 |Xt - I|_et + 0.5 |Xn - I|_en`` (:func:`reconstructor_losses`).
+- The reconstructor, now fixed, draws Yt from the target alone and Yn from the rest alone. The classifier minimises
+  ``L = BCE - 0.8 |Yt - I|_mt - 0.3 |Yn - I|_mn`` (:func:`classifier_losses`), where ``mt = [s = 0]`` lies outside the
+  target and ``mn = s [the target's raw map is the highest of all K]`` on it.
 
 Differences from the authors' release (sangrockEG/ACR):
 
 - The decoder's first layer is computed without enlarging its 448 channels to the image, see
-  `wsss_lib.ops.masked_convolution`; the decoder takes all masks in one go and is constant in the classifier's step.
-- The classifier that is kept owns neither decoder nor reconstruction features; there it carries both, untrained.
-- The authors leave out images of which 50 pixels at most remain visible, which does not happen within 40 epochs.
-- Training ends after 40 epochs, when the learning rate is used up; there it goes on for 60 more.
-- The effective momentum is 5e-4, because the weight decay is passed in its place. Losses that are not finite stop the
-  training; there the step is left out.
+  `wsss_lib.ops.masked_convolution`. The decoder takes all masks in one call, and is constant in the classifier's step.
+- The classifier has neither the decoder nor the layers that make the decoder's features. The release's classifier
+  carries an untrained copy of both.
+- The release skips images of which at most 50 pixels remain visible; this does not happen within 40 epochs.
+- Training ends after 40 epochs, when the learning rate reaches 0. The release goes on for 60 more.
+- The release passes the weight decay in the place of the momentum, so its momentum is 5e-4. That is the default here,
+  too.
+- Losses that are not finite stop the training; the release skips such a step.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from wsss_lib.methods.cam import classification_loss
+from wsss_lib.methods.fields import Share
 from wsss_lib.methods.method import (
     LIGHT,
     Batch,
     CamMethod,
-    Engine,
     LongSideConfig,
+    Presets,
     backbone_options,
     draw_targets,
     pick,
 )
-from wsss_lib.methods.optimisers import create_optimizer, parameter_groups, polynomial_schedule
+from wsss_lib.methods.optimisers import create_optimizer, parameter_groups
 from wsss_lib.models import create_backbone
 from wsss_lib.models.backbone import Backbone
 from wsss_lib.models.classifier import Classifier, MapClassifier
@@ -46,23 +60,25 @@ from wsss_lib.models.weights import LoadReport, load_into
 from wsss_lib.ops.cam import highest, normalise_range, upsample
 
 _LARGEST_ERROR = 10.0
-"""Normalised images lie within ±3, so a drawn one that is wrong by more than this on average is not an image."""
+"""Normalised images lie within ±3, so what is drawn is no longer an image if its mean error is larger than this."""
 
 
 def masked_error(drawn: Tensor, images: Tensor, mask: Tensor) -> Tensor:
-    """Return ``|X - I|`` of ``(B, 3, H, W)`` images times the ``(B, 1, H, W)`` mask, averaged over all ``3BHW`` values.
+    """Return ``|X - I|_m``: ``|X - I|`` of ``(B, 3, H, W)`` images times the ``(B, 1, H, W)`` mask m, averaged.
 
-    It is not divided by the mask's area, so a small segment counts little.
+    The mean is over all ``3BHW`` values and not over the area of the mask, so a small segment counts little.
     """
     return ((drawn - images) * mask).abs().mean()
 
 
 def target_map(maps: Tensor, labels: Tensor, targets: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return the normalised map of each image's target, ``(B, 1, *size)`` in [0, 1): N, labels, enlarge, pick.
+    """Return s, the normalised map of the target of each image, ``(B, 1, *size)`` in [0, 1).
+
+    The maps are normalised, multiplied with the labels, and enlarged.
 
     Args:
         maps: ``(B, K, h, w)`` signed.
-        labels: ``(B, K)``; an image without any class gets 0.
+        labels: ``(B, K)``; s is 0 for an image without any class.
         targets: ``(B,)`` int64.
         size: ``(H, W)`` of the images.
     """
@@ -71,9 +87,14 @@ def target_map(maps: Tensor, labels: Tensor, targets: Tensor, size: tuple[int, i
 
 
 def draw_grid(count: int, size: tuple[int, int], cell: int, share: float, device: torch.device) -> Tensor:
-    """Draw which cells of ``cell`` pixels may be hidden, each with the probability ``share``.
+    """Draw g, the cells that may be hidden: each with the probability ``share``. The others always stay visible.
 
-    The other cells stay visible whatever the maps say.
+    Args:
+        count: Number of images, B.
+        size: ``(H, W)`` of the images.
+        cell: Side of a cell, in pixels.
+        share: Probability of each cell.
+        device: Device of the result.
 
     Returns:
         ``(B, 1, *size)`` float32, 0 or 1.
@@ -88,29 +109,34 @@ def reconstructor_losses(
     images: Tensor,
     labels: Tensor,
     maps: Tensor,
-    whole: Tensor,
-    drawn: Sequence[Tensor],
-    hidden: Sequence[Tensor],
+    *,
+    x0: Tensor,
+    xt: Tensor,
+    xn: Tensor,
+    et: Tensor,
+    en: Tensor,
 ) -> dict[str, Tensor]:
     """Return what the reconstructor minimises, ``L = BCE + 0.2 |X0 - I| + 0.3 |Xt - I|_et + 0.5 |Xn - I|_en``.
 
     Args:
-        config: Configuration with the weights of the losses.
+        config: Settings with the weights of the losses.
         images: ``(B, 3, H, W)``, I.
         labels: ``(B, K)``.
-        maps: ``(B, K, h, w)``, the encoder's own signed class maps.
-        whole: ``(B, 3, H, W)``, X0, drawn with everything visible.
-        drawn: The same with the target hidden (Xt) and with the rest hidden (Xn).
-        hidden: ``(B, 1, H, W)`` each, where the target (et) and the rest (en) were hidden.
+        maps: ``(B, K, h, w)``, signed class maps of the reconstructor's encoder.
+        x0: ``(B, 3, H, W)``, drawn with everything visible.
+        xt: ``(B, 3, H, W)``, drawn with the target hidden.
+        xn: ``(B, 3, H, W)``, drawn with the rest hidden.
+        et: ``(B, 1, H, W)``, 1 where the target is hidden.
+        en: ``(B, 1, H, W)``, 1 where the rest is hidden.
 
     Returns:
         Scalars: ``loss``, and its parts without their weights.
     """
     parts = {
         "classification": classification_loss(maps.mean(dim=(2, 3)), labels),
-        "whole": (whole - images).abs().mean(),
-        "hidden_target": masked_error(drawn[0], images, hidden[0]),
-        "hidden_rest": masked_error(drawn[1], images, hidden[1]),
+        "whole": (x0 - images).abs().mean(),
+        "hidden_target": masked_error(xt, images, et),
+        "hidden_rest": masked_error(xn, images, en),
     }
     loss = (
         parts["classification"]
@@ -127,33 +153,37 @@ def classifier_losses(
     labels: Tensor,
     targets: Tensor,
     maps: Tensor,
-    share: Tensor,
-    drawn: Sequence[Tensor],
+    *,
+    s: Tensor,
+    yt: Tensor,
+    yn: Tensor,
 ) -> dict[str, Tensor]:
     """Return what the classifier minimises, ``L = BCE - 0.8 |Yt - I|_mt - 0.3 |Yn - I|_mn``.
 
-    Outside the target (``mt = [s = 0]``) the image must not be inferable from the target; on the target
-    (``mn = s [the target's raw map is the highest of all K]``) not from the rest. Both masks are constants.
+    Outside the target (``mt = [s = 0]``), the image must not be inferable from the target. On the target
+    (``mn = s [the target's raw map is the highest of all K]``), it must not be inferable from the rest. No gradients
+    flow through either mask.
 
     Args:
-        config: Configuration with the weights of the losses.
+        config: Settings with the weights of the losses.
         images: ``(B, 3, H, W)``, I.
         labels: ``(B, K)``.
         targets: ``(B,)`` int64.
         maps: ``(B, K, h, w)``, signed class maps.
-        share: ``(B, 1, H, W)``, s, the result of :func:`target_map`.
-        drawn: Drawn from the target alone (Yt, through s) and from the rest alone (Yn, through 1 - s).
+        s: ``(B, 1, H, W)``, the result of :func:`target_map`.
+        yt: ``(B, 3, H, W)``, drawn from the target alone, through s.
+        yn: ``(B, 3, H, W)``, drawn from the rest alone, through 1 - s.
 
     Returns:
         Scalars: ``loss``, and its parts without their weights, the errors positive.
     """
     enlarged = upsample(maps.detach().float(), (images.shape[2], images.shape[3]))
-    wins = (highest(enlarged, 1) == targets[:, None, None])[:, None]
-    fixed = share.detach()
+    target_is_highest = (highest(enlarged, 1) == targets[:, None, None])[:, None]
+    mt, mn = s.detach() == 0, s.detach() * target_is_highest
     parts = {
         "classification": classification_loss(maps.mean(dim=(2, 3)), labels),
-        "from_target": masked_error(drawn[0], images, fixed == 0),
-        "from_rest": masked_error(drawn[1], images, fixed * wins),
+        "from_target": masked_error(yt, images, mt),
+        "from_rest": masked_error(yn, images, mn),
     }
     loss = (
         parts["classification"]
@@ -163,124 +193,20 @@ def classifier_losses(
     return {"loss": loss, **parts}
 
 
-@dataclass(frozen=True)
-class Config(LongSideConfig):
-    """Settings of ACR; the defaults are those of the authors' code.
-
-    Attributes:
-        start: Weights that both backbones start from: the ``imagenet`` weights (or none), or those of an ordinary
-            ``classifier``.
-        hidden: Channels of the layer before the classifiers' heads.
-        reconstructor: Arguments of the reconstructor's class besides its encoder and its levels.
-        whole_weight: Weight, in the reconstructor's loss, of the error of the whole image.
-        hidden_target_weight: Weight of the error on the target where it is hidden.
-        hidden_rest_weight: Weight of the error on the rest where that is hidden.
-        adversarial_target_weight: Weight, in the classifier's loss, of the error outside the target, drawn from the
-            target.
-        adversarial_rest_weight: Weight of the error on the target, drawn from the rest.
-        grid_cell: Side in pixels of the cells that are hidden or stay visible together.
-        grid_share: Share of the cells that may be hidden, in the first epoch.
-        grid_slope: Increase of ``grid_share`` in every further epoch.
-        warm_up: Epochs at the beginning in which classifier and reconstructor do not meet; 0 with ImageNet weights.
-        train_reconstructor: Whether the reconstructor learns. If not, it stays as it started and the classifier still
-            works against it, which shows what the game is worth.
-        optimizer: ``sgd`` as in the paper, or ``adamw``.
-        momentum: Momentum of ``sgd``.
-        head_factor: Factor by which the heads learn faster than the backbone.
-        transposed_factor: Factor by which the decoder's transposed convolutions learn faster.
-    """
-
-    epochs: int = 40
-    batch_size: int = 8
-    crop_size: int = 256
-    min_long_side: int = 384
-    colour_jitter: float = 0.0
-    hue_jitter: float = 0.0
-    scales: tuple[float, ...] = (0.5, 1.0, 1.5, 2.0)
-    alphas: tuple[float, ...] = (6.0, 24.0)
-    start: Literal["imagenet", "classifier"] = "imagenet"
-    hidden: int = 256
-    reconstructor: dict[str, Any] = field(default_factory=dict)
-    whole_weight: float = 0.2
-    hidden_target_weight: float = 0.3
-    hidden_rest_weight: float = 0.5
-    adversarial_target_weight: float = 0.8
-    adversarial_rest_weight: float = 0.3
-    grid_cell: int = 16
-    grid_share: float = 0.2
-    grid_slope: float = 0.01
-    warm_up: int = 0
-    train_reconstructor: bool = True
-    optimizer: Literal["sgd", "adamw"] = "sgd"
-    momentum: float = 5e-4
-    head_factor: float = 1.0
-    transposed_factor: float = 10.0
-
-    def check(self) -> None:
-        """Raise InputError if settings contradict each other."""
-        super().check()
-        decoder_levels(self.crop_size)
-
-    @classmethod
-    def for_preset(cls, name: str, backbone: str) -> Self:
-        """Return the settings of a preset."""
-        if name == "toy":
-            backbone = backbone or "resnet50"
-            fine = {"resnet50": {"taps": ["layer2", "layer3", "layer4"]}}
-            return cls(
-                backbone=backbone,
-                backbone_options=backbone_options(name, backbone),
-                reconstructor={"width": 0.125, **fine.get(backbone, {})},
-                hidden=64,
-                pretrained=False,
-                start="classifier",
-                epochs=4,
-                batch_size=16,
-                crop_size=96,
-                min_long_side=96,
-                max_long_side=96,
-                colour_jitter=0.3,
-                grid_cell=8,
-                grid_slope=0.03,
-                optimizer="adamw",
-                learning_rate=1e-3,
-                weight_decay=1e-2,
-                transposed_factor=1.0,
-                scales=(1.0, 0.75, 1.5),
-            )
-        if name == "photos":
-            return cls(
-                backbone=backbone or LIGHT[0],
-                reconstructor={"width": 0.125},
-                start="classifier",
-                epochs=4,
-                batch_size=16,
-                crop_size=192,
-                min_long_side=257,
-                max_long_side=385,
-                colour_jitter=0.3,
-                hue_jitter=0.1,
-                grid_slope=0.06,
-                optimizer="adamw",
-                learning_rate=2e-4,
-                head_factor=20.0,
-                view_multiple=16,
-            )
-        options = {"resnet38d": {"dropout": [0.2, 0.2]}}
-        backbone = backbone or "resnet38d"
-        return cls(backbone=backbone, backbone_options=options.get(backbone, {}))
-
-
 class ACR(CamMethod):
     """A classifier and a reconstructor that learn in turn.
 
     Args:
-        config: Its settings.
-        num_classes: K.
+        config: Settings of the method.
+        num_classes: Number of classes, K.
+
+    Attributes:
+        epoch: Number of the epoch, from 0.
     """
 
     config: Config
     signed = True
+    needs = "classifier"
 
     def __init__(self, config: Config, num_classes: int) -> None:
         super().__init__(config)
@@ -315,35 +241,28 @@ class ACR(CamMethod):
         for backbone in self.backbones:
             load_into(backbone, classifier.backbone.state_dict(), source="the ordinary classifier")
 
-    def setup(self, engine: Engine, total_steps: int) -> None:
-        """Make an optimiser and a polynomial schedule for each of the two networks."""
+    def make_optimizer(self, name: str) -> Optimizer:
+        """Return the optimiser of the classifier or of the reconstructor."""
         config, reconstructor = self.config, self.reconstructor
-        encoder, decoder = reconstructor.classifier, reconstructor.decoder
-        new = nn.ModuleList([*encoder.new_layers, *reconstructor.reductions, *decoder.plain])
-        rate, decay = config.learning_rate, config.weight_decay
-        groups = {
-            "classifier": parameter_groups(
-                self.classifier.backbone, self.classifier.new_layers, rate, decay, config.head_factor
-            ),
-            "reconstructor": [
-                *parameter_groups(encoder.backbone, new, rate, decay, config.head_factor),
+        rate, decay, factor = config.learning_rate, config.weight_decay, config.head_factor
+        if name == "classifier":
+            groups = parameter_groups(self.classifier.backbone, self.classifier.new_layers, rate, decay, factor)
+        else:
+            encoder, decoder = reconstructor.classifier, reconstructor.decoder
+            new = nn.ModuleList([*encoder.new_layers, *reconstructor.reductions, *decoder.plain])
+            groups = [
+                *parameter_groups(encoder.backbone, new, rate, decay, factor),
                 *parameter_groups(decoder.transposed, nn.ModuleList(), config.transposed_factor * rate, decay),
-            ],
-        }
-        self.engine = engine
-        self.calls: dict[str, Any] = {}
-        for name, network in self.networks.items():
-            optimizer = create_optimizer(config.optimizer, groups[name], rate, config.momentum)
-            self.schedules[name] = polynomial_schedule(optimizer, total_steps)
-            self.calls[name], self.optimizers[name] = engine.setup(network, optimizer)
+            ]
+        return create_optimizer(config.optimizer, groups, rate, config.momentum)
 
     @property
-    def has_adversary(self) -> bool:
-        """Whether the reconstructor has a say at all; without weights the classifier learns by itself."""
+    def is_adversarial(self) -> bool:
+        """Whether the reconstructor takes part; without adversarial weights the classifier learns by itself."""
         return bool(self.config.adversarial_target_weight or self.config.adversarial_rest_weight)
 
     def begin_epoch(self, epoch: int, batches: Iterable[Batch]) -> None:  # noqa: ARG002
-        """Remember the epoch, from 0, on which the grid depends."""
+        """Set the epoch, on which the grid depends."""
         self.epoch = epoch
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
@@ -360,59 +279,52 @@ class ACR(CamMethod):
             images: ``(B, 3, H, W)`` normalised images, H and W divisible by ``2 ** levels``.
             labels: ``(B, K)``.
             targets: ``(B,)`` int64, a class of each image.
-            grid: ``(B, 1, H, W)``, 1 where something may be hidden from the reconstructor.
+            grid: ``(B, 1, H, W)``, g, 1 where something may be hidden from the reconstructor.
 
         Returns:
-            The losses of :func:`classifier_losses`, and those of :func:`reconstructor_losses` with
-            ``reconstructor_`` in front if the reconstructor learns.
+            The losses of :func:`classifier_losses`; if the reconstructor learns, also those of
+            :func:`reconstructor_losses` with the prefix ``reconstructor_``.
         """
-        learns = self.has_adversary and self.config.train_reconstructor
-        drawn = self.update_reconstructor(images, labels, targets, grid) if learns else {}
+        learns = self.is_adversarial and self.config.train_reconstructor
+        drawing = self.update_reconstructor(images, labels, targets, grid) if learns else {}
         losses = self.update_classifier(images, labels, targets)
-        return {**losses, **{f"reconstructor_{name}": value for name, value in drawn.items()}}
+        return {**losses, **{f"reconstructor_{name}": value for name, value in drawing.items()}}
 
     def update_reconstructor(self, images: Tensor, labels: Tensor, targets: Tensor, grid: Tensor) -> dict[str, Tensor]:
-        """Let the reconstructor learn to draw what the classifier's maps hide; the classifier is only asked."""
+        """Train the reconstructor to draw what the classifier's maps hide; the classifier is frozen."""
         self.classifier.eval()
         self.reconstructor.train()
-        size = (images.shape[2], images.shape[3])
         with torch.no_grad(), self.engine.autocast():
-            share = target_map(self.classifier(images), labels, targets, size)
-        hidden_target, hidden_rest = share * grid, (1 - share) * grid
-        maps, whole, pair = self.calls["reconstructor"](images, (1 - hidden_target, 1 - hidden_rest))
-        losses = reconstructor_losses(self.config, images, labels, maps, whole, pair, (hidden_target, hidden_rest))
-        return self._learn("reconstructor", losses)
+            s = target_map(self.classifier(images), labels, targets, (images.shape[2], images.shape[3]))
+        et, en = s * grid, (1 - s) * grid
+        maps, x0, (xt, xn) = self.calls["reconstructor"](images, (1 - et, 1 - en))
+        losses = reconstructor_losses(self.config, images, labels, maps, x0=x0, xt=xt, xn=xn, et=et, en=en)
+        return self.learn(losses, "reconstructor")
 
     def update_classifier(self, images: Tensor, labels: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        """Let the classifier learn maps from which the reconstructor, which is constant, draws badly."""
+        """Train the classifier to make maps from which the frozen reconstructor cannot redraw the image."""
         self.classifier.train()
         self.reconstructor.eval()
         maps = self.calls["classifier"](images)
-        if not self.has_adversary or self.epoch < self.config.warm_up:
+        if not self.is_adversarial or self.epoch < self.config.warm_up:
             loss = classification_loss(maps.mean(dim=(2, 3)), labels)
-            return self._learn("classifier", {"loss": loss, "classification": loss})
-        share = target_map(maps, labels, targets, (images.shape[2], images.shape[3]))
+            return self.learn({"loss": loss, "classification": loss}, "classifier")
+        s = target_map(maps, labels, targets, (images.shape[2], images.shape[3]))
         with self.engine.autocast():
             with torch.no_grad():
                 features = self.reconstructor.encode(images)[1]
             decoder = self.reconstructor.decoder
-            constant = {name: weight.detach() for name, weight in decoder.named_parameters()}
-            drawn = [x.float() for x in torch.func.functional_call(decoder, constant, (features, share))]
-        return self._learn("classifier", classifier_losses(self.config, images, labels, targets, maps, share, drawn))
-
-    def _learn(self, name: str, losses: dict[str, Tensor]) -> dict[str, Tensor]:
-        self.optimizers[name].zero_grad()
-        self.engine.backward(losses["loss"])
-        self.optimizers[name].step()
-        self.schedules[name].step()
-        return {part: value.detach() for part, value in losses.items()}
+            frozen = {name: weight.detach() for name, weight in decoder.named_parameters()}
+            yt, yn = (y.float() for y in torch.func.functional_call(decoder, frozen, (features, s)))
+        losses = classifier_losses(self.config, images, labels, targets, maps, s=s, yt=yt, yn=yn)
+        return self.learn(losses, "classifier")
 
     def diverged(self, losses: Mapping[str, float]) -> str:
-        """Say so if the classifier has driven the reconstructor out of the range of images; its loss has no bound."""
+        """Return a message if an adversarial error, which has no bound, has become too large; otherwise ""."""
         for name in ("from_target", "from_rest"):
             if losses.get(name, 0.0) > _LARGEST_ERROR:
                 return (
-                    f"the classifier's adversarial error {name} is {losses[name]:.3g}, no image is so far from another"
+                    f"the classifier's adversarial error {name} is {losses[name]:.3g}, more than two images can differ"
                 )
         return ""
 
@@ -429,17 +341,132 @@ class ACR(CamMethod):
         return normalise_range(maps)
 
     def load_official(self, state: Mapping[str, Tensor], source: Path) -> LoadReport:
-        """Load the classifier of the authors' code, from a Lightning checkpoint or by itself.
+        """Load a classifier trained with the authors' code, from a Lightning checkpoint or a file of its own.
 
-        The reconstructor, and the untrained copy of its parts that their classifier carries, are left out.
+        The reconstructor, and the untrained copy of its parts in their classifier, are not loaded.
         """
 
         def rename(key: str) -> str | None:
             key = key.removeprefix("net_main.")
-            foreign = key.startswith(("net_recon.", "genUnet.", "dr1.", "dr2.", "fc_recon."))
-            return None if foreign else self.classifier.official_key(key)
+            unused = key.startswith(("net_recon.", "genUnet.", "dr1.", "dr2.", "fc_recon."))
+            return None if unused else self.classifier.official_key(key)
 
         return load_into(self.classifier, state, source=source, rename=rename)
+
+
+@dataclass(frozen=True)
+class Config(LongSideConfig):
+    """Settings of ACR; the defaults are those of the authors' code.
+
+    Attributes:
+        start: Weights that both backbones start from: the ``imagenet`` weights (or none), or those of an ordinary
+            ``classifier``.
+        hidden: Channels of the layer before the classifiers' heads.
+        reconstructor: Arguments of the reconstructor's class besides its encoder and its levels.
+        whole_weight: Weight, in the reconstructor's loss, of the error of X0, the whole image.
+        hidden_target_weight: Weight of the error of Xt on the target where the target is hidden.
+        hidden_rest_weight: Weight of the error of Xn on the rest where the rest is hidden.
+        adversarial_target_weight: Weight, in the classifier's loss, of the error outside the target of Yt, drawn from
+            the target.
+        adversarial_rest_weight: Weight of the error on the target of Yn, drawn from the rest.
+        grid_cell: Side in pixels of the cells that are hidden or stay visible together.
+        grid_share: Share of the cells that may be hidden, in the first epoch.
+        grid_slope: Increase of ``grid_share`` in every further epoch.
+        warm_up: Epochs at the beginning in which the classifier learns without its adversarial losses; 0 with ImageNet
+            weights.
+        train_reconstructor: Whether the reconstructor learns. If not, it keeps its initial weights and the classifier
+            still works against it, which shows how much the reconstructor's learning contributes.
+        optimizer: ``sgd`` as in the paper, or ``adamw``.
+        momentum: Momentum of ``sgd``.
+        head_factor: Factor by which the heads learn faster than the backbone.
+        transposed_factor: Factor by which the decoder's transposed convolutions learn faster.
+    """
+
+    epochs: int = 40
+    batch_size: int = 8
+    crop_size: int = 256
+    min_long_side: int = 384
+    colour_jitter: float = 0.0
+    hue_jitter: float = 0.0
+    scales: tuple[float, ...] = (0.5, 1.0, 1.5, 2.0)
+    alphas: tuple[float, ...] = (6.0, 24.0)
+    start: Literal["imagenet", "classifier"] = "imagenet"
+    hidden: int = 256
+    reconstructor: dict[str, Any] = field(default_factory=dict)
+    whole_weight: float = 0.2
+    hidden_target_weight: float = 0.3
+    hidden_rest_weight: float = 0.5
+    adversarial_target_weight: float = 0.8
+    adversarial_rest_weight: float = 0.3
+    grid_cell: int = 16
+    grid_share: Share = 0.2
+    grid_slope: float = 0.01
+    warm_up: int = 0
+    train_reconstructor: bool = True
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    momentum: float = 5e-4
+    head_factor: float = 1.0
+    transposed_factor: float = 10.0
+
+    presets: ClassVar[Presets] = {
+        "toy": {
+            "backbone": "resnet50",
+            "hidden": 64,
+            "pretrained": False,
+            "start": "classifier",
+            "epochs": 4,
+            "batch_size": 16,
+            "crop_size": 96,
+            "min_long_side": 96,
+            "max_long_side": 96,
+            "colour_jitter": 0.3,
+            "grid_cell": 8,
+            "grid_slope": 0.03,
+            "optimizer": "adamw",
+            "learning_rate": 1e-3,
+            "weight_decay": 1e-2,
+            "transposed_factor": 1.0,
+            "scales": (1.0, 0.75, 1.5),
+        },
+        "photos": {
+            "backbone": LIGHT[0],
+            "reconstructor": {"width": 0.125},
+            "start": "classifier",
+            "epochs": 4,
+            "batch_size": 16,
+            "crop_size": 192,
+            "min_long_side": 257,
+            "max_long_side": 385,
+            "colour_jitter": 0.3,
+            "hue_jitter": 0.1,
+            "grid_slope": 0.06,
+            "optimizer": "adamw",
+            "learning_rate": 2e-4,
+            "head_factor": 20.0,
+            "view_multiple": 16,
+        },
+    }
+
+    @classmethod
+    def for_backbone(cls, preset: str, backbone: str) -> dict[str, Any]:
+        """Return the settings that depend on the preset and the backbone."""
+        options = backbone_options(preset, backbone)
+        if preset == "toy":
+            fine = {"taps": ["layer2", "layer3", "layer4"]} if backbone == "resnet50" else {}
+            return {"backbone_options": options, "reconstructor": {"width": 0.125, **fine}}
+        if preset != "photos" and backbone == "resnet38d":
+            options = {"dropout": [0.2, 0.2]}
+        return {"backbone_options": options}
+
+    def check(self) -> None:
+        """Raise InputError if a setting is out of range or settings contradict each other."""
+        super().check()
+        decoder_levels(self.crop_size)
+
+    @property
+    def starts_from_classifier(self) -> bool:
+        """Whether training starts from an ordinary classifier."""
+        return self.start == "classifier"
 
 
 METHOD = ACR

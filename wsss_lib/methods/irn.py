@@ -1,27 +1,29 @@
-"""IRN: learn where classes meet from pairs of pixels alone, then let maps walk as far as no boundary stops them.
+"""IRN: learn where classes meet from pairs of pixels alone, then spread scores until a boundary stops them.
 
 Ahn, Cho and Kwak, "Weakly Supervised Learning of Instance Segmentation with Inter-pixel Relations", CVPR 2019. In the
 order of the paper:
 
-- Confident labels of the maps of any classifier (:func:`label`), and what they say about pairs of pixels.
-- Displacements: ``d_i - d_j`` should be the offset from i to j within an object (:func:`displacement_loss`).
-- Boundaries: the affinity of two cells is one minus the highest boundary probability on the path between them,
-  ``a_ij = 1 - max_k B(x_k)`` (`wsss_lib.ops.paths`). Their loss is AffinityNet's (:func:`boundary_loss`): somewhere
-  between two different pixels there must be a boundary.
+- Confident labels from the maps of any classifier (:func:`label`), and what they say about pairs of pixels.
+- Boundaries B: the affinity of two cells is one minus the highest boundary probability on the path between them,
+  ``a_ij = 1 - max_k B(x_k)`` (`wsss_lib.ops.paths`). Their loss is AffinityNet's (:func:`boundary_loss`): between two
+  pixels of different classes there must be a boundary.
+- Displacements d: ``d_i - d_j`` should be the offset from i to j within an object (:func:`displacement_loss`).
 - The walk, ``T^t vec(M ⊙ (1 - B))`` with ``T = S⁻¹ A`` and ``A = a^beta`` (:meth:`IRN.walk`), and masks
   (:func:`final_scores`).
 
 Differences from the authors' release (jiwoon-ahn/irn):
 
 - Paths are not gathered: equal values and gradients at a fraction of time and memory, see `wsss_lib.ops.paths`.
-- The walk is AffinityNet's sparse one (`wsss_lib.ops.random_walk`) instead of a dense matrix that is squared 8 times.
-- The momentum there is 1e-4, because the weight decay is passed in its place. That is the default here too.
-- Images larger than the canvas of 512 pixels fail there; here their canvas is the next multiple of 16.
-- Maps without any score become background; there they divide zero by zero and become the first class.
-- The official walk uses maps that are not quite aligned with the image (:mod:`wsss_lib.methods.irn_cam`). Maps of full
-  size, as every run of this library stores them, are reduced to cells here, which aligns them.
-- Only instances (:meth:`IRN.instances_on`) need displacements; without them the branch can be left out.
-- The backbone is fixed if it has ImageNet weights, as there; without them, as in the toy world, it is trained, too.
+- The walk is AffinityNet's sparse one (`wsss_lib.ops.random_walk`); the release squares a dense matrix 8 times.
+- The release passes the weight decay in the place of the momentum, so its momentum is 1e-4. That is the default here,
+  too.
+- The release fails for images larger than its canvas of 512 pixels; here their canvas is the next multiple of 16.
+- Where no map has any score, the result here is background. The release divides zero by zero, which gives the first
+  class.
+- The maps that walk in the release are slightly shifted against the image (:mod:`wsss_lib.methods.irn_cam`). Here maps
+  of full size, which every run of this library stores, are reduced to cells, which aligns them.
+- Only instances (:meth:`IRN.instances_on`) need displacements; the branch can be left out.
+- With ImageNet weights the backbone is frozen, as in the release; without them, as in the toy world, it is trained.
 """
 
 from __future__ import annotations
@@ -29,17 +31,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.optim import Optimizer
 
 from wsss_lib.errors import InputError
 from wsss_lib.methods import method
 from wsss_lib.methods.affinitynet import enlarge
-from wsss_lib.methods.method import Batch, Engine, Method
-from wsss_lib.methods.optimisers import create_optimizer, polynomial_schedule
+from wsss_lib.methods.fields import Limits, Share
+from wsss_lib.methods.method import Batch, Method, Presets
+from wsss_lib.methods.optimisers import create_optimizer
 from wsss_lib.models import create_backbone
 from wsss_lib.models.backbone import Backbone
 from wsss_lib.models.irn_net import IRNNet, check_radius
@@ -58,7 +62,7 @@ _EPS = 1e-5
 
 
 def threshold_labels(cams: Tensor, threshold: float) -> Tensor:
-    """Return at every pixel the row of the highest map plus one, or 0 for background where none exceeds a threshold.
+    """Return for each pixel the row of the highest map plus one, or 0 (background) where no map exceeds a threshold.
 
     Args:
         cams: ``(n, H, W)`` float in [0, 1]; n may be 0.
@@ -76,14 +80,14 @@ def threshold_labels(cams: Tensor, threshold: float) -> Tensor:
 
 
 def confident_labels(objects: Tensor, background: Tensor) -> Tensor:
-    """Return what is known about each pixel: confident object, confident background, or nothing.
+    """Return the label of each pixel: confident object, confident background, or unknown.
 
     Args:
-        objects: ``(H, W)`` class ids with the high threshold, 0 background: what they call an object is one.
-        background: ``(H, W)`` class ids with the low threshold: what both call background is background.
+        objects: ``(H, W)`` class ids with the high threshold, 0 background. An object here is a confident object.
+        background: ``(H, W)`` class ids with the low threshold. Background in both arguments is confident background.
 
     Returns:
-        ``(H, W)`` uint8: 0 background, another value a class, 255 not known.
+        ``(H, W)`` uint8: 0 background, another value a class, 255 unknown.
     """
     unknown = torch.where(background == 0, 0, UNKNOWN)
     return torch.where(objects > 0, objects, unknown).to(torch.uint8)
@@ -95,14 +99,14 @@ def label(images: Sequence[Tensor], cams: Sequence[Tensor], classes: Sequence[Te
     Args:
         images: For each image ``(3, H, W)`` uint8 RGB; sizes may differ.
         cams: For each image ``(n, H, W)`` float in [0, 1], on the same device.
-        classes: For each image ``(n,)`` int64, which classes these are, from 0.
-        config: Thresholds and settings of the CRF.
+        classes: For each image ``(n,)`` int64, the classes of its maps, from 0.
+        config: Settings with the thresholds and the CRF.
 
     Returns:
-        For each image ``(H, W)`` uint8: 0 background, k + 1 class k, 255 not known. All may be 255.
+        For each image ``(H, W)`` uint8: 0 background, k + 1 class k, 255 unknown. All may be 255.
 
     Raises:
-        InputError: A value of a map is not a number in [0, 1], or sizes do not fit.
+        InputError: A value of a map is not a number in [0, 1], or an image and its maps differ in size.
     """
     unaries = []
     for maps in cams:
@@ -125,7 +129,7 @@ _KINDS = ("background", "object", "different")
 
 
 def _kinds(labels: Tensor, start: Window, end: Window) -> tuple[Tensor, Tensor, Tensor]:
-    """Return for the pairs of one offset ``(B, rows, columns)`` bool, which are of what kind."""
+    """Return three times ``(B, rows, columns)`` bool: which pairs of one offset are of each kind of `_KINDS`."""
     i, j = labels[:, *start], labels[:, *end]
     background, unknown, same = i == 0, i == UNKNOWN, i == j
     known_same = same & ~unknown
@@ -133,10 +137,10 @@ def _kinds(labels: Tensor, start: Window, end: Window) -> tuple[Tensor, Tensor, 
 
 
 class _AffinitySums(torch.autograd.Function):
-    """The sums of the costs of all pairs of each kind, and how many there are, offset after offset.
+    """The sum of the costs and the number of all pairs of each kind, added up offset by offset.
 
-    The sums are scalars, so that their gradients can be computed at once: a few maps, and nothing that is as large as
-    all pairs.
+    As the sums are scalars, their gradients are computed together with them. They are a few maps; nothing as large as
+    all pairs is stored.
     """
 
     @staticmethod
@@ -145,7 +149,7 @@ class _AffinitySums(torch.autograd.Function):
         pair_count(height, width, radius, border)
         ranks = 2 * height * width
         codes = torch.where(labels == 0, 0, torch.where(labels == UNKNOWN, 3, 1)) * ranks
-        logs, slopes, counts = boundaries.new_zeros(3, batch, 4 * ranks)  # the fourth kind is: not known
+        logs, slopes, counts = boundaries.new_zeros(3, batch, 4 * ranks)  # the fourth kind is unknown
         for crossing in paths.crossings(boundaries, radius, border):
             start, end = (..., *crossing.start), (..., *crossing.end)
             unlike = labels[start] != labels[end]
@@ -173,14 +177,14 @@ def boundary_loss(boundaries: Tensor, labels: Tensor, radius: int, border: Borde
 
     ``L = L_bg / 4 + L_fg / 4 + L_neg / 2``, where ``L_bg`` and ``L_fg`` are the means of ``-log a`` over the pairs
     within background and within a class, and ``L_neg`` is the mean of ``-log(1 - a)`` over pairs of different labels:
-    somewhere between them there must be a boundary. It is `wsss_lib.methods.affinitynet.affinity_loss` of
-    `wsss_lib.ops.paths.path_affinities`, without ever holding all pairs.
+    between them there must be a boundary. It equals `wsss_lib.methods.affinitynet.affinity_loss` of
+    `wsss_lib.ops.paths.path_affinities`, but never stores all pairs.
 
     Args:
         boundaries: ``(B, h, w)`` float in [0, 1].
-        labels: ``(B, h, w)`` uint8: 0 background, another value a class, 255 not known.
-        radius: Pairs are nearer to each other than this, in cells.
-        border: ``official`` or ``full``.
+        labels: ``(B, h, w)`` uint8: 0 background, another value a class, 255 unknown.
+        radius: Upper bound, excluded, of the distance between the cells of a pair.
+        border: Rule for pairs near the border, ``official`` or ``full``, see `wsss_lib.ops.affinity`.
 
     Returns:
         Scalars ``loss``, ``background``, ``object`` and ``different``; 0 for a kind that does not occur.
@@ -195,7 +199,7 @@ def boundary_loss(boundaries: Tensor, labels: Tensor, radius: int, border: Borde
 
 
 class _DisplacementSums(torch.autograd.Function):
-    """The sums of the errors of all pairs within background and within objects, and how many pairs there are."""
+    """The sum of the errors and the number of all pairs within background, and the same within objects."""
 
     @staticmethod
     def forward(ctx: Any, displacements: Tensor, labels: Tensor, radius: int, border: Border) -> tuple[Tensor, Tensor]:
@@ -227,9 +231,9 @@ class _DisplacementSums(torch.autograd.Function):
 def displacement_loss(
     displacements: Tensor, labels: Tensor, radius: int, border: Border = "official"
 ) -> dict[str, Tensor]:
-    """Return the losses of displacements, which should lead all pixels of an object to one point.
+    """Return the losses of displacements, which should lead from all pixels of an object to one point.
 
-    For two pixels i and j of one class, ``d_i - d_j`` should be the offset from i to j, so that both arrive at the same
+    For two pixels i and j of one class, ``d_i - d_j`` should be the offset from i to j, so that both lead to the same
     point. Within background, it should be 0. Each loss is the mean of ``|d_i - d_j - wanted|`` over pairs and
     components.
 
@@ -256,8 +260,8 @@ def displacement_loss(
 def final_scores(walked: Tensor, stride: int, size: tuple[int, int]) -> Tensor:
     """Return walked maps at the size of the image, divided by the highest score of all classes.
 
-    With `wsss_lib.ops.cam.seed` and the constant score `Config.background` they become the mask; other scores of the
-    background can be tried without walking again.
+    `wsss_lib.ops.cam.seed` with the constant score `Config.background` turns them into the mask. Other scores of the
+    background can be tried without another walk.
 
     Args:
         walked: ``(n, h, w)`` float, at least 0; n may be 0.
@@ -275,156 +279,12 @@ def final_scores(walked: Tensor, stride: int, size: tuple[int, int]) -> Tensor:
 # ------------------------------------------------------------------------------------------------------------ method
 
 
-@dataclass(frozen=True)
-class Config(method.Config):
-    """Settings of IRN; the defaults are those of the authors' code.
-
-    Attributes:
-        displacements: Whether the displacement branch is trained, too; only instances need it.
-        object_threshold: Score of the background in the labels of confident objects.
-        background_threshold: Score of the background in the labels of confident background.
-        label_crf: Settings of the CRF on both labels, see `wsss_lib.ops.dense_crf.PRESETS`.
-        label_confidence: Probability with which that CRF takes a label to be right.
-        min_scale: Least factor of the size of a training image.
-        max_scale: Greatest factor of the size of a training image.
-        radius: Training pairs are nearer to each other than this, in cells.
-        border: Whether training pairs near the border are left out, as in the authors' code, or not.
-        canvas: Least side of the canvas on which boundaries are found, in pixels; the normalisation looks at all of it.
-        power: Power of the maps that walk.
-        erase_boundaries: Whether scores that lie on boundaries do not walk, as in the paper.
-        walk_radius: Cells walk to cells that are nearer than this.
-        beta: Power of the affinities in the walk.
-        walk_steps: Length t of the walk.
-        background: Score of the background in the masks.
-        walk_crf: Settings of a CRF after the walk.
-        alphas: Powers of the background with which a CRF is tried on the maps.
-        optimizer: ``sgd`` as in the paper, or ``adamw``.
-        momentum: Momentum of ``sgd``.
-        displacement_factor: Factor by which the displacement branch learns faster than the boundary branch.
-    """
-
-    backbones: ClassVar[tuple[str, ...]] = ("resnet50", "mobilenet_v2")
-    inference_only: ClassVar[frozenset[str]] = frozenset(
-        {"canvas", "power", "erase_boundaries", "walk_radius", "beta", "walk_steps", "background", "walk_crf", "alphas"}
-    )
-
-    backbone: str = "resnet50"
-    backbone_options: dict[str, Any] = field(default_factory=lambda: {"output_stride": 16, "dilated": False})
-    epochs: int = 3
-    batch_size: int = 32
-    crop_size: int = 512
-    colour_jitter: float = 0.0
-    hue_jitter: float = 0.0
-    learning_rate: float = 0.1
-    weight_decay: float = 1e-4
-    displacements: bool = True
-    object_threshold: float = 0.3
-    background_threshold: float = 0.05
-    label_crf: str = "irn"
-    label_confidence: float = 0.7
-    min_scale: float = 0.5
-    max_scale: float = 1.5
-    radius: int = 10
-    border: Border = "official"
-    canvas: int = 512
-    power: float = 1.0
-    erase_boundaries: bool = True
-    walk_radius: int = 5
-    beta: float = 10.0
-    walk_steps: int = 256
-    background: float = 0.25
-    walk_crf: str = "deeplab"
-    alphas: tuple[float, ...] = (2.0, 4.0, 8.0, 16.0, 32.0)
-    optimizer: Literal["sgd", "adamw"] = "sgd"
-    momentum: float = 1e-4
-    displacement_factor: float = 10.0
-
-    def check(self) -> None:
-        """Raise InputError if settings contradict each other or are out of range."""
-        low, high = self.background_threshold, self.object_threshold
-        if low > high:
-            raise InputError(f"background_threshold is {low:g}, more than object_threshold {high:g}; make it smaller.")
-        for name in ("background_threshold", "object_threshold", "background"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise InputError(f"{name} is {getattr(self, name)}; it must lie in [0, 1].")
-        if not 0 < self.label_confidence < 1:
-            raise InputError(f"label_confidence is {self.label_confidence}; it must lie between 0 and 1.")
-        if not 0 < self.min_scale <= self.max_scale:
-            raise InputError(
-                f"min_scale is {self.min_scale:g} and max_scale {self.max_scale:g}; give 0 < min_scale <= max_scale."
-            )
-        if not self.power > 0:
-            raise InputError(f"power is {self.power}; it must be above 0.")
-        paths.check_radius("radius", self.radius)
-        paths.check_radius("walk_radius", self.walk_radius)
-        cells = -(-self.crop_size // 4)
-        if self.radius > cells:
-            raise InputError(
-                f"radius is {self.radius}, more than the {cells} × {cells} cells of crop_size {self.crop_size}; "
-                f"make it at most {cells}, or crop_size larger."
-            )
-        if self.border == "official" and cells < 2 * self.radius - 1:
-            raise InputError(
-                f"radius is {self.radius}, too large for crop_size {self.crop_size}, which gives {cells} × {cells} "
-                f"cells; make it at most {(cells + 1) // 2}, or choose border 'full'."
-            )
-        for preset in (self.label_crf, self.walk_crf):
-            dense_crf.check(preset)
-
-    @classmethod
-    def for_preset(cls, name: str, backbone: str) -> Self:
-        """Return the settings of a preset."""
-        if name not in ("toy", "photos"):
-            backbone = backbone or "resnet50"
-            return cls(backbone=backbone, backbone_options=_backbone_options(backbone))
-        if name == "toy":
-            backbone = backbone or "resnet50"
-            return cls(
-                backbone=backbone,
-                backbone_options=_backbone_options(backbone, 0.25 if backbone == "resnet50" else 0.5),
-                pretrained=False,
-                epochs=4,
-                batch_size=8,
-                crop_size=96,
-                radius=5,
-                border="full",
-                canvas=96,
-                erase_boundaries=False,  # an object is a few cells large, and most of the cells lie near a boundary
-                beta=20.0,
-                background=0.3,
-                optimizer="adamw",
-                learning_rate=1e-3,
-                weight_decay=1e-2,
-                displacement_factor=1.0,
-            )
-        backbone = backbone or "mobilenet_v2"
-        return cls(
-            backbone=backbone,
-            backbone_options=_backbone_options(backbone),
-            epochs=4,
-            batch_size=16,
-            crop_size=256,
-            border="full",
-            canvas=256,
-            optimizer="adamw",
-            learning_rate=1e-3,
-            displacement_factor=1.0,
-        )
-
-
-def _backbone_options(backbone: str, width: float = 1.0) -> dict[str, Any]:
-    options: dict[str, Any] = {"output_stride": 16}
-    if backbone == "resnet50":
-        options["dilated"] = False
-    return options if width == 1.0 else {"width": width, **options}
-
-
 class IRN(Method):
-    """A network that finds boundaries between classes, and the walk that stops at them.
+    """A network that finds boundaries between classes, and the random walk that boundaries stop.
 
     Args:
-        config: Its settings.
-        num_classes: K; boundaries know no classes, so it does not matter.
+        config: Settings of the method.
+        num_classes: Number of classes, K; not used, because boundaries do not depend on classes.
     """
 
     config: Config
@@ -445,8 +305,8 @@ class IRN(Method):
 
     # -------------------------------------------------------------------------------------------------------- training
 
-    def setup(self, engine: Engine, total_steps: int) -> None:
-        """Make the optimiser, with one group per branch and decay for everything, and its polynomial schedule."""
+    def make_optimizer(self, name: str) -> Optimizer:  # noqa: ARG002
+        """Return the optimiser, with one group of parameters per branch and decay for all of them."""
         config, network = self.config, self.network
         layers = (
             (network.edge_layers, 1.0),
@@ -459,16 +319,13 @@ class IRN(Method):
             if trained:
                 rate = factor * config.learning_rate
                 groups.append({"params": trained, "lr": rate, "weight_decay": config.weight_decay})
-        optimizer = create_optimizer(config.optimizer, groups, config.learning_rate, config.momentum)
-        self.schedules["network"] = polynomial_schedule(optimizer, total_steps)
-        self.engine = engine
-        self.forward, self.optimizers["network"] = engine.setup(network, optimizer)
+        return create_optimizer(config.optimizer, groups, config.learning_rate, config.momentum)
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
         """Do one update; the labels of the batch are `confident_labels` at the network's stride.
 
-        ``L = (L_bg / 2 + L_fg / 2 + L_neg) / 2 + (L_d,fg + L_d,bg) / 2``: affinities, then displacements. A batch of
-        which nothing is known has the loss 0.
+        ``L = (L_bg / 2 + L_fg / 2 + L_neg) / 2 + (L_d,fg + L_d,bg) / 2``: affinities, then displacements. A batch
+        without any confident label has the loss 0.
         """
         config = self.config
         edges, displacements = self.forward(batch.images)
@@ -476,15 +333,13 @@ class IRN(Method):
         if displacements is not None:
             parts = displacement_loss(displacements, batch.labels, config.radius, config.border)
             losses = {"loss": losses.pop("loss") + sum(parts.values()) / 2, **losses, **parts}
-        self.optimizers["network"].zero_grad()
-        self.engine.backward(losses["loss"])
-        self.optimizers["network"].step()
-        self.schedules["network"].step()
-        return {name: loss.detach() for name, loss in losses.items()}
+        return self.learn(losses)
 
     @torch.no_grad()
     def centre_displacements(self, batches: Iterable[Tensor]) -> None:
-        """Set the mean displacement of training images, which the losses leave open; to be called after training.
+        """Measure the mean displacement of training images after training, which the network then subtracts.
+
+        The losses leave this mean open.
 
         Args:
             batches: Normalised images ``(B, 3, H, W)``.
@@ -498,7 +353,7 @@ class IRN(Method):
             self.network.mean_shift.running_mean.copy_(torch.stack(means).mean(0))
 
     def load_official(self, state: Mapping[str, Tensor], source: Path) -> LoadReport:
-        """Load a network that the authors' code trained, such as ``res50_irn.pth``."""
+        """Load a network trained with the authors' code, such as ``res50_irn.pth``."""
         check_radius(state, self.config.radius, source)
         return load_into(self.network, state, source=source, rename=self.network.official_key)
 
@@ -525,14 +380,14 @@ class IRN(Method):
         return self._off_canvas(self.network.displacements(features), images).float()
 
     def walk(self, images: Tensor, cams: Sequence[Tensor]) -> list[Tensor]:
-        """Let the maps of images of one size walk (``make_sem_seg_labels.py``).
+        """Return the maps of images of one size after the random walk (``make_sem_seg_labels.py``).
 
-        Scores on boundaries do not walk, and there is no row for the background.
+        Scores on boundaries are removed before the walk. There is no row for the background.
 
         Args:
             images: ``(B, 3, H, W)`` normalised images.
-            cams: For each image the maps of the n classes that it shows, float in [0, 1]: ``(n, H, W)``, or of any
-                other size, such as the official ``(n, h, w)``; they are resized to the cells.
+            cams: For each image the maps of the n classes that it shows, float in [0, 1]: ``(n, H, W)``, or of another
+                size, such as the official ``(n, h, w)``. Maps are resized to the cells.
 
         Returns:
             For each image ``(n, h, w)`` float32 scores at the network's stride, see :func:`final_scores`.
@@ -540,7 +395,7 @@ class IRN(Method):
         return self.walk_on(self.boundaries(images), cams)
 
     def walk_on(self, boundaries: Tensor, cams: Sequence[Tensor]) -> list[Tensor]:
-        """Let maps walk on boundaries ``(B, h, w)``, see :meth:`walk`."""
+        """Return maps after the random walk with given boundaries ``(B, h, w)``, see :meth:`walk`."""
         config = self.config
         size = (boundaries.shape[1], boundaries.shape[2])
         scores = []
@@ -556,13 +411,13 @@ class IRN(Method):
     def instances_on(
         self, boundaries: Tensor, displacements: Tensor, cams: Tensor, classes: Tensor, size: tuple[int, int]
     ) -> Instances:
-        """Return the instances of one image (``make_ins_seg_labels.py``): every group of cells walks by itself.
+        """Return the instances of one image (``make_ins_seg_labels.py``); each group of cells has a walk of its own.
 
         Args:
             boundaries: ``(h, w)``, see :meth:`boundaries`.
             displacements: ``(2, h, w)``, see :meth:`displacements`.
-            cams: ``(n, h, w)`` float in [0, 1], or of any other size.
-            classes: ``(n,)`` int64, from 0.
+            cams: ``(n, h, w)`` float in [0, 1], or of another size.
+            classes: ``(n,)`` int64, the classes of the maps, from 0.
             size: ``(H, W)`` of the image.
         """
         groups = group_cells(displacements, find_centres(displacements))
@@ -573,13 +428,150 @@ class IRN(Method):
         return separate(scores.unflatten(0, (len(cams), len(members))), classes, self.config.background)
 
     def _on_canvas(self, images: Tensor) -> Tensor:
-        """Pad images at the right and the bottom with the mean colour."""
+        """Pad images on the right and at the bottom with the mean colour, up to the canvas."""
         height, width = (max(self.config.canvas, -(-side // 16) * 16) for side in images.shape[2:])
         return F.pad(images, (0, width - images.shape[3], 0, height - images.shape[2]))
 
     def _off_canvas(self, outputs: Tensor, images: Tensor) -> Tensor:
+        """Crop outputs to the cells of the images without the padding."""
         height, width = (-(-side // self.network.stride) for side in images.shape[2:])
         return outputs[..., :height, :width]
+
+
+@dataclass(frozen=True)
+class Config(method.Config):
+    """Settings of IRN; the defaults are those of the authors' code.
+
+    Attributes:
+        displacements: Whether the displacement branch is trained, too; only instances need it.
+        object_threshold: Score of the background in the labels of confident objects.
+        background_threshold: Score of the background in the labels of confident background.
+        label_crf: Settings of the CRF on both labels, see `wsss_lib.ops.dense_crf.PRESETS`.
+        label_confidence: Probability, for that CRF, that a label is right.
+        min_scale: Smallest factor of the size of a training image.
+        max_scale: Largest factor of the size of a training image.
+        radius: Upper bound, excluded, of the distance between the cells of a training pair.
+        border: Rule for training pairs near the border: ``official`` leaves them out as the authors' code does,
+            ``full`` does not.
+        canvas: Smallest side of the canvas on which boundaries are found, in pixels; the network's group normalisation
+            depends on the whole canvas.
+        power: Power of the maps before the walk.
+        erase_boundaries: Whether scores that lie on boundaries are left out of the walk, as in the paper.
+        walk_radius: Upper bound, excluded, of the distance of one step of the walk, in cells.
+        beta: Power of the affinities in the walk.
+        walk_steps: Length t of the walk.
+        background: Score of the background in the masks.
+        walk_crf: Settings of a CRF after the walk.
+        alphas: Powers of the background with which the CRF is tried on the maps themselves, for comparison.
+        optimizer: ``sgd`` as in the paper, or ``adamw``.
+        momentum: Momentum of ``sgd``.
+        displacement_factor: Factor by which the displacement branch learns faster than the boundary branch.
+    """
+
+    backbones: ClassVar[tuple[str, ...]] = ("resnet50", "mobilenet_v2")
+    inference_only: ClassVar[frozenset[str]] = frozenset(
+        {"canvas", "power", "erase_boundaries", "walk_radius", "beta", "walk_steps", "background", "walk_crf", "alphas"}
+    )
+
+    backbone: str = "resnet50"
+    backbone_options: dict[str, Any] = field(default_factory=lambda: {"output_stride": 16, "dilated": False})
+    epochs: int = 3
+    batch_size: int = 32
+    crop_size: int = 512
+    colour_jitter: float = 0.0
+    hue_jitter: float = 0.0
+    learning_rate: float = 0.1
+    weight_decay: float = 1e-4
+    displacements: bool = True
+    object_threshold: Share = 0.3
+    background_threshold: Share = 0.05
+    label_crf: str = "irn"
+    label_confidence: float = 0.7
+    min_scale: float = 0.5
+    max_scale: float = 1.5
+    radius: Annotated[int, Limits(2, 64)] = 10
+    border: Border = "official"
+    canvas: int = 512
+    power: Annotated[float, Limits(0, above=True)] = 1.0
+    erase_boundaries: bool = True
+    walk_radius: int = 5
+    beta: float = 10.0
+    walk_steps: Annotated[int, Limits(0, 100_000)] = 256
+    background: Share = 0.25
+    walk_crf: str = "deeplab"
+    alphas: Annotated[tuple[float, ...], Limits(0, 1000, above=True)] = (2.0, 4.0, 8.0, 16.0, 32.0)
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    momentum: float = 1e-4
+    displacement_factor: float = 10.0
+
+    presets: ClassVar[Presets] = {
+        "toy": {
+            "backbone": "resnet50",
+            "pretrained": False,
+            "epochs": 4,
+            "batch_size": 8,
+            "crop_size": 96,
+            "radius": 5,
+            "border": "full",
+            "canvas": 96,
+            "erase_boundaries": False,  # an object is a few cells large, and most of the cells lie near a boundary
+            "beta": 20.0,
+            "background": 0.3,
+            "optimizer": "adamw",
+            "learning_rate": 1e-3,
+            "weight_decay": 1e-2,
+            "displacement_factor": 1.0,
+        },
+        "photos": {
+            "backbone": "mobilenet_v2",
+            "epochs": 4,
+            "batch_size": 16,
+            "crop_size": 256,
+            "border": "full",
+            "canvas": 256,
+            "optimizer": "adamw",
+            "learning_rate": 1e-3,
+            "displacement_factor": 1.0,
+        },
+    }
+
+    @classmethod
+    def for_backbone(cls, preset: str, backbone: str) -> dict[str, Any]:
+        """Return the settings that depend on the preset and the backbone."""
+        options: dict[str, Any] = {"output_stride": 16}
+        if preset == "toy":
+            options = {"width": 0.25 if backbone == "resnet50" else 0.5, **options}
+        if backbone == "resnet50":
+            options["dilated"] = False
+        return {"backbone_options": options}
+
+    def check(self) -> None:
+        """Raise InputError if a setting is out of range or settings contradict each other."""
+        paths.check_radius("radius", self.radius)  # says why, which the limits do not
+        super().check()
+        low, high = self.background_threshold, self.object_threshold
+        if low > high:
+            raise InputError(f"background_threshold is {low:g}, more than object_threshold {high:g}; make it smaller.")
+        if not 0 < self.label_confidence < 1:
+            raise InputError(f"label_confidence is {self.label_confidence}; it must lie between 0 and 1.")
+        if not 0 < self.min_scale <= self.max_scale:
+            raise InputError(
+                f"min_scale is {self.min_scale:g} and max_scale {self.max_scale:g}; give 0 < min_scale <= max_scale."
+            )
+        paths.check_radius("walk_radius", self.walk_radius)
+        cells = -(-self.crop_size // 4)
+        if self.radius > cells:
+            raise InputError(
+                f"radius is {self.radius}, more than the {cells} × {cells} cells of crop_size {self.crop_size}; "
+                f"make it at most {cells}, or crop_size larger."
+            )
+        if self.border == "official" and cells < 2 * self.radius - 1:
+            raise InputError(
+                f"radius is {self.radius}, too large for crop_size {self.crop_size}, which gives {cells} × {cells} "
+                f"cells; make it at most {(cells + 1) // 2}, or choose border 'full'."
+            )
+        for preset in (self.label_crf, self.walk_crf):
+            dense_crf.check(preset)
 
 
 METHOD = IRN

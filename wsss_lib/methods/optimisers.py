@@ -1,4 +1,4 @@
-"""The optimiser groups and the polynomial schedule that AffinityNet's code introduced and its successors keep."""
+"""Parameter groups, optimisers and learning rate schedules that several methods share."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ def parameter_groups(
     new_factor: float = 10.0,
     bias_factor: float = 2.0,
 ) -> list[dict[str, Any]]:
-    """Return the four groups of AffinityNet's code, the empty ones left out.
+    """Return the four parameter groups of AffinityNet's code, without empty ones.
 
-    Pre-trained weights get the learning rate, pre-trained biases twice that, new weights ``new_factor`` times it and
-    new biases ``2 * new_factor`` times it (the 2 is ``bias_factor``); biases are not decayed. Frozen parameters and
-    those of batch normalisation are in no group unless the latter are trained, when they count as biases.
+    Pre-trained weights have the learning rate, pre-trained biases ``bias_factor`` times that, new weights
+    ``new_factor`` times, and new biases ``bias_factor * new_factor`` times. Biases do not decay. Trained parameters of
+    batch normalisation count as biases; frozen parameters are in no group.
 
     Args:
         pretrained: The module that starts from ImageNet weights.
@@ -45,7 +45,7 @@ def parameter_groups(
 def create_optimizer(
     name: Literal["sgd", "adamw"], groups: list[dict[str, Any]], learning_rate: float, momentum: float
 ) -> Optimizer:
-    """Return stochastic gradient descent as in the papers, or AdamW, which knows no ``momentum``."""
+    """Return stochastic gradient descent as in the papers, or AdamW, which has no ``momentum``."""
     if name == "sgd":
         return SGD(groups, lr=learning_rate, momentum=momentum)
     return AdamW(groups, lr=learning_rate)
@@ -54,7 +54,7 @@ def create_optimizer(
 def polynomial_schedule(optimizer: Optimizer, total_steps: int, power: float = 0.9) -> LambdaLR:
     """Multiply every learning rate by ``(1 - t / total_steps) ** power`` in step t, counted from 0.
 
-    After ``total_steps`` steps it stays at its last value.
+    After ``total_steps`` steps the factor stays at its last value.
     """
 
     def factor(step: int) -> float:
@@ -64,9 +64,9 @@ def polynomial_schedule(optimizer: Optimizer, total_steps: int, power: float = 0
 
 
 def stepped_polynomial_schedule(optimizer: Optimizer, total_steps: int, every: int, power: float = 0.9) -> LambdaLR:
-    """Follow the polynomial schedule, but change the learning rates only after every ``every`` steps, as DeepLab does.
+    """Follow the polynomial schedule, but change the learning rates only once in ``every`` steps, as DeepLab does.
 
-    After ``total_steps`` steps it goes on as it ended.
+    After ``total_steps`` steps the factor stays at its last value.
     """
 
     def factor(step: int) -> float:
@@ -82,7 +82,7 @@ def warmed_cosine_schedule(
     warm_up: int,
     first: float,
     last: float,
-    behind: bool = False,
+    lag_one_epoch: bool = False,
 ) -> LambdaLR:
     """Change every learning rate from epoch to epoch: a linear warm-up, then half a period of the cosine.
 
@@ -93,16 +93,16 @@ def warmed_cosine_schedule(
         optimizer: The optimiser.
         total_steps: Number of steps of all epochs together.
         epochs: Number of epochs.
-        warm_up: Number of them that belong to the warm-up; 0 for none.
+        warm_up: Number of epochs of the warm-up; 0 for none.
         first: Factor of the first epoch.
-        last: Factor towards the end.
-        behind: Whether every epoch has the factor of the one before, as in MCTformer's code.
+        last: Factor that the cosine approaches.
+        lag_one_epoch: Whether each epoch has the factor of the epoch before, as in MCTformer's code.
     """
     per_epoch = max(1, total_steps // epochs)
 
     def factor(step: int) -> float:
         epoch = min(step, total_steps - 1) // per_epoch
-        epoch = max(0, epoch - 1) if behind else epoch
+        epoch = max(0, epoch - 1) if lag_one_epoch else epoch
         if epoch < warm_up:
             return first + (1 - first) * epoch / warm_up
         return last + (1 - last) * (1 + math.cos(math.pi * epoch / epochs)) / 2

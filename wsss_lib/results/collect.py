@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from wsss_lib.errors import InputError
+from wsss_lib.methods.fields import Kind
 from wsss_lib.runs.kinds import reopen
-from wsss_lib.runs.parameters import check_final_network, existing, read_values, refuse_unknown
+from wsss_lib.runs.parameters import COMMON, NOTEBOOKS, check_final_network, existing, read_values, refuse_unknown
 from wsss_lib.runs.run import Run
 from wsss_lib.runs.settings import project_root
 from wsss_lib.show.tables import markdown_table
@@ -168,15 +169,12 @@ def _spread(values: Sequence[float]) -> str:
     return f"{mean} ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else mean
 
 
-_NOTEBOOKS = ("00_cam", "01_affinitynet", "01b_irn", "02_oc_cse", "03_acr", "04_pcss", "05_msal")
-
-
 def missing(results: Mapping[str, Sequence[Result]], preset: str) -> list[str]:
     """Return, for every notebook without a result, a line that says how to get one."""
     data = "" if preset == "toy" else " -p data_root FOLDER"
     return [
         f"no run of {name}: papermill notebooks/{name}.ipynb runs/{name}.ipynb -p preset {preset}{data}"
-        for name in _NOTEBOOKS
+        for name in NOTEBOOKS.values()
         if name not in results
     ]
 
@@ -193,8 +191,8 @@ def check_parameters(namespace: Mapping[str, Any]) -> tuple[Path, Path | None]:
     Raises:
         InputError: A parameter is unknown, of the wrong type or out of range.
     """
-    texts = ("preset", "variant", "runs", "backbone", "weights")
-    kinds: dict[str, type] = {**dict.fromkeys(texts, str), "segmentation": bool, "images": int}
+    kinds = {name: COMMON[name] for name in ("preset", "backbone", "weights", "segmentation")}
+    kinds |= {"variant": Kind(str), "runs": Kind(str), "images": Kind(int)}
     refuse_unknown(namespace, kinds)
     values = read_values(namespace, kinds)
     backbone, file = values["backbone"], existing("weights", values["weights"])

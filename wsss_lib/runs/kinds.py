@@ -5,23 +5,28 @@ from __future__ import annotations
 from importlib import import_module
 from pathlib import Path
 
+from wsss_lib.methods import load_method
 from wsss_lib.runs.run import Run
 from wsss_lib.runs.settings import Settings, read_settings
 
 _KINDS = {
     "affinitynet": "affinitynet.AffinityNetRun",
     "irn": "irn.IRNRun",
-    "oc_cse": "with_classifier.WithClassifierRun",
-    "acr": "with_classifier.WithClassifierRun",
-    "pcss": "pcss.PcssRun",
     "superpixels": "msal.SuperpixelRun",
-    "msal": "msal.MsalRun",
     "segmentation": "segmentation.SegmentationRun",
 }
-"""Kinds of runs by method; a method that is not listed has a `CamRun`.
+"""Kinds of runs of methods that make no class activation maps.
 
 The names are texts, so that a kind of run can open another run without a circle of imports.
 """
+
+_BY_NEED = {
+    "": "cam.CamRun",
+    "classifier": "with_classifier.WithClassifierRun",
+    "superpixels": "msal.MsalRun",
+    "census": "pcss.PcssRun",
+}
+"""Kinds of runs of all other methods, by what the method needs, see `wsss_lib.methods.method.CamMethod.needs`."""
 
 
 def open_run(settings: Settings, guest: bool = False, part: bool = False) -> Run:
@@ -32,7 +37,8 @@ def open_run(settings: Settings, guest: bool = False, part: bool = False) -> Run
         guest: Whether the run is opened for the results that it already has, see :class:`wsss_lib.runs.run.Run`.
         part: Whether another run makes this one for its own use.
     """
-    module, name = _KINDS.get(settings.method, "cam.CamRun").split(".")
+    path = _KINDS.get(settings.method) or _BY_NEED[load_method(settings.method).METHOD.needs]
+    module, name = path.split(".")
     kind: type[Run] = getattr(import_module(f"wsss_lib.runs.{module}"), name)
     return kind(settings, guest, part)
 

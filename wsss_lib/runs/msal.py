@@ -11,9 +11,8 @@ from typing import Any
 from wsss_lib.data.saliency import SaliencyMaps
 from wsss_lib.data.transforms import Augmentation
 from wsss_lib.errors import InputError
-from wsss_lib.methods import msal, superpixels
+from wsss_lib.methods import superpixels
 from wsss_lib.methods.method import CamMethod
-from wsss_lib.methods.msal import MSAL
 from wsss_lib.methods.superpixels import Superpixels
 from wsss_lib.models.pretrained import load_backbone
 from wsss_lib.models.superpixel_net import SPIXEL_FCN, SuperpixelNet
@@ -77,9 +76,7 @@ class MsalRun(CamRun):
         self.superpixel_run = SuperpixelRun(earlier, guest=True, part=settings.superpixels is None)
 
     def _find_saliency(self) -> SaliencyMaps | None:
-        config, folder = self.settings.config, self.settings.saliency
-        assert isinstance(config, msal.Config)
-        wanted = config.target == "saliency"
+        wanted, folder = self.settings.config.needs_saliency, self.settings.saliency
         if wanted and folder is None:
             raise InputError(
                 "target saliency needs saliency maps; name their folder as saliency, or choose target image."
@@ -132,9 +129,7 @@ class MsalRun(CamRun):
 
     @property
     def _needs_superpixels(self) -> bool:
-        config = self.settings.config
-        assert isinstance(config, msal.Config)
-        return config.needs_superpixels and self.settings.checkpoint is None
+        return self.settings.config.needs_superpixels and self.settings.checkpoint is None
 
     @property
     def _superpixel_digest(self) -> str:
@@ -161,7 +156,6 @@ class MsalRun(CamRun):
 
     def setup_method(self, method: CamMethod) -> None:
         """Give the method its superpixels, if it needs them."""
-        assert isinstance(method, MSAL)
         if method.config.needs_superpixels:
             method.superpixels = self.superpixels
             method.superpixels.given = method.backbone.normalisation

@@ -50,6 +50,7 @@ class OpenedRun:
     """
 
     def __init__(self, settings: Settings, guest: bool = False, part: bool = False) -> None:
+        settings.config.check()
         check_devices(settings.accelerator, settings.devices, settings.precision)
         self.settings = settings
         self.folder = settings.folder

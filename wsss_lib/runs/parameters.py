@@ -3,69 +3,66 @@
 from __future__ import annotations
 
 import ast
-import dataclasses
 import difflib
-import math
 from collections.abc import Iterable, Mapping, MutableMapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any
 
 from wsss_lib.errors import InputError
 from wsss_lib.methods import load_method
+from wsss_lib.methods.fields import Kind, Limits, kinds_of
 from wsss_lib.methods.method import PRESETS, Config, further_backbone
 from wsss_lib.models.pretrained import backbone_of_weights, find_weights
 from wsss_lib.runs.refiners import check_refiner
 from wsss_lib.runs.settings import PATHS, RENAMED, Settings, project_root
 from wsss_lib.stages.engine import PRECISIONS
 
-_TYPES: dict[str, type] = {
-    "preset": str,
-    "data_root": str,
-    "labels": str,
-    "mask_values": str,
-    "weights": str,
-    "cams": str,
-    "classifier": str,
-    "superpixels": str,
-    "saliency": str,
-    "pseudo_masks": str,
-    "checkpoint": str,
-    "out": str,
-    "backbone": str,
-    "seed": int,
-    "limit": int,
-    "accelerator": str,
-    "devices": int,
-    "precision": str,
-    "workers": int,
-    "resume": bool,
-    "segmentation": bool,
-    "refiner": str,
-    "ablations": int,
+NOTEBOOKS = {
+    "cam": "00_cam",
+    "affinitynet": "01_affinitynet",
+    "irn": "01b_irn",
+    "oc_cse": "02_oc_cse",
+    "acr": "03_acr",
+    "pcss": "04_pcss",
+    "msal": "05_msal",
+}
+"""For every method, the notebook that makes the same run."""
+
+COMMON: dict[str, Kind] = {
+    "preset": Kind(str, choices=PRESETS),
+    "data_root": Kind(str),
+    "labels": Kind(str),
+    "mask_values": Kind(str),
+    "weights": Kind(str),
+    "cams": Kind(str),
+    "classifier": Kind(str),
+    "superpixels": Kind(str),
+    "saliency": Kind(str),
+    "pseudo_masks": Kind(str),
+    "checkpoint": Kind(str),
+    "out": Kind(str),
+    "backbone": Kind(str),
+    "seed": Kind(int, Limits(0, 2**31 - 1)),
+    "limit": Kind(int),
+    "accelerator": Kind(str),
+    "devices": Kind(int, Limits(1, 64)),
+    "precision": Kind(str),
+    "workers": Kind(int, Limits(-1, 256)),
+    "resume": Kind(bool),
+    "segmentation": Kind(bool),
+    "refiner": Kind(str),
+    "ablations": Kind(int, Limits(-1)),
 }
 """Parameters of the notebooks. The others set the field of the same name in the method's `Config`."""
-
-_LEAST = {"devices": 1, "workers": -1, "ablations": -1, "crop_size": 32, "batch_size": 1, "epochs": 1, "radius": 2}
-_SHARES = ("dropout", "plain_share", "colour_jitter", "grid_share", "own_magnitude", "random_erasing", "threshold")
-_MOST = {
-    **dict.fromkeys(_SHARES, 1),
-    **dict.fromkeys(("crop_size", "min_long_side", "max_long_side"), 4096),  # beyond, an image alone fills the memory
-    "hue_jitter": 0.5,
-    "own_weight": 0.999,
-    "seed": 2**31 - 1,
-    "devices": 64,
-    "workers": 256,
-    "radius": 64,
-    "walk_steps": 100_000,
-}
-_MOST_IN_LIST = {"scales": 4.0, "train_scales": 4.0, "pyramid": 4.0, "alphas": 1000.0, "crop_scale": 4.0}
 
 _NETWORKS = ("weights", "classifier", "superpixels", "checkpoint")
 """Paths that may be given as the names of files in ``pretrained/``."""
 
 _OTHER_PATHS = ("out", "runs")
 """Paths that are looked for in the working directory alone."""
+
+_CONVERTED = (int, float, str, tuple)
 
 _PASSED_ON = ("mask_values", "seed", "limit", "accelerator", "devices", "precision", "workers", "resume", "refiner")
 _NAMED_IN_FOLDER = ("backbone", "seed", "limit", "precision")
@@ -86,16 +83,15 @@ def read_parameters(notebook: str, method: str, namespace: Mapping[str, Any]) ->
         InputError: A parameter is unknown, of the wrong type, out of range, or names a folder that is missing.
     """
     config_class: type[Config] = load_method(method).Config
-    types = parameter_types(method)
+    kinds = parameter_types(method)
     namespace = with_present_names(namespace)
-    refuse_unknown(namespace, types)
-    values = read_values(namespace, types)
+    refuse_unknown(namespace, kinds)
+    values = read_values(namespace, kinds)
 
     preset, backbone = values.get("preset", "toy"), values.get("backbone", "")
     if preset == "photos" and not backbone and values.get("weights") and "mobilenet_v2" in config_class.backbones:
         backbone = backbone_of_weights(existing("weights", values["weights"]))
-    changes = {k: v for k, v in values.items() if k not in _TYPES and v}
-    _refuse_other_choices(config_class, changes)
+    changes = {k: v for k, v in values.items() if k not in COMMON and v}
     config = config_class.preset(preset, backbone).replace(**changes)
     config.check()
     _refuse_ignored(preset, values)
@@ -147,21 +143,14 @@ def default_folder(notebook: str, preset: str, values: Mapping[str, Any], change
     return project_root() / "runs" / notebook / "-".join(parts)
 
 
-def parameter_types(method: str) -> dict[str, type]:
-    """Return all that a notebook on a method can set, with their types; lists travel as strings."""
-    config_class: type[Config] = load_method(method).Config
-    example = config_class()
-    kinds = {field.name: type(getattr(example, field.name)) for field in dataclasses.fields(config_class)}
-    return _TYPES | {
-        name: kind for name, kind in kinds.items() if kind in (int, float, str, tuple) and name != "backbone"
-    }
+def parameter_types(method: str) -> dict[str, Kind]:
+    """Return all that a notebook on a method can set, and what each value may be; lists of numbers travel as strings.
 
-
-def _refuse_other_choices(config_class: type[Config], changes: Mapping[str, Any]) -> None:
-    """Raise for a value that the annotation of its field does not list."""
-    for name, kind in get_type_hints(config_class).items():
-        if get_origin(kind) is Literal and changes.get(name, get_args(kind)[0]) not in get_args(kind):
-            raise InputError(f"{name} {changes[name]!r} is unknown; choose one of {', '.join(get_args(kind))}.")
+    Besides the parameters of every notebook, these are the fields of the method's `Config` that are numbers, strings or
+    lists of numbers.
+    """
+    own = kinds_of(load_method(method).Config)
+    return COMMON | {name: kind for name, kind in own.items() if kind.base in _CONVERTED and name not in COMMON}
 
 
 def _refuse_ignored(preset: str, values: Mapping[str, Any]) -> None:
@@ -215,7 +204,7 @@ def _annotated_names(cell: str) -> list[str]:
     return [s.target.id for s in body if isinstance(s, ast.AnnAssign) and isinstance(s.target, ast.Name)]
 
 
-def read_values(namespace: Mapping[str, Any], types: Mapping[str, type]) -> dict[str, Any]:
+def read_values(namespace: Mapping[str, Any], kinds: Mapping[str, Kind]) -> dict[str, Any]:
     """Return the parameters that are in the namespace, checked and as their types.
 
     A parameter that arrived as a text and means something else, such as ``"5"`` or ``"False"``, is also replaced in
@@ -223,44 +212,44 @@ def read_values(namespace: Mapping[str, Any], types: Mapping[str, type]) -> dict
 
     Args:
         namespace: The notebook's ``globals()``.
-        types: The type of every parameter by name; a list of numbers is a tuple.
+        kinds: What each parameter may be, by name.
 
     Raises:
         InputError: A parameter has the wrong type, or is out of range.
     """
-    values = {name: convert(name, namespace[name], kind) for name, kind in types.items() if name in namespace}
+    values = {name: convert(name, namespace[name], kind) for name, kind in kinds.items() if name in namespace}
     if isinstance(namespace, MutableMapping):
         namespace.update(
-            {k: v for k, v in values.items() if type(v) is not type(namespace[k]) and types[k] is not tuple}
+            {k: v for k, v in values.items() if type(v) is not type(namespace[k]) and kinds[k].base is not tuple}
         )
     return values
 
 
-def convert(name: str, value: Any, kind: type) -> Any:
-    """Return a parameter as the given type, after checking type and range.
+def convert(name: str, value: Any, kind: Kind) -> Any:
+    """Return a parameter as the type of its kind, after checking type, range and choices.
+
+    A parameter of a method may also be 0 or "", which keeps the value of the preset.
 
     Raises:
         InputError: The value has another type, or is out of range.
     """
-    if kind is tuple:
-        return _numbers(name, value)
-    if kind is str and (value is None or isinstance(value, bool | int | float)):
+    base = kind.base
+    if base is tuple:
+        return _numbers(name, value, kind.limits)
+    if base is str and (value is None or isinstance(value, bool | int | float)):
         value = _name(name, value)
-    if kind is not str and isinstance(value, str):
-        value = _meant(value, kind)
-    if kind is float and type(value) is int:
+    if base is not str and isinstance(value, str):
+        value = _meant(value, base)
+    if base is float and type(value) is int:
         value = float(value)
-    if type(value) is not kind:
-        raise InputError(f"parameter {name} must be of type {kind.__name__}, but {value!r} is {type(value).__name__}.")
-    if isinstance(value, int | float):
-        least = _LEAST.get(name, 0)
-        unset = value == 0 and name != "devices"
-        if not math.isfinite(value) or (value < least and not unset):
-            raise InputError(f"parameter {name} must be at least {least}, not {value}.")
-        if value > _MOST.get(name, math.inf):
-            raise InputError(f"parameter {name} must be at most {_MOST[name]}, not {value}.")
-    if name == "preset" and value not in PRESETS:
-        raise InputError(f"preset {value!r} is unknown; choose one of {', '.join(PRESETS)}.")
+    if type(value) is not base:
+        raise InputError(f"parameter {name} must be of type {base.__name__}, but {value!r} is {type(value).__name__}.")
+    if name not in COMMON and not value:
+        return value
+    problem = kind.limits.problem(value) if isinstance(value, int | float) else ""
+    if problem:
+        raise InputError(f"parameter {name} must be {problem}, not {value}.")
+    kind.check(name, value)
     return value
 
 
@@ -305,7 +294,7 @@ def _meant(text: str, kind: type) -> Any:
     return text
 
 
-def _numbers(name: str, value: Any) -> tuple[float, ...]:
+def _numbers(name: str, value: Any, limits: Limits) -> tuple[float, ...]:
     """Read a list of numbers such as ``"0.5,1.0"``, ``"[0.5, 1.0]"`` or ``[0.5, 1.0]``; "" is the empty list."""
     text = str(list(value) if isinstance(value, tuple) else value).strip()
     if text.startswith("[") and text.endswith("]"):
@@ -314,9 +303,8 @@ def _numbers(name: str, value: Any) -> tuple[float, ...]:
         numbers = tuple(float(part) for part in text.split(",")) if text or value != "" else ()
     except ValueError:
         raise InputError(f'parameter {name} must be numbers with commas such as "0.5,1.0", not {value!r}.') from None
-    most = _MOST_IN_LIST[name]
-    if not all(0 < number <= most for number in numbers):
-        raise InputError(f"parameter {name} must hold numbers above 0 and up to {most:g}, not {value!r}.")
+    if any(limits.problem(number) for number in numbers):
+        raise InputError(f"parameter {name} must hold numbers {limits.of_numbers}, not {value!r}.")
     return numbers
 
 

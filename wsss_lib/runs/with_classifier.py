@@ -1,4 +1,4 @@
-"""A run of OC-CSE or ACR, which may need an ordinary classifier: one that is trained, and really classifies."""
+"""A run of a method that may need an ordinary classifier, such as OC-CSE: a trained one, which really classifies."""
 
 from __future__ import annotations
 
@@ -10,11 +10,9 @@ from typing import Any
 
 from wsss_lib.data.dataset import DatasetView
 from wsss_lib.errors import InputError
-from wsss_lib.methods import acr, cam, load_method, oc_cse
-from wsss_lib.methods.acr import ACR
+from wsss_lib.methods import cam, load_method
 from wsss_lib.methods.cam import CAM
 from wsss_lib.methods.method import CamMethod
-from wsss_lib.methods.oc_cse import OCCSE
 from wsss_lib.models.weights import read_state
 from wsss_lib.ops.metrics import top_recall
 from wsss_lib.runs.cam import CamRun
@@ -55,7 +53,7 @@ class WithClassifierRun(CamRun):
         config = self.settings.config
         if self.settings.checkpoint is not None and self.settings.classifier is None:
             return False
-        return isinstance(config, oc_cse.Config) or (isinstance(config, acr.Config) and config.start == "classifier")
+        return config.asks_classifier or config.starts_from_classifier
 
     def prepare(self) -> None:
         """Find the ordinary classifier, if one is needed.
@@ -91,8 +89,7 @@ class WithClassifierRun(CamRun):
         if not issubclass(load_method(earlier.method).METHOD, CAM):
             raise InputError(f"classifier {earlier.folder} is a run of another method; give one of 00_cam.")
         config = self.settings.config
-        assert isinstance(config, oc_cse.Config | acr.Config)
-        if config.start == "classifier" and earlier.config.backbone != config.backbone:
+        if config.starts_from_classifier and earlier.config.backbone != config.backbone:
             raise InputError(
                 f"classifier {earlier.folder} has the backbone {earlier.config.backbone}, and nothing with the "
                 f"backbone {config.backbone} can start from it; give one with that backbone."
@@ -143,7 +140,7 @@ class WithClassifierRun(CamRun):
         """Start from the ordinary classifier, if the configuration says so."""
         if self.settings.checkpoint is not None:
             return
-        if isinstance(method, OCCSE | ACR) and method.config.start == "classifier":
+        if method.config.starts_from_classifier:
             method.start_from(self.ordinary.network)
 
     @property
@@ -187,7 +184,7 @@ class WithClassifierRun(CamRun):
 
     def train(self, report: Callable[[dict[str, Any]], None] = epoch_line) -> History:
         """Check the ordinary classifier where the losses use it, then train; see :meth:`CamRun.train`."""
-        if isinstance(self.method, OCCSE) and not self.is_trained:
+        if self.method.config.asks_classifier and not self.is_trained:
             self.check_ordinary()
             self.method.ordinary = self.ordinary.network
         return super().train(report)

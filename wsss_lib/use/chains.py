@@ -12,8 +12,10 @@ from typing import Any
 
 from wsss_lib.errors import InputError
 from wsss_lib.methods import load_method
+from wsss_lib.methods.fields import Kind
 from wsss_lib.runs.cam import CamRun
 from wsss_lib.runs.kinds import open_run
+from wsss_lib.runs.parameters import NOTEBOOKS as NOTEBOOKS
 from wsss_lib.runs.parameters import (
     check_final_network,
     convert,
@@ -23,6 +25,7 @@ from wsss_lib.runs.parameters import (
     with_present_names,
 )
 from wsss_lib.runs.refinement import RefinementRun
+from wsss_lib.runs.refiners import REFINERS
 from wsss_lib.runs.report import (
     cam_summaries,
     cam_table,
@@ -39,27 +42,13 @@ from wsss_lib.runs.settings import PATHS, Settings
 from wsss_lib.stages.evaluate import CamScores
 from wsss_lib.stages.store import MaskStore, read_json
 
-NOTEBOOKS = {
-    "cam": "00_cam",
-    "affinitynet": "01_affinitynet",
-    "irn": "01b_irn",
-    "oc_cse": "02_oc_cse",
-    "acr": "03_acr",
-    "pcss": "04_pcss",
-    "msal": "05_msal",
-}
-"""For every method, the notebook that makes the same run."""
-
 FINAL = "final."
 """Prefix of the name of a parameter of the final network."""
 
-_OWN_PATHS = {
-    "affinitynet": ("cams",),
-    "irn": ("cams",),
-    "oc_cse": ("classifier",),
-    "acr": ("classifier",),
-    "msal": ("superpixels", "saliency"),
-}
+_OWN_PATHS = {"affinitynet": ("cams",), "irn": ("cams",)}
+_PATHS_BY_NEED = {"classifier": ("classifier",), "superpixels": ("superpixels", "saliency")}
+"""Paths that methods use besides the common ones, by :attr:`wsss_lib.methods.method.CamMethod.needs`."""
+
 _COMMON_PATHS = ("data_root", "labels", "weights", "checkpoint")
 _OF_NOTEBOOKS = ("segmentation", "ablations")
 _OF_FINAL = ("backbone", "weights")
@@ -122,12 +111,14 @@ def read_words(words: Sequence[str], method: str = "cam") -> Parameters:
 
 def known_parameters(method: str) -> list[str]:
     """Return the names of all parameters of a method's run."""
-    paths = {*_COMMON_PATHS, *_OWN_PATHS.get(method, ())}
+    needs = getattr(load_method(method).METHOD, "needs", "")
+    paths = {*_COMMON_PATHS, *_OWN_PATHS.get(method, ()), *_PATHS_BY_NEED.get(needs, ())}
     unused = {*(name for name in PATHS if name not in paths), *_OF_NOTEBOOKS}
+    unused |= {"refiner"} if method in REFINERS else set()
     return [name for name in parameter_types(method) if name not in unused]
 
 
-def final_parameters() -> dict[str, type]:
+def final_parameters() -> dict[str, Kind]:
     """Return the parameters of the final network and their types."""
     own = {*known_parameters("cam")} - {*parameter_types("segmentation")}
     types = parameter_types("segmentation")

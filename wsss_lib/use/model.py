@@ -23,6 +23,7 @@ from wsss_lib.data.names import class_numbers
 from wsss_lib.data.pictures import Given, open_picture
 from wsss_lib.data.transforms import to_tensor
 from wsss_lib.errors import InputError
+from wsss_lib.methods.fields import kinds_of
 from wsss_lib.methods.segmentation import Config, Rule, probabilities
 from wsss_lib.models.backbone import Normalisation
 from wsss_lib.models.segmentation_net import SegmentationNet
@@ -140,7 +141,7 @@ class Model:
             InputError: A scale is out of range, or no class has such a name.
         """
         config = self.about.config
-        views = config.scales if scales is None else convert("scales", scales, tuple)
+        views = config.scales if scales is None else convert("scales", scales, kinds_of(Config)["scales"])
         if not views:
             raise InputError("scales is empty; give at least one number, such as 1.0.")
         rule: Rule = config.inference

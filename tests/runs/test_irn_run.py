@@ -324,7 +324,7 @@ def test_parameters_reach_the_settings(tmp_path):
             {"object_threshold": 0.1, "background_threshold": 0.2},
             "background_threshold is 0.2, more than object_threshold 0.1; make it smaller.",
         ),
-        ({"background": 1.5}, "background is 1.5; it must lie in [0, 1]."),
+        ({"background": 1.5}, "parameter background must be at most 1, not 1.5."),
         ({"backbone": "vgg16"}, "backbone 'vgg16' cannot be used; choose one of resnet50, mobilenet_v2."),
     ],
 )

@@ -1,32 +1,31 @@
-"""One training step of OC-CSE and of ACR with ResNet-38, against the same steps written the plain way.
+"""One training step of OC-CSE and of ACR with ResNet-38: the library against a plain version of the authors' steps.
 
-Plain is what the authors' code does, written anew. Both: nn.BatchNorm2d in evaluation mode, ReLU that keeps its input,
-an own SGD with the polynomial schedule. OC-CSE: maps of the targets picked image by image with labels on the CPU; the
-weights of the ordinary classifier get gradients that nobody clears. ACR: the features of 448 channels are enlarged to
-the image, masked, and go through the decoder five times, pass by pass; the decoder also gets gradients in the
-classifier's step; the classifier carries a decoder and reconstruction layers that nobody uses. Ours is
-`OCCSE.update` and `ACR.update` through Lightning Fabric. Both start from the same weights and see the same images,
-labels, targets and grid; there is no dropout.
+The plain version does what the authors' code does. It has nn.BatchNorm2d in evaluation mode, a ReLU that keeps its
+input, and its own SGD with the polynomial schedule. For OC-CSE, it picks the maps of the targets image by image with
+labels on the CPU, and computes gradients of the ordinary classifier's weights that are never used. For ACR, it enlarges
+the 448 channels of features to the image, masks them, and passes them through the decoder five times, one pass after
+the other. It also computes gradients of the decoder in the classifier's step, and its classifier contains an unused
+decoder and unused reconstruction layers. Ours is `OCCSE.update` and `ACR.update` through Lightning Fabric. Both
+versions start from the same weights and get the same images, labels, targets and grid, without dropout.
 
-Before anything is timed, all parts of the losses of `--steps` steps must agree within a relative tolerance of 1e-4;
-the losses must also have changed by ten times that since the first step, or they would say nothing about the gradients.
-With `--precision bf16-mixed` a third variant runs, for which there is no such condition: its losses are printed to be
-looked at.
+Before the timing, all parts of the losses of `--steps` steps must agree within a relative tolerance of 1e-4. The losses
+must also have changed by ten times that tolerance since the first step; otherwise they would not test the gradients.
+With `--precision bf16-mixed` a third variant runs. It has no tolerance; its losses are only printed.
 
-A second table for ACR has the decoder's first layer alone, forward and backward: enlarging, masking and convolving
-against wsss_lib.ops.masked_convolution, with the gradients that the step of the reconstructor needs (features,
-weight) and with the one that the step of the classifier needs (mask).
+A second table for ACR shows the decoder's first layer alone, forward and backward: enlarging, masking and convolving
+against wsss_lib.ops.masked_convolution, with the gradients that the reconstructor's step needs (features, weight) and
+with the gradient that the classifier's step needs (mask).
 
-Columns: milliseconds per image, median of the turns; ratio: how many times as fast as plain in the same turn, median;
-peak MiB: networks, and by how much memory grew during two steps, with gradients and the optimisers' state, measured
-in a process of its own (what PyTorch allocated on CUDA, resident memory on a CPU); ratio: of plain's peak to this one.
+Columns: milliseconds per image, median of the turns; ratio: speed-up over plain in the same turn, median; peak MiB:
+memory of the networks, and its growth during two steps, with gradients and the state of the optimisers, measured in a
+separate process (memory allocated by PyTorch on CUDA, resident memory on a CPU); ratio: peak of plain over this peak.
 
-What can be gained by arithmetic alone is little: counted by `torch.utils.flop_counter`, plain needs 1.19 times ours for
-OC-CSE (a backward pass without the judge's weights), and for ACR 1.73 times ours at width 1/4, but 1.10 at width 1.
+Fewer operations explain only a part of the speed-up. Counted by `torch.utils.flop_counter`, plain needs 1.19 times as
+many as ours for OC-CSE (gradients of the judge's weights); for ACR 1.73 times at width 1/4, but 1.10 times at width 1.
 
 The papers' sizes are `--device cuda --width 1 --batch 8`, and `--crop` 384 for OC-CSE and 256 for ACR; they are the
-defaults on CUDA. The decoder always has the paper's width, so the narrower the ResNet-38, the greater the decoder's
-share of ACR's step, and the ratio: at width 1 the ResNet-38 has 84 % of the multiplications of the plain step.
+defaults on CUDA. The decoder always has the paper's width. So a narrower ResNet-38 gives the decoder a larger share of
+ACR's step, and a higher ratio: at width 1 the ResNet-38 has 84 % of the multiplications of the plain step.
 """
 
 from __future__ import annotations
@@ -79,7 +78,7 @@ TOTAL_STEPS, DECAY, MOMENTUM = 10_000, 5e-4, 5e-4
 TOLERANCE = 1e-4
 LEAST_CHANGE = 10 * TOLERANCE
 RATE = 3e-3
-"""So low that rounding does not grow beyond the tolerance within some steps."""
+"""Learning rate at which rounding errors stay below the tolerance for some steps."""
 SIZES = {"cpu": {"oc_cse": (2, 128), "acr": (1, 128)}, "cuda": {"oc_cse": (8, 384), "acr": (8, 256)}}
 """Batch and crop."""
 TITLES = {"oc_cse": "OC-CSE", "acr": "ACR"}
@@ -89,10 +88,10 @@ LAYER = {"reconstructor": ("features", "weight"), "classifier": ("mask",)}
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to do a step.
+    """A variant of a step.
 
     Attributes:
-        step: Does the next step and returns the parts of the loss.
+        step: Function that does the next step and returns the parts of the loss.
         networks: Networks that the variant keeps in memory from the start.
     """
 
@@ -100,7 +99,7 @@ class Variant:
     networks: Sequence[nn.Module] = ()
 
     def stored(self) -> float:
-        """Return the size of its networks in MiB."""
+        """Return the size of the networks in MiB."""
         tensors = [t for network in self.networks for t in (*network.parameters(), *network.buffers())]
         return sum(t.numel() * t.element_size() for t in tensors) / 2**20
 
@@ -166,10 +165,10 @@ def make_acr(options: argparse.Namespace) -> ACR:
 
 
 def settle(network: MapClassifier | Classifier) -> None:
-    """Make a network with random weights behave somewhat like a trained one.
+    """Change a network with random weights so that it is more like a trained one.
 
-    Its activations stay in bounds; its blocks change little, without which rounding errors of the gradients grow
-    from layer to layer to a percent; and every class has a map of both signs, or masks would be empty.
+    Its activations stay in bounds. Its blocks change their input only a little; otherwise the rounding errors of the
+    gradients grow from layer to layer to one percent. The map of each class has both signs; otherwise masks are empty.
     """
     for name, layer in network.named_modules():
         if name.endswith(("bn_branch2b1", "bn_branch2b2")):
@@ -186,7 +185,7 @@ def settle(network: MapClassifier | Classifier) -> None:
 
 
 def our_oc_cse(options: argparse.Namespace, device: torch.device, precision: str) -> Variant:
-    """Return OC-CSE's step of the library."""
+    """Return the library's step of OC-CSE."""
     method = make_oc_cse(options)
     method.setup(make_fabric(device.type, precision=precision), TOTAL_STEPS)
     method.train()
@@ -200,7 +199,7 @@ def our_oc_cse(options: argparse.Namespace, device: torch.device, precision: str
 
 
 def our_acr(options: argparse.Namespace, device: torch.device, precision: str) -> Variant:
-    """Return ACR's step of the library."""
+    """Return the library's step of ACR."""
     method = make_acr(options)
     method.setup(make_fabric(device.type, precision=precision), TOTAL_STEPS)
     inputs = make_inputs("acr", options, device)
@@ -212,7 +211,7 @@ def our_acr(options: argparse.Namespace, device: torch.device, precision: str) -
 
 
 def floats(losses: dict[str, Tensor]) -> dict[str, float]:
-    """Read losses, as the loop does."""
+    """Return losses as floats, as the training loop does."""
     return {name: float(value) for name, value in losses.items()}
 
 
@@ -220,10 +219,10 @@ def floats(losses: dict[str, Tensor]) -> dict[str, float]:
 
 
 class PlainSGD(torch.optim.SGD):
-    """Stochastic gradient descent that sets its learning rates by itself.
+    """Stochastic gradient descent that also sets its learning rates.
 
     Args:
-        groups: Each with its first learning rate.
+        groups: Groups of parameters, each with its first learning rate.
     """
 
     def __init__(self, groups: list[dict[str, object]]) -> None:
@@ -258,7 +257,7 @@ class PlainEraser(nn.Module):
 
 
 def plain_oc_cse(options: argparse.Namespace, device: torch.device) -> Variant:
-    """Return OC-CSE's step the plain way."""
+    """Return the plain step of OC-CSE."""
     method = make_oc_cse(options)
     eraser = PlainEraser(method.network).to(device).train()
     ordinary = PlainEraser(method.ordinary).to(device).eval()
@@ -360,7 +359,7 @@ def plain_error(drawn: Tensor, images: Tensor, mask: Tensor) -> Tensor:
 
 
 def plain_acr(options: argparse.Namespace, device: torch.device) -> Variant:
-    """Return ACR's step the plain way."""
+    """Return the plain step of ACR."""
     method = make_acr(options)
     main = PlainPlayer(method.classifier, method.reconstructor).to(device)
     recon = PlainPlayer(method.reconstructor.classifier, method.reconstructor).to(device)
@@ -489,7 +488,7 @@ STEPS: dict[str, Callable[..., Variant]] = {
 
 
 def measure_peak(key: str, options: argparse.Namespace, device: torch.device) -> None:
-    """Print what a variant needs: its networks, and by how much memory grows in two steps or one call of the layer."""
+    """Print the memory of a variant: its networks, and the growth in two steps or in one call of the layer."""
     group, _, name = key.partition("/")
     if group.startswith("layer-"):
         values = layer_values(name, group.removeprefix("layer-"), options, device)
@@ -502,7 +501,7 @@ def measure_peak(key: str, options: argparse.Namespace, device: torch.device) ->
 
 
 def assert_change(losses: Losses) -> None:
-    """Raise AssertionError if a loss has hardly changed over the steps, which says nothing about gradients."""
+    """Raise AssertionError if a loss hardly changes over the steps, because it then does not test the gradients."""
     for name in losses[0]:
         change = abs(losses[-1][name] / losses[0][name] - 1)
         assert change > LEAST_CHANGE or not name.endswith("loss"), f"{name} hardly changes: {losses}"
@@ -530,13 +529,13 @@ def compare(method: str, options: argparse.Namespace, device: torch.device) -> N
 
 
 def arguments() -> argparse.Namespace:
-    """Read the command line; sizes that are not given depend on the device and the method."""
+    """Read the command line; the default sizes depend on the device and the method."""
     options = parser(__doc__, repeats=2)
-    options.add_argument("--method", choices=list(TITLES), help="one of the two (default: both)")
+    options.add_argument("--method", choices=list(TITLES), help="method to measure (default: both)")
     options.add_argument("--width", type=float, help="factor of ResNet-38's channels (default: 0.25, on CUDA 1)")
     options.add_argument("--batch", type=int, help="images per step (default: OC-CSE 2, ACR 1; on CUDA 8)")
     options.add_argument("--crop", type=int, help="side of the images (default: 128; on CUDA the papers' 384 and 256)")
-    options.add_argument("--steps", type=int, default=3, help="whose losses are compared, at least 2 (default: 3)")
+    options.add_argument("--steps", type=int, default=3, help="number of compared steps, at least 2 (default: 3)")
     options.add_argument(
         "--precision", choices=("32-true", "bf16-mixed"), default="32-true", help="bf16-mixed adds a variant"
     )

@@ -1,7 +1,7 @@
-"""Reading COCO's annotations: `json.load`, our first reading, and our second one, from the index.
+"""Reading COCO's annotations: `json.load`, our first reading, and our second reading, which uses an index.
 
-The file is made up: as many images and annotations as COCO 2014's training set, polygons of twenty points. All three
-must agree on the labels.
+The file is random data with as many images and annotations as COCO 2014's training set, and polygons of twenty points.
+All three ways must give the same labels.
 
 Column: seconds of one reading.
 """
@@ -19,7 +19,7 @@ import torch
 from common import begin, machine, parser, seconds, table
 from torch import Tensor
 
-from wsss_lib.data.coco import CATEGORY_IDS, read_instances
+from wsss_lib.data.coco_annotations import CATEGORY_IDS, read_instances
 
 IMAGES, ANNOTATIONS = 82_783, 604_907
 
@@ -46,7 +46,7 @@ def write_annotations(path: Path, images: int, annotations: int) -> None:
 
 
 def labels_of_json(path: Path) -> Tensor:
-    """Return the labels ``(n, 80)`` the plain way."""
+    """Return the labels ``(n, 80)`` with `json.load`."""
     content = json.loads(path.read_text())
     rows = {number: row for row, number in enumerate(sorted(image["id"] for image in content["images"]))}
     columns = {number: column for column, number in enumerate(CATEGORY_IDS)}

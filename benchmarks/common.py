@@ -1,4 +1,4 @@
-"""What the benchmark scripts share: turns, tables, peak memory in a process of its own, ResNet-38 the plain way."""
+"""Common parts of the benchmark scripts: turns, tables, peak memory in a separate process, a plain ResNet-38."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ from wsss_lib.models.resnet38d import ResNet38d
 from wsss_lib.stages.engine import keep_freed_memory
 
 Losses = Sequence[Mapping[str, float]]
-"""The parts of the loss at every step, by name."""
+"""Parts of the loss at each step, by name."""
 
 MEASURE = "--measure"
 """Hidden option: measure one variant in this process, in most scripts its peak memory, and print JSON."""
 
 
 def parser(text: str, repeats: int, threads: int = 0) -> argparse.ArgumentParser:
-    """Return a parser with the options that every benchmark has.
+    """Return a parser with the options that all benchmarks have.
 
     Args:
-        text: The documentation of the script, shown by ``--help`` as it is.
+        text: Documentation of the script, shown unchanged by ``--help``.
         repeats: Default of ``--repeats``.
         threads: Default of ``--threads``.
     """
@@ -60,7 +60,7 @@ def begin(options: argparse.Namespace) -> torch.device:
     """Apply the common options and return the device.
 
     Raises:
-        SystemExit: CUDA was asked for, but there is none, or a number is out of range.
+        SystemExit: CUDA is wanted but missing, or a number is out of range.
     """
     if options.repeats < 1:
         raise SystemExit("--repeats must be at least 1.")
@@ -72,11 +72,11 @@ def begin(options: argparse.Namespace) -> torch.device:
 
 
 def choose_sizes(options: argparse.Namespace, **sizes: tuple[Any, Any]) -> argparse.Namespace:
-    """Give the options that were left out, which are None, their default on a CPU or on CUDA, and return them all.
+    """Give each option that is None its default for a CPU or for CUDA, and return all options.
 
     Args:
-        options: The command line.
-        sizes: Both defaults of every option, by the option's name.
+        options: Parsed command line.
+        sizes: Default for a CPU and default for CUDA, by name of the option.
     """
     for name, defaults in sizes.items():
         if getattr(options, name) is None:
@@ -85,14 +85,14 @@ def choose_sizes(options: argparse.Namespace, **sizes: tuple[Any, Any]) -> argpa
 
 
 def compute_exactly(device: torch.device) -> None:
-    """Have CUDA not round the factors of fp32 products, and a CPU keep freed memory, as it does in every run."""
+    """Turn off TF32 rounding on CUDA, and keep freed memory on a CPU, as all runs do."""
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     if device.type == "cpu":
         keep_freed_memory()
 
 
 def machine(device: torch.device) -> str:
-    """Return one line that says what the numbers were measured with."""
+    """Return one line that describes the machine and the versions."""
     if device.type == "cuda":
         return f"{torch.cuda.get_device_name()}, PyTorch {torch.__version__}"
     return f"CPU, {torch.get_num_threads()} threads of {os.cpu_count()} cores, PyTorch {torch.__version__}"
@@ -102,13 +102,13 @@ def machine(device: torch.device) -> str:
 
 
 def synchronise(device: torch.device) -> None:
-    """Wait until the device has nothing left to do."""
+    """Wait until the device has finished all work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def seconds(function: Callable[[], object], device: torch.device) -> float:
-    """Return how long one call takes."""
+    """Return the seconds that one call takes."""
     synchronise(device)
     start = time.perf_counter()
     function()
@@ -119,16 +119,16 @@ def seconds(function: Callable[[], object], device: torch.device) -> float:
 def alternate(
     variants: Mapping[str, Callable[[], object]], repeats: int, device: torch.device, warm_up: int = 1
 ) -> dict[str, list[float]]:
-    """Time several functions in turns (A B A B ...), so that a slow spell of the machine meets all of them.
+    """Time several functions in turns (A B A B ...), so that a slow phase of the machine affects all of them.
 
     Args:
-        variants: The functions, by name.
-        repeats: Timed calls of each.
+        variants: Functions to time, by name.
+        repeats: Number of timed calls of each function.
         device: Device on which the functions compute.
-        warm_up: Calls of each before, not timed.
+        warm_up: Number of earlier calls of each function that are not timed.
 
     Returns:
-        The seconds of every timed call, by name.
+        Seconds of each timed call, by name.
     """
     for _ in range(warm_up):
         for function in variants.values():
@@ -141,7 +141,7 @@ def alternate(
 
 
 def speed_up(times: Mapping[str, Sequence[float]], baseline: str, name: str) -> float:
-    """Return the median over the turns of how many times longer ``baseline`` took than ``name``."""
+    """Return the speed-up of ``name`` over ``baseline``, as the median over the turns."""
     return statistics.median(a / b for a, b in zip(times[baseline], times[name], strict=True))
 
 
@@ -151,8 +151,8 @@ def speed_up(times: Mapping[str, Sequence[float]], baseline: str, name: str) -> 
 def resident_peak() -> float:
     """Return the largest resident memory of this process so far, in MiB.
 
-    Linux hands ``ru_maxrss`` of the starting process on to the started one, so there the kernel's own mark of this
-    process is read where it exists.
+    On Linux a process inherits ``ru_maxrss`` from the process that starts it. So the kernel's own value for this
+    process is read there, if it exists.
     """
     status = Path("/proc/self/status")
     if status.is_file() and (mark := re.search(r"VmHWM:\s+(\d+) kB", status.read_text())):
@@ -164,9 +164,9 @@ def resident_peak() -> float:
 
 
 def peak_of(function: Callable[[], object], device: torch.device) -> float:
-    """Call a function and return by how many MiB memory grew at its peak; call it once per process.
+    """Call a function and return the growth of memory at its peak, in MiB; use it once per process.
 
-    On CUDA it is what PyTorch had allocated, without what was there before; on a CPU the resident memory.
+    On CUDA this is the memory allocated by PyTorch minus the memory allocated before; on a CPU the resident memory.
     """
     if device.type == "cuda":
         synchronise(device)
@@ -181,9 +181,9 @@ def peak_of(function: Callable[[], object], device: torch.device) -> float:
 
 
 def forget_peak() -> None:
-    """Let :func:`peak_of` count from what is in use now, not from the highest mark so far; on Linux only.
+    """Reset the peak to the memory in use now, so that :func:`peak_of` counts from there; on Linux only.
 
-    Without it, making the inputs or loading code can leave a mark that hides how much little functions need.
+    Otherwise, a peak from making the inputs or loading code can hide the memory of small functions.
     """
     with suppress(AttributeError, OSError, TypeError):
         ctypes.CDLL(None).malloc_trim(0)  # or freed memory is used again, and does not count
@@ -191,15 +191,15 @@ def forget_peak() -> None:
 
 
 def print_peak(mebibytes: float) -> None:
-    """Answer :func:`peaks` from the measuring process."""
+    """Print a peak in the measuring process, for :func:`peaks`."""
     print(json.dumps({"peak": mebibytes}))
 
 
 def answers(variants: Sequence[str]) -> dict[str, Any]:
-    """Run this script once more per variant, with the same options, and return what each printed last, as JSON.
+    """Run this script again for each variant, with the same options, and return the last line of each, read as JSON.
 
     Raises:
-        SystemExit: A measuring process failed; it has said why.
+        SystemExit: A measuring process failed, after printing the reason.
     """
     results = {}
     for variant in variants:
@@ -213,7 +213,7 @@ def answers(variants: Sequence[str]) -> dict[str, Any]:
 
 
 def peaks(variants: Sequence[str]) -> dict[str, float]:
-    """Return the peaks in MiB that the variants have in processes of their own, see :func:`answers`."""
+    """Return the peak of each variant in MiB, measured in separate processes, see :func:`answers`."""
     return {variant: float(answer["peak"]) for variant, answer in answers(variants).items()}
 
 
@@ -226,10 +226,10 @@ def peaks_within(group: str, names: Sequence[str]) -> dict[str, float]:
 
 
 def assert_equal_losses(plain: Losses, ours: Losses, tolerance: float) -> None:
-    """Check that the parts of plain's losses of several steps are those of ours; ours may have more.
+    """Check that each part of plain's losses over several steps equals the part of ours; ours may have more parts.
 
     Raises:
-        AssertionError: A part is missing, is 0, which says nothing, or differs by more than ``tolerance``, relative.
+        AssertionError: A part is missing, is 0 and tests nothing, or differs by more than the relative ``tolerance``.
     """
     for t, (wanted, got) in enumerate(zip(plain, ours, strict=True), start=1):
         assert wanted.keys() <= got.keys(), f"parts are missing: {list(wanted)}, {list(got)}"
@@ -250,7 +250,7 @@ def loss_table(losses: Mapping[str, Losses]) -> str:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Return an aligned text table; the first column is aligned left, the others right."""
+    """Return a text table; the first column is aligned left, the others right."""
     cells = [[str(cell) for cell in row] for row in (head, *rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(head))]
     lines = [
@@ -265,13 +265,13 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 def comparison(
     times: Mapping[str, Sequence[float]], memory: Mapping[str, float], baseline: str, images: int = 1
 ) -> list[tuple[str, str, str, str, str]]:
-    """Return a row per variant: name, milliseconds per image, speed-up, peak in MiB, how many times less memory.
+    """Return a row for each variant: name, milliseconds per image, speed-up, peak in MiB, ratio of the baseline's peak.
 
     Args:
-        times: Seconds of every turn, by variant.
+        times: Seconds of each turn, by variant.
         memory: Peak in MiB, by variant.
-        baseline: The variant to compare with.
-        images: Number of images that are done in one turn.
+        baseline: Name of the variant to compare with.
+        images: Number of images in one turn.
     """
     rows = []
     for name, turns in times.items():
@@ -285,7 +285,7 @@ def comparison(
 
 
 def megabytes(folder: Path) -> float:
-    """Return how much lies in a folder."""
+    """Return the size of the files in a folder, in 10^6 bytes."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
 
 
@@ -307,13 +307,13 @@ def draw_labels(count: int, num_classes: int, generator: torch.Generator | None 
 
 
 class Blobs(Dataset):
-    """Coloured blobs with noise; images lie and stand in turns, and have one to three classes.
+    """Coloured blobs with noise; landscape and portrait images alternate, and show one to three classes.
 
     Args:
         count: Number of images.
         height: Height of an image in landscape format.
         width: Width of an image in landscape format.
-        num_classes: K.
+        num_classes: Number of classes K.
     """
 
     def __init__(self, count: int, height: int, width: int, num_classes: int) -> None:
@@ -345,10 +345,10 @@ class Blobs(Dataset):
 
 @contextmanager
 def statistics_of_a_batch(network: nn.Module) -> Iterator[None]:
-    """Let every batch normalisation take over the statistics of what passes through it meanwhile.
+    """Within this context, set the statistics of each batch normalisation to those of its input.
 
-    Random weights with the initial statistics let activations grow from layer to layer; like this they have the size
-    that they have in a trained network.
+    With random weights and the initial statistics, activations grow from layer to layer. With these statistics they
+    have about the size that they have in a trained network.
     """
     layers = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
     momenta = [layer.momentum for layer in layers]
@@ -365,10 +365,10 @@ def statistics_of_a_batch(network: nn.Module) -> Iterator[None]:
 
 
 class PlainBlock(nn.Module):
-    """A residual block that takes over the layers of one of ours; `names` are its branches 2a, 2b1 and so on.
+    """A plain residual block with the layers of one of our blocks; `names` are its branches 2a, 2b1 and so on.
 
     Args:
-        block: The block to take weights and shapes from.
+        block: Block whose weights and shapes are copied.
     """
 
     def __init__(self, block: nn.Module) -> None:
@@ -394,7 +394,7 @@ class PlainBlock(nn.Module):
 
 
 class PlainResNet38(nn.Module):
-    """ResNet-38 without any of the library's economies.
+    """ResNet-38 without the library's optimisations.
 
     Args:
         backbone: Network whose weights and shapes are copied.
@@ -423,7 +423,7 @@ class PlainResNet38(nn.Module):
         return self
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Return the taps of ours: ``conv4``, ``conv5`` and ``conv6``."""
+        """Return the same outputs as our network: ``conv4``, ``conv5`` and ``conv6``."""
         x = images
         taps = {}
         for name, layer in self.layers.items():
@@ -470,7 +470,7 @@ def plain_stretch(maps: Tensor) -> Tensor:
 
 
 def plain_offsets(radius: int) -> list[tuple[int, int]]:
-    """Return ``(dy, dx)`` from a pixel to each of its partners in AffinityNet: half a disc, without its border."""
+    """Return ``(dy, dx)`` from a pixel to the other pixel of each of its pairs in AffinityNet: an open half-disc."""
     reach = radius - 1
     right = [(0, dx) for dx in range(1, radius)]
     return right + [(y, x) for y in range(1, radius) for x in range(-reach, radius) if x * x + y * y < radius * radius]

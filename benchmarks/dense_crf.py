@@ -1,32 +1,33 @@
 """Dense CRF with AffinityNet's settings, 10 updates: the library's torch backend against pydensecrf's C++ code.
 
-Images are made up, of patches with shading and noise, or read from a folder (`--images`) and resized. Scores are smooth
-maps of L - 1 classes with the background (1 - max)^alpha before them; alpha is 4, in rows with two alphas also 32. Both
-ways are given the same energies -log p. Rows with two alphas solve both fields of an image: pydensecrf one after the
-other, ours beside each other on the same lattice. pydensecrf always uses one thread, and solves one image at a time.
-The labels of at least 99.9 % of the pixels must be equal, and probabilities within 1e-4 on average.
+Images are drawn, with shaded patches and noise, or read from a folder (`--images`) and resized. Scores are smooth maps
+of L - 1 classes after the background score (1 - max)^alpha; alpha is 4, and also 32 in rows with two alphas. Both
+backends get the same energies -log p. In rows with two alphas, pydensecrf solves the two fields of an image one after
+the other, and ours solves them together on one lattice. pydensecrf always uses one thread, and solves one image at a
+time. The labels of at least 99.9 % of the pixels must be equal, and probabilities must agree within 1e-4 on average.
 
-The lattice of positions depends on the size of the images alone. Ours keeps it for the next images of that size, so the
-timed calls find it; pydensecrf builds it each time. The measured memory includes it.
+The lattice of positions depends only on the size of the images. Ours caches it for images of the same size, so the
+timed calls do not build it; pydensecrf builds it each time. The measured memory includes it.
 
 Columns, all per image:
   pydensecrf ms, ours ms   median of the turns
-  ratio                    how many times as fast as pydensecrf in the same turn, median
-  lattice ms               what of ours is building the bilateral lattice and its normalisation
-  M                        corners of the bilateral lattice (the line above the table has those of the other one)
+  ratio                    speed-up over pydensecrf in the same turn, median
+  lattice ms               part of ours that builds the bilateral lattice and its normalisation
+  M                        corners of the bilateral lattice (the line above the table has those of the other lattice)
   equal %, mean |dQ|       pixels with the same most probable label; mean difference of probabilities
-  peak MiB                 by how much memory grew above images and energies, in a process of its own that solves as
-                           many images as are solved at once (what PyTorch allocated on CUDA, resident memory on a CPU)
-and on CUDA, where the rows are batches of several sizes, and pydensecrf runs in one process on the same machine's CPU:
-  images/s                 of ours
-  launches                 of kernels, counted by torch.profiler (copies and fills by the driver are left out)
-  MB                       moved by the updates at least: a product of a sparse matrix of n rows, m columns and e
+  peak MiB                 growth of memory above images and energies, in a separate process that solves one batch
+                           (memory allocated by PyTorch on CUDA, resident memory on a CPU)
+On CUDA, the rows are batches of several sizes, pydensecrf runs in one process on the CPU of the same machine, and there
+are more columns:
+  images/s                 images per second of ours
+  launches                 launches of kernels, counted by torch.profiler (without copies and fills by the driver)
+  MB                       least memory traffic of the updates. A product of a sparse matrix of n rows, m columns and e
                            entries with m x GL values, for G fields of L labels, reads e columns and e weights (8 e
-                           bytes), where rows differ in length also where they begin (4 n), every value once (4 m GL),
-                           and writes n GL results (4 n GL). An update does, for each of the two lattices, one splat
+                           bytes), the starts of the rows if their lengths differ (4 n), and each value once (4 m GL),
+                           and writes n GL results (4 n GL). For each of the two lattices, an update does one splat
                            (n = M, m = N, e = (d + 1) N), d + 1 blurs (n = m = M, e = 3 M) and one slice (n = N,
-                           m = M, e = (d + 1) N), with N pixels and d = 2 or 5. Softmax and transposing are left out
-  GB/s                     MB over the time that is not spent on building the lattice
+                           m = M, e = (d + 1) N), with N pixels and d = 2 or 5. Softmax and transposing do not count
+  GB/s                     MB divided by the time without building the lattice
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ KERNELS = crf.PRESETS["psa"].kernels
 
 @dataclass(frozen=True)
 class Case:
-    """One row: how many labels, how many fields per image, how many images at once."""
+    """A row of the table: number of labels, of fields per image, and of images solved at once."""
 
     labels: int
     fields: int
@@ -79,7 +80,7 @@ class Case:
 
     @property
     def name(self) -> str:
-        """What the row is called."""
+        """Name of the row."""
         alphas = f", {self.fields} alphas" if self.fields > 1 else ""
         at_once = f", {self.batch} at once" if self.batch > 1 else ""
         return f"{self.labels} labels{alphas}{at_once}"
@@ -117,7 +118,7 @@ def make_images(options: argparse.Namespace, count: int) -> list[np.ndarray]:
 
 
 def make_energies(case: Case, count: int, height: int, width: int) -> list[np.ndarray]:
-    """Return for each image the energies ``(G, L, H, W)`` float32."""
+    """Return the energies ``(G, L, H, W)`` float32 of each image."""
     rng = np.random.default_rng(1)
     energies = []
     for _ in range(count):
@@ -132,7 +133,7 @@ def make_energies(case: Case, count: int, height: int, width: int) -> list[np.nd
 
 
 def plain(images: Sequence[np.ndarray], energies: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Return the probabilities ``(G, L, H, W)`` of every image, the way that AffinityNet's code gets them."""
+    """Return the probabilities ``(G, L, H, W)`` of each image, computed as in AffinityNet's code."""
     from pydensecrf.densecrf import DenseCRF2D  # noqa: PLC0415, RUF100  # optional
 
     results = []
@@ -150,26 +151,26 @@ def plain(images: Sequence[np.ndarray], energies: Sequence[np.ndarray]) -> list[
 
 
 def ours(images: Sequence[Tensor], energies: Sequence[Tensor]) -> list[Tensor]:
-    """Return the same by the library, ``(3, H, W)`` uint8 images."""
+    """Return the probabilities of the library, for ``(3, H, W)`` uint8 images."""
     return crf.dense_crf(images, energies, "psa", backend="torch")
 
 
 @torch.no_grad()
 def build(images: Sequence[Tensor], batch: int) -> list[list[crf.Kernel]]:
-    """Return the kernels of every batch; the one of positions alone is kept by the library."""
+    """Return the kernels of each batch; the library caches the kernel of positions alone."""
     return [[crf.make_kernel(images[i : i + batch], k) for k in KERNELS] for i in range(0, len(images), batch)]
 
 
 def to_tensors(
     images: Sequence[np.ndarray], energies: Sequence[np.ndarray], device: torch.device
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Return images and energies as ours wants them."""
+    """Return images and energies in the format of the library."""
     pictures = [torch.from_numpy(image).permute(2, 0, 1).contiguous().to(device) for image in images]
     return pictures, [torch.from_numpy(energy).to(device) for energy in energies]
 
 
 def solve_at_once(device: torch.device, batch: int, options: argparse.Namespace) -> None:
-    """Have the library solve so many images at once."""
+    """Set the number of images that the library solves at once."""
     crf.PIXELS_PER_BATCH[device.type] = batch * options.height * options.width
 
 
@@ -177,9 +178,9 @@ def solve_at_once(device: torch.device, batch: int, options: argparse.Namespace)
 
 
 def count_launches(function: Callable[[], object], device: torch.device) -> int:
-    """Return how many CUDA kernels one call runs; 0 if the profiler may not look at the device."""
+    """Return the number of CUDA kernels that one call runs; 0 if the profiler has no access to the device."""
     counts = []
-    for _ in range(2):  # the profiler can miss what runs while it first attaches to the device
+    for _ in range(2):  # the profiler can miss kernels while it first attaches to the device
         with profile(activities=[ProfilerActivity.CUDA]) as profiler:
             function()
             synchronise(device)
@@ -189,14 +190,14 @@ def count_launches(function: Callable[[], object], device: torch.device) -> int:
 
 
 def product_bytes(matrix: SparseRows, columns: int, values: int) -> int:
-    """Return what one product with ``(columns, values)`` float32 moves at least."""
+    """Return the least memory traffic of one product with ``(columns, values)`` float32, in bytes."""
     rows = len(matrix.columns) if matrix.offsets is None else len(matrix.offsets) - 1
     starts = 0 if matrix.offsets is None else rows
     return 8 * matrix.columns.numel() + 4 * starts + 4 * values * (columns + rows)
 
 
 def update_bytes(kernels: Sequence[crf.Kernel], values: int) -> int:
-    """Return what the products of one update move at least, for ``values`` columns."""
+    """Return the least memory traffic of the products of one update with ``values`` columns, in bytes."""
     total = 0
     for kernel in kernels:
         size, points = kernel.lattice.size, len(kernel.slicing.columns)
@@ -210,7 +211,7 @@ def update_bytes(kernels: Sequence[crf.Kernel], values: int) -> int:
 
 
 def difference(results: Sequence[Tensor], expected: Sequence[np.ndarray]) -> tuple[float, float]:
-    """Return the percentage of equal labels and the mean difference; raise AssertionError if they are bad."""
+    """Return the percentage of equal labels and the mean difference; raise AssertionError if they are out of bounds."""
     equal, distance = [], []
     for q, other in zip(results, expected, strict=True):
         values = q.cpu().numpy()
@@ -223,7 +224,7 @@ def difference(results: Sequence[Tensor], expected: Sequence[np.ndarray]) -> tup
 
 
 def measure_peak(case: Case, options: argparse.Namespace, device: torch.device) -> None:
-    """Print by how much memory grows while ours solves one batch."""
+    """Print the growth of memory while ours solves one batch."""
     solve_at_once(device, case.batch, options)
     energies = make_energies(case, case.batch, options.height, options.width)
     pictures, unaries = to_tensors(make_images(options, case.batch), energies, device)
@@ -275,17 +276,21 @@ def row_of(
 
 
 def arguments() -> argparse.Namespace:
-    """Read the command line; what is not given depends on the device."""
+    """Read the command line; some defaults depend on the device."""
     options = parser(__doc__, repeats=3, threads=1)
-    options.add_argument("--images", type=Path, metavar="FOLDER", help="take the JPEGs of a folder (default: made up)")
-    options.add_argument("--count", type=int, help="of images (default: 2; on CUDA the largest batch)")
-    options.add_argument("--compared", type=int, default=8, help="images that pydensecrf solves, at most (default: 8)")
+    options.add_argument(
+        "--images", type=Path, metavar="FOLDER", help="folder with JPEGs to use (default: drawn images)"
+    )
+    options.add_argument("--count", type=int, help="number of images (default: 2; on CUDA the largest batch)")
+    options.add_argument(
+        "--compared", type=int, default=8, help="greatest number of images that pydensecrf solves (default: 8)"
+    )
     options.add_argument("--labels", type=int, nargs="+", help="L of the rows (default: 2 3 5 21, on CUDA 3)")
     options.add_argument(
         "--batches", type=int, nargs="+", help="images that ours solves at once (default: 1, on CUDA 1 4 16 64)"
     )
-    options.add_argument("--height", type=int, default=375, help="of the images (default: 375)")
-    options.add_argument("--width", type=int, default=500, help="likewise (default: 500)")
+    options.add_argument("--height", type=int, default=375, help="height of the images (default: 375)")
+    options.add_argument("--width", type=int, default=500, help="width of the images (default: 500)")
     chosen = choose_sizes(options.parse_args(), labels=([2, 3, 5, 21], [3]), batches=([1], [1, 4, 16, 64]))
     if min(chosen.labels) < 2 or min(chosen.batches) < 1 or chosen.compared < 1 or min(chosen.height, chosen.width) < 8:
         raise SystemExit("--labels must be at least 2, --batches and --compared 1, --height and --width 8.")
@@ -315,7 +320,7 @@ def main() -> None:
     print(f"Dense CRF: {len(images)} images of {options.width}x{options.height}, {source}, {STEPS} updates")
     print(f"{machine(device)}; {options.repeats} turns; {corners} corners in the lattice of positions")
     if importlib.util.find_spec("pydensecrf") is None:
-        print("pydensecrf is not installed (pip install pydensecrf2), so ours is compared with nothing")
+        print("pydensecrf is not installed (pip install pydensecrf2), so the table has no comparison")
     head = ["fields", "pydensecrf ms", "ours ms", "ratio", "lattice ms", "M", "equal %", "mean |dQ|", "peak MiB"]
     if device.type == "cuda":
         head += ["images/s", "launches", "MB", "GB/s"]

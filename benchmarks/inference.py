@@ -1,15 +1,15 @@
 """Multi-scale class activation maps: the library's inference against one image, one view and all classes at a time.
 
-Ours is wsss_lib.stages.infer.infer: images of one size in one batch, a view together with its mirror image, their
-maps added before anything is enlarged, only the classes that an image shows enlarged. The plain way is that of
-AffinityNet's infer_cls.py, written anew: one image at a time, every view and every mirrored view in a pass of its own,
-the maps of all classes enlarged to the image's size, copied to NumPy, multiplied by the labels, mirrored back and
-summed there. Both use the same network, with random weights, and the same resizing; neither writes files. The maps,
-before they are rounded to 16 bits, must agree within 1e-3 (they lie in [0, 1)).
+Ours is wsss_lib.stages.infer.infer. It puts images of one size in one batch, passes a view together with its mirror
+image, adds their maps before enlarging, and enlarges only the classes that an image shows. The plain version does what
+AffinityNet's infer_cls.py does. It takes one image at a time, passes each view and each mirrored view separately,
+enlarges the maps of all classes to the image's size, copies them to NumPy, multiplies them by the labels, mirrors them
+back and adds them. Both use the same network with random weights and the same resizing, and write no files. The maps,
+before rounding to 16 bits, must agree within 1e-3 (they are in [0, 1)).
 
-Columns: images per second, from the median of the turns; ratio: how many times as fast as plain in the same turn,
-median; peak MiB: by how much memory grew, above network and images, measured in a process of its own (what PyTorch
-allocated on CUDA, resident memory on a CPU); ratio: of plain's peak to this one.
+Columns: images per second, from the median of the turns; ratio: speed-up over plain in the same turn, median; peak MiB:
+growth of memory above network and images, measured in a separate process (memory allocated by PyTorch on CUDA, resident
+memory on a CPU); ratio: peak of plain over this peak.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ Maps = dict[str, np.ndarray]
 
 
 class MemoryStore(CamStore):
-    """A store that keeps the maps as they come, not rounded, and writes no file."""
+    """A store that keeps the maps in memory without rounding, and writes no file."""
 
     def __init__(self) -> None:
         super().__init__(Path())
@@ -72,11 +72,11 @@ class MemoryStore(CamStore):
 
 
 class SingleViews(TorchDataset[list[Tensor]]):
-    """For every image its views, each followed by its mirror image, as batches of one.
+    """The views of each image, each followed by its mirror image, as batches of one.
 
     Args:
-        data: The images.
-        method: The method that the views are for.
+        data: Data set with the images.
+        method: Method that the views are for.
     """
 
     def __init__(self, data: Dataset, method: CAM) -> None:
@@ -110,7 +110,7 @@ def run_plain(method: CAM, data: Dataset, fabric: Fabric, workers: int) -> Maps:
 def one_view(
     method: CAM, image: Tensor, mirrored: bool, size: Sequence[int], label: np.ndarray, fabric: Fabric
 ) -> np.ndarray:
-    """Return the ``(K, H, W)`` maps of one view at the size of the image, those of absent classes zero."""
+    """Return the ``(K, H, W)`` maps of one view at the size of the image; maps of absent classes are 0."""
     with fabric.autocast():
         maps = method.cam(fabric.to_device(image)).float()
     full = F.interpolate(maps, tuple(size), mode="bilinear", align_corners=False)[0]
@@ -154,19 +154,23 @@ def assert_equal(ours: Maps, plain: Maps) -> None:
 
 
 def arguments() -> argparse.Namespace:
-    """Read the command line; what is not given depends on the device."""
+    """Read the command line; some defaults depend on the device."""
     options = parser(__doc__, repeats=3)
-    options.add_argument("--images", type=int, help="how many (default: 8, on CUDA 32)")
-    options.add_argument("--height", type=int, help="of images that lie (default: 141, on CUDA 375)")
-    options.add_argument("--width-pixels", type=int, help="width of images that lie (default: 188, on CUDA 500)")
+    options.add_argument("--images", type=int, help="number of images (default: 8, on CUDA 32)")
+    options.add_argument("--height", type=int, help="height of landscape images (default: 141, on CUDA 375)")
+    options.add_argument("--width-pixels", type=int, help="width of landscape images (default: 188, on CUDA 500)")
     options.add_argument("--classes", type=int, default=20, help="K (default: 20)")
     options.add_argument("--backbone", choices=sorted(BACKBONES), help="(default: mobilenet_v2, on CUDA resnet38d)")
     options.add_argument("--width", type=float, default=1.0, help="factor of the backbone's channels (default: 1)")
     options.add_argument(
-        "--scales", type=float, nargs="+", default=[1.0, 0.5, 1.5, 2.0], help="of the views (default: 1 0.5 1.5 2)"
+        "--scales",
+        type=float,
+        nargs="+",
+        default=[1.0, 0.5, 1.5, 2.0],
+        help="scales of the views (default: 1 0.5 1.5 2)",
     )
     options.add_argument("--view-multiple", type=int, default=0, help="see wsss_lib's setting (default: 0)")
-    options.add_argument("--precision", default="32-true", help="32-true (default), or bf16-mixed for both ways")
+    options.add_argument("--precision", default="32-true", help="32-true (default), or bf16-mixed, for both versions")
     options.add_argument("--tf32", action="store_true", help="let CUDA round the factors of fp32 products to 10 bits")
     options.add_argument("--workers", type=int, default=0, help="processes that resize images, for both (default: 0)")
     return choose_sizes(

@@ -1,19 +1,18 @@
-"""IRN's affinities along paths, and with their loss, forward and backward: runs of cells against gathering every path.
+"""IRN's affinities along paths, alone and with their loss, forward and backward: runs of cells against gathered paths.
 
-Plain is what IRN's code does, written anew: the boundary values of all cells of all paths are gathered with index
-tensors into (B, paths, cells, n), one tensor for every number of cells; max pooling over the cells follows, then the
-three-part loss over all pairs, and autograd keeps what it needs. Ours are wsss_lib.ops.paths.path_affinities, where
-every path is a few straight runs of cells, and wsss_lib.methods.irn.boundary_loss, which never holds all pairs. Label
-maps are drawn at random.
+The plain version does what IRN's code does. It gathers the boundary values of all cells of all paths with index tensors
+into (B, paths, cells, n), one tensor for each number of cells. Max pooling over the cells and the three-part loss over
+all pairs follow, with PyTorch's autograd. Ours are wsss_lib.ops.paths.path_affinities, which splits each path into a
+few straight runs of cells, and wsss_lib.methods.irn.boundary_loss, which never holds all pairs. Label maps are random.
 
 The affinities must be equal to the last bit, the losses within 1e-5 of their value, the gradients of the boundaries
 within 1e-5 of the greatest one.
 
 Rows: "affinities" are the affinities and the gradient of a weighted sum of them, "loss" is the loss and its gradient.
-Columns: milliseconds, median of the turns; ratio: how many times as fast as plain in the same turn, median; peak MiB:
-by how much memory grew above boundaries, labels and indices, measured in a process of its own (what PyTorch allocated
-on CUDA, resident memory on a CPU), the gradient included; ratio: of plain's peak to this one. Plain's indices are not
-counted; the script says below the table how large they are.
+Columns: milliseconds, median of the turns; ratio: speed-up over plain in the same turn, median; peak MiB: growth of
+memory above boundaries, labels and indices, with the gradient, measured in a separate process (memory allocated by
+PyTorch on CUDA, resident memory on a CPU); ratio: peak of plain over this peak. The indices of the plain version do not
+count; a line below the table gives their size.
 
 The full size is `--device cuda --batch 32`, which is the default on CUDA.
 """
@@ -161,9 +160,9 @@ def arguments() -> argparse.Namespace:
     """Read the command line; the batch depends on the device."""
     options = parser(__doc__, repeats=3, threads=1)
     options.add_argument("--batch", type=int, help="B (default: 1, on CUDA 32)")
-    options.add_argument("--height", type=int, default=128, help="of the grid of cells (default: 128)")
-    options.add_argument("--width", type=int, default=128, help="likewise (default: 128)")
-    options.add_argument("--radius", type=int, default=10, help="of the pairs, in cells (default: 10)")
+    options.add_argument("--height", type=int, default=128, help="height of the grid of cells (default: 128)")
+    options.add_argument("--width", type=int, default=128, help="width of the grid of cells (default: 128)")
+    options.add_argument("--radius", type=int, default=10, help="radius of the pairs, in cells (default: 10)")
     return choose_sizes(options.parse_args(), batch=(1, 32))
 
 
@@ -174,7 +173,7 @@ def main() -> None:
     inputs = make_inputs(options.batch, options.height, options.width, radius, device)
     if options.measure:
         tiny = make_inputs(1, radius, 2 * radius, radius, device)
-        step(options.measure, tiny)  # loads the code, which is not its memory
+        step(options.measure, tiny)  # loads code, whose memory must not count
         plain_indices(options.height, options.width, radius, device)
         forget_peak()
         print_peak(peak_of(lambda: step(options.measure, inputs), device))

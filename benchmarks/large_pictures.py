@@ -1,8 +1,8 @@
-"""What large photographs cost: one picture of each size through every stage, in a process for each size.
+"""Time and memory of large photographs: one picture of each size through all stages, in a process for each size.
 
-The picture is a JPEG of blobs, its mask a PNG; networks are MobileNetV2 with random weights, maps are made at the
-scales 0.5 to 2 and mirrored. Columns: seconds, and by how many MiB the memory of the process rises at its peak above
-what it held before the stage, networks included. Every worker of a loader needs what "training example" says.
+The picture is a JPEG of blobs, its mask a PNG. Networks are MobileNetV2 with random weights. Maps are made at the
+scales 0.5 to 2, plain and mirrored. Columns: seconds, and growth of the process's memory at its peak, in MiB, with the
+networks. The row "training example" is what each worker of a loader needs.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What keeping freed memory brings on a CPU: forward passes and training steps in processes with and without it.
+"""Effect of keeping freed memory on a CPU: forward passes and training steps in processes with and without it.
 
-Each variant runs in a process of its own, in turns. Columns: milliseconds of an inference pass and of a training step
+Each variant runs in a separate process, in turns. Columns: milliseconds of an inference pass and of a training step
 (medians), and the ratio of the plain variant to ours.
 """
 

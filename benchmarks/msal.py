@@ -1,8 +1,8 @@
 """MSAL against a plain re-implementation of the authors' code: a step, the superpixel operators, inference.
 
-The plain step lets gradients flow through the superpixel network although nobody uses them, and its operators make nine
-padded copies of what they work on. Both steps start from the same weights and must have equal losses; operators and
-maps must be equal, too.
+The plain step computes gradients of the superpixel network that are never used, and its operators make nine padded
+copies of their input. Both steps start from the same weights and must have equal losses; operators and maps must be
+equal, too.
 """
 
 from __future__ import annotations
@@ -50,14 +50,14 @@ Function = Callable[[], list[Tensor]]
 
 
 def shifted(maps: Tensor, k: int) -> Tensor:
-    """Return a padded copy of ``(B, c, h, w)`` maps in which every position has what neighbour k had."""
+    """Return a padded copy of ``(B, c, h, w)`` maps in which each position has the value of its neighbour k."""
     row, column = divmod(k, 3)
     height, width = maps.shape[2:]
     return F.pad(maps, [1] * 4)[:, :, row : row + height, column : column + width].contiguous()
 
 
 def plain_pool(features: Tensor, association: Tensor, cell: int = CELL) -> Tensor:
-    """Average features over superpixels, one of the nine neighbours after the other."""
+    """Average features over superpixels, neighbour by neighbour."""
     sums = weights = torch.zeros(())
     for k in range(9):
         share = association[:, k : k + 1]
@@ -67,7 +67,7 @@ def plain_pool(features: Tensor, association: Tensor, cell: int = CELL) -> Tenso
 
 
 def plain_upsample(maps: Tensor, association: Tensor, cell: int = CELL) -> Tensor:
-    """Give every pixel what its superpixels have, one of the nine neighbours after the other."""
+    """Give each pixel the weighted mean of its superpixels' values, neighbour by neighbour."""
     parts = []
     for k in range(9):
         enlarged = F.interpolate(shifted(maps, k), scale_factor=cell, mode="nearest") if cell > 1 else shifted(maps, k)
@@ -79,7 +79,7 @@ def plain_upsample(maps: Tensor, association: Tensor, cell: int = CELL) -> Tenso
 
 
 def plain_forward(net: nn.Module, images: Tensor, q: Tensor, config: Config) -> tuple[Tensor, Tensor]:
-    """Do what `MSALNet` does with the operators above."""
+    """Compute the forward pass of `MSALNet` with the operators above."""
     of_superpixels = net.get_qfeats(q)
     x4 = net.backbone.until_last(images)
     k4 = net.get_tran_conv4(torch.cat([net.x4_feats(x4.detach()), of_superpixels], dim=1))
@@ -102,7 +102,7 @@ def plain_forward(net: nn.Module, images: Tensor, q: Tensor, config: Config) -> 
 
 
 def made(options: argparse.Namespace, device: torch.device) -> tuple[MSAL, Tensor, Tensor]:
-    """Return a method with statistics that suit its random weights, images and labels."""
+    """Return a method whose statistics fit its random weights, and images and labels."""
     torch.manual_seed(0)
     config = Config.preset("voc12").replace(
         learning_rate=0.01,  # at 0.1, random weights make rounding grow within three steps
@@ -175,7 +175,7 @@ STEPS = {PLAIN: plain_step, OURS: our_step}
 
 
 def operator(name: str, what: str, options: argparse.Namespace, device: torch.device) -> Function:
-    """Return an operator with its backward pass: what comes out, and all gradients."""
+    """Return a function that runs an operator and its backward pass, and returns the result and all gradients."""
     torch.manual_seed(1)
     batch, side = options.batch, options.crop // CELL
     whole, grid = (options.crop, options.crop), (side, side)
@@ -201,7 +201,7 @@ def operator(name: str, what: str, options: argparse.Namespace, device: torch.de
 
 
 def inference(name: str, options: argparse.Namespace, device: torch.device) -> Function:
-    """Return what makes the maps of one image at four scales, each also mirrored."""
+    """Return a function that makes the maps of one image at four scales, each also mirrored."""
     method, images, labels = made(argparse.Namespace(**{**vars(options), "batch": 2}), device)
     method.train(False)
     network, superpixels, config = method.network, method.superpixels, method.config
@@ -255,7 +255,7 @@ def assert_equal(functions: dict[str, Function]) -> None:
 
 
 def function_of(group: str, name: str, options: argparse.Namespace, device: torch.device) -> Callable[[], object]:
-    """Return what is measured."""
+    """Return the function to measure."""
     if group == "step":
         return STEPS[name](options, device)
     return inference(name, options, device) if group == "inference" else operator(name, group, options, device)
@@ -286,7 +286,7 @@ def main() -> None:
     arguments.add_argument("--width", type=float, default=1.0, help="factor of ResNet-50's channels (default: 1)")
     arguments.add_argument("--batch", type=int, help="images per step (default: 2, on CUDA 16)")
     arguments.add_argument("--crop", type=int, help="side of the images, a multiple of 16 (default: 240, on CUDA 480)")
-    arguments.add_argument("--steps", type=int, default=3, help="whose losses are compared (default: 3)")
+    arguments.add_argument("--steps", type=int, default=3, help="number of compared steps (default: 3)")
     options = choose_sizes(arguments.parse_args(), batch=(2, 16), crop=(240, 480))
     device = begin(options)
     compute_exactly(device)

@@ -1,12 +1,12 @@
-"""What opening a run costs: for the first time, again, and again after one picture has changed.
+"""Time and memory of opening a run: the first time, the second time, and after one picture has changed.
 
-The data are a folder in VOC's layout with labels in a text file, a fortieth of the pictures in `val`. The pictures are
-JPEGs of 64 x 64 pixels: 500 files, and the others are hard links to them, so that 82,783 of them (COCO's training
-images) need little room. Reading is measured from the system's cache. Each opening is a process of its own, and its
-import of the library and PyTorch is not counted.
+The data are a folder in VOC's layout with labels in a text file, and a fortieth of the pictures in `val`. The pictures
+are JPEGs of 64 x 64 pixels: 500 files and hard links to them, so that 82,783 pictures (the number of COCO's training
+images) need little space. Files are read from the system's cache. Each opening runs in a separate process; importing
+the library and PyTorch does not count.
 
-Columns: seconds of each opening; files whose content was read; MiB: peak of the resident memory beyond that after the
-import; images.json: its size in 10^6 bytes.
+Columns: seconds of each opening; files whose content was read; MiB: peak of the resident memory above that after the
+import; images.json: size of this file in 10^6 bytes.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from wsss_lib.runs.settings import Settings
 from wsss_lib.stages import contents
 
 DISTINCT = 500
-"""Files that are written; the other names are links to them."""
+"""Number of files that are written; the other names are links to them."""
 VAL_EVERY = 40
-"""One picture in so many belongs to `val`."""
+"""Number of pictures of which one belongs to `val`."""
 
 
 def draw_tree(root: Path, count: int) -> None:
@@ -81,7 +81,7 @@ def row(count: int) -> list[str]:
         root, folder = Path(temporary) / "data", Path(temporary) / "run"
         draw_tree(root, count)
         first, again = measure(root, folder), measure(root, folder)
-        (root / "JPEGImages" / "2020_000001.jpg").touch()  # a link: its other names change their time with it
+        (root / "JPEGImages" / "2020_000001.jpg").touch()  # the time of all links to this file changes
         changed = measure(root, folder)
         size = (folder / "images.json").stat().st_size / 1e6
     cells = [f"{count:,}"]

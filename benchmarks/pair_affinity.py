@@ -1,16 +1,16 @@
 """AffinityNet's pair loss, forward and backward: slices of the features against gathering every pair.
 
-Plain is what AffinityNet's code does, written anew: the features of both ends of all pairs are gathered with index
-tensors into (B, C, 34, n), then subtracted, made absolute, averaged over C, negated and exponentiated, and autograd
-keeps what it needs. Ours is wsss_lib.ops.affinity.pair_affinities: one pair of slices per offset, and a backward pass
-that computes the differences once more. Both then have the same three-part loss, with label maps drawn at random.
+The plain version does what AffinityNet's code does. It gathers the features of both pixels of all pairs with index
+tensors into (B, C, 34, n), subtracts them, takes the absolute value, averages over C, negates and exponentiates, with
+PyTorch's autograd. Ours is wsss_lib.ops.affinity.pair_affinities: two slices per offset, and a backward pass that
+computes the differences again. Both then have the same three-part loss, with random label maps.
 
-The affinities must be equal within 1e-5 (they lie in (0, 1]), the gradients of the features within 1e-4 of the
+The affinities must be equal within 1e-5 (they are in (0, 1]), the gradients of the features within 1e-4 of the
 greatest one.
 
-Columns: milliseconds of loss and gradient, median of the turns; ratio: how many times as fast as plain in the same
-turn, median; peak MiB: by how much memory grew above features, labels and indices, measured in a process of its own
-(what PyTorch allocated on CUDA, resident memory on a CPU), the gradient included; ratio: of plain's peak to this one.
+Columns: milliseconds of loss and gradient, median of the turns; ratio: speed-up over plain in the same turn, median;
+peak MiB: growth of memory above features, labels and indices, with the gradient, measured in a separate process (memory
+allocated by PyTorch on CUDA, resident memory on a CPU); ratio: peak of plain over this peak.
 
 The full size is `--device cuda --batch 8`, which is the default on CUDA.
 """
@@ -49,7 +49,7 @@ VALUES, GRADIENTS = 1e-5, 1e-4
 
 @lru_cache
 def plain_indices(height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return the flat index of the first pixels ``(n,)`` and of their partners ``(34 n,)``, offset after offset."""
+    """Return the flat indices of the first pixels ``(n,)`` and of the second pixels ``(34 n,)``, offset by offset."""
     reach = RADIUS - 1
     grid = torch.arange(height * width, device=device).view(height, width)
     start = grid[: height - reach, reach : width - reach].flatten()
@@ -66,7 +66,7 @@ def plain_affinities(features: Tensor) -> Tensor:
 
 
 def our_affinities(features: Tensor) -> Tensor:
-    """Return the same by the library."""
+    """Return the affinities of the library."""
     return pair_affinities(features, RADIUS)
 
 
@@ -84,7 +84,7 @@ class Inputs:
 
 
 def make_inputs(batch: int, channels: int, height: int, width: int, device: torch.device) -> Inputs:
-    """Draw features of which some pixels differ much and some little, and labels of which a quarter is unknown."""
+    """Draw features that differ much at some pixels and little at others, and labels of which a quarter is unknown."""
     generator = torch.Generator().manual_seed(0)
     features = torch.randn(batch, channels, height, width, generator=generator)
     features *= torch.rand(batch, 1, height, width, generator=generator)
@@ -126,8 +126,8 @@ def arguments() -> argparse.Namespace:
     options = parser(__doc__, repeats=5, threads=1)
     options.add_argument("--batch", type=int, help="B (default: 1, on CUDA 8)")
     options.add_argument("--channels", type=int, default=448, help="C (default: 448)")
-    options.add_argument("--height", type=int, default=56, help="of the grid of features (default: 56)")
-    options.add_argument("--width", type=int, default=56, help="likewise (default: 56)")
+    options.add_argument("--height", type=int, default=56, help="height of the grid of features (default: 56)")
+    options.add_argument("--width", type=int, default=56, help="width of the grid of features (default: 56)")
     return choose_sizes(options.parse_args(), batch=(1, 8))
 
 
@@ -137,7 +137,7 @@ def main() -> None:
     device = begin(options)
     inputs = make_inputs(options.batch, options.channels, options.height, options.width, device)
     if options.measure:
-        step(options.measure, make_inputs(1, 8, RADIUS, 2 * RADIUS, device))  # loads the code, which is not its memory
+        step(options.measure, make_inputs(1, 8, RADIUS, 2 * RADIUS, device))  # loads code, whose memory must not count
         plain_indices(options.height, options.width, device)
         forget_peak()
         print_peak(peak_of(lambda: step(options.measure, inputs), device))

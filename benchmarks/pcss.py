@@ -1,21 +1,22 @@
-"""PCSS: a training step, and the census of frequencies, against the same written the plain way.
+"""PCSS: a training step, and the census of frequencies, against a plain version of the authors' code.
 
-Plain is what the authors' code does, written anew: every block computes and keeps its attention, all of which is then
-stacked, averaged over the heads and summed; three whole passes; the suppressed images one by one, tag by tag, with
-complex Fourier transforms; the census transforms the whole batch anew for each of its 112 probes, keeps the attention
-although nobody reads it, and adds the losses class by class. Ours is `PCSS.update` through Lightning Fabric, with the
-blocks before the mixture shared by two passes, and `census`. Both start from the same weights and see the same images,
-labels, order and influence; there is no stochastic depth, with which sharing would change the draw.
+The plain version does what the authors' code does. Each block computes and keeps its attention; all attentions are
+stacked, averaged over the heads and summed. There are three whole passes. Frequencies are suppressed image by image and
+label by label with complex Fourier transforms. The census transforms the whole batch again for each of its 112 probes,
+keeps attention that is never read, and adds the losses class by class. Ours is `PCSS.update` through Lightning Fabric,
+where two passes share the blocks before the mixture, and `census`. Both versions start from the same weights and get
+the same images, labels, order and influence. There is no stochastic depth, because sharing would change its random
+numbers.
 
-Before anything is timed, all parts of the losses of `--steps` steps must agree within a relative tolerance of 1e-3, and
-the tables of the census within 1e-4. With `--precision bf16-mixed` a third variant runs, for which there is no such
-condition: its losses are printed to be looked at.
+Before the timing, all parts of the losses of `--steps` steps must agree within a relative tolerance of 1e-3, and the
+tables of the census within 1e-4. With `--precision bf16-mixed` a third variant runs. It has no tolerance; its losses
+are only printed.
 
-Columns: milliseconds per image, median of the turns (for the census per image and probe); ratio: how many times as fast
-as plain in the same turn, median; peak MiB: network, and by how much memory grew during two steps or one census,
-measured in a process of its own; ratio: of plain's peak to this one.
+Columns: milliseconds per image, median of the turns (for the census per image and probe); ratio: speed-up over plain in
+the same turn, median; peak MiB: memory of the network, and its growth during two steps or one census, measured in a
+separate process; ratio: peak of plain over this peak.
 
-The papers' sizes are `--device cuda --batch 64 --crop 224`; a census there has 224 pixels and 64 images at a time.
+The papers' sizes are `--device cuda --batch 64 --crop 224`; a census then has images of 224 pixels, 64 at a time.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ Call = Callable[[], object]
 
 
 def make_method(crop: int, options: argparse.Namespace) -> PCSS:
-    """Build PCSS with random weights and some influence of every frequency."""
+    """Build PCSS with random weights and a random influence of each frequency."""
     torch.manual_seed(0)
     network = {"drop_path": 0.0, "depth": options.depth}
     config = Config(
@@ -94,11 +95,11 @@ def make_inputs(count: int, crop: int, device: torch.device) -> tuple[Tensor, Te
 
 
 class PlainNet(nn.Module):
-    """The transformer, keeping everything.
+    """A plain transformer that keeps all attention.
 
     Args:
         network: Network whose weights and shapes are copied.
-        merge_block: After which block magnitudes are replaced.
+        merge_block: Block after which magnitudes are replaced.
     """
 
     def __init__(self, network: MCTformer, merge_block: int) -> None:
@@ -107,7 +108,7 @@ class PlainNet(nn.Module):
         self.merge_block = merge_block
 
     def block(self, block: Block, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the tokens behind a block, and its attention of all heads."""
+        """Return the tokens after a block, and the attention of all its heads."""
         attention = block.attn
         batch, count, channels = tokens.shape
         qkv = attention.qkv(block.norm1(tokens)).reshape(batch, count, 3, attention.heads, channels // attention.heads)
@@ -120,7 +121,7 @@ class PlainNet(nn.Module):
     def forward(
         self, images: Tensor, magnitudes: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Return both logits, plain and refined maps, and the patch tokens behind the merge block."""
+        """Return both logits, plain and refined maps, and the patch tokens after the merge block."""
         tokens, (h, w) = self.backbone.embed(images)
         stack = []
         for i, block in enumerate(self.backbone.blocks):
@@ -143,7 +144,7 @@ class PlainNet(nn.Module):
 
 
 def plain_suppress(images: Tensor, labels: Tensor, influence: Tensor) -> Tensor:
-    """Suppress frequencies image by image and tag by tag."""
+    """Suppress frequencies image by image and label by label."""
     result = []
     for image, row in zip(images, labels, strict=True):
         parts = []
@@ -155,7 +156,7 @@ def plain_suppress(images: Tensor, labels: Tensor, influence: Tensor) -> Tensor:
 
 
 def plain_step(options: argparse.Namespace, device: torch.device) -> Call:
-    """Return a step the plain way."""
+    """Return the plain step."""
     method = make_method(options.crop, options)
     config = method.config
     net = PlainNet(method.network, config.merge_block).to(device).train()
@@ -195,7 +196,7 @@ def plain_step(options: argparse.Namespace, device: torch.device) -> Call:
 
 
 def plain_census(options: argparse.Namespace, device: torch.device) -> Call:
-    """Return a census the plain way."""
+    """Return the plain census."""
     method = make_method(options.census_crop, options)
     net = PlainNet(method.network, options.depth - 1).to(device).eval()
     images, labels, _ = make_inputs(options.census_images, options.census_crop, device)
@@ -229,7 +230,7 @@ def plain_census(options: argparse.Namespace, device: torch.device) -> Call:
 
 
 def our_step(options: argparse.Namespace, device: torch.device, precision: str) -> Call:
-    """Return a step of the library."""
+    """Return the library's step."""
     method = make_method(options.crop, options)
     method.setup(make_fabric(device.type, precision=precision), total_steps=10_000)
     method.train()
@@ -238,7 +239,7 @@ def our_step(options: argparse.Namespace, device: torch.device, precision: str) 
 
 
 def our_census(options: argparse.Namespace, device: torch.device, precision: str) -> Call:
-    """Return a census of the library."""
+    """Return the library's census."""
     method = make_method(options.census_crop, options)
     net = method.network.to(device).eval()
     images, labels, _ = make_inputs(options.census_images, options.census_crop, device)
@@ -267,7 +268,7 @@ VARIANTS: dict[str, Callable[..., Call]] = {
 
 
 def measure_peak(key: str, options: argparse.Namespace, device: torch.device) -> None:
-    """Print by how much memory grows in two steps or one census, the making of the network included."""
+    """Print the growth of memory in two steps or one census, with building the network."""
     calls = 2 if key.startswith("step") else 1
     forget_peak()
 
@@ -313,15 +314,15 @@ def compare_censuses(names: Sequence[str], options: argparse.Namespace, device: 
 
 
 def arguments() -> argparse.Namespace:
-    """Read the command line; sizes that are not given depend on the device."""
+    """Read the command line; the default sizes depend on the device."""
     options = parser(__doc__, repeats=2)
-    options.add_argument("--part", choices=("step", "census"), help="one of the two (default: both)")
+    options.add_argument("--part", choices=("step", "census"), help="part to measure (default: both)")
     options.add_argument("--depth", type=int, default=12, help="blocks of the transformer (default: 12, DeiT-S's)")
     options.add_argument("--batch", type=int, help="images per step (default: 8, on CUDA 64)")
     options.add_argument("--crop", type=int, default=224, help="side of the training images (default: 224)")
-    options.add_argument("--steps", type=int, default=2, help="whose losses are compared (default: 2)")
+    options.add_argument("--steps", type=int, default=2, help="number of compared steps (default: 2)")
     options.add_argument("--census-images", type=int, help="images of a census (default: 4, on CUDA 64)")
-    options.add_argument("--census-crop", type=int, help="side of its images (default: 96, on CUDA 224)")
+    options.add_argument("--census-crop", type=int, help="side of the images of a census (default: 96, on CUDA 224)")
     options.add_argument("--at-once", type=int, help="filtered images at a time (default: 32, on CUDA 512)")
     options.add_argument("--precision", choices=("32-true", "bf16-mixed"), default="32-true", help="adds a variant")
     return choose_sizes(

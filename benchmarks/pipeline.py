@@ -1,17 +1,17 @@
-"""A whole pipeline over a data set: speed and memory of every stage, and how both grow with the number of images.
+"""A whole pipeline over a data set: time and memory of each stage, and their growth with the number of images.
 
-The data are a folder of one's own pictures (preset `photos`): JPEGs of 64 x 64 pixels, masks, `labels.csv`. The toy
-world draws 200 of them, and more are these again under other names. The files have just been written, so they come from
-the system's cache, but they are decoded whenever they are needed. Settings are those of the preset `toy` with its small
-MobileNetV2, its small ResNet-101 for the final network, one epoch of every training, and maps at two scales. Everything
-runs in one process unless `--workers` says otherwise. Every number of images is measured in a process of its own.
+The data are a folder of pictures (preset `photos`): JPEGs of 64 x 64 pixels, masks, `labels.csv`. The toy world draws
+200 of them; larger numbers repeat these pictures under other names. The files have just been written, so they are read
+from the system's cache, but they are decoded whenever they are needed. Settings are those of the preset `toy` with its
+small MobileNetV2, its small ResNet-101 for the final network, one epoch of each training, and maps at two scales. All
+stages run in one process, unless `--workers` is set. Each number of images is measured in a separate process.
 
-Stages that open a run read lists, labels and what earlier runs left; the final network's reads all its masks. The first
-stage to use a network also makes it, which counts, and is seen where there are few images.
+Stages that open a run read lists, labels and results of earlier runs; the final network's stage reads all its masks.
+The first stage that uses a network also builds it. This time counts, and has an effect if there are few images.
 
-Columns, for each number of images: seconds, median of the turns; images per second; MiB: most resident memory of the
-process during the stage, of its workers not (where the system is not Linux, until the end of the stage). Then:
-  kB/image    what the stage writes, 10^3 bytes, at the largest number
+Columns, for each number of images: seconds, median of the turns; images per second; MiB: peak of the resident memory of
+the process during the stage, without its workers (on other systems than Linux, until the end of the stage). Then:
+  kB/image    files that the stage writes, in 10^3 bytes, at the largest number
   per image   time per image at the largest number over that at the smallest; 1 is linear
 The last row has the whole pipeline: sums, and the greatest memory.
 """
@@ -46,16 +46,16 @@ SIDE = 64
 DISTINCT = 200
 """Number of pictures that are drawn."""
 LEAST = 16
-"""Images of a batch."""
+"""Number of images in a batch."""
 VAL = 4
-"""Images of the split `val`, which nothing is measured on."""
+"""Number of images of the split `val`, on which nothing is measured."""
 
 T = TypeVar("T")
 
 
 @dataclass
 class Meter:
-    """Measures stages, one after the other.
+    """Measurements of stages, one after the other.
 
     Attributes:
         folder: Folder that the stages write to.
@@ -112,11 +112,11 @@ def config_of(method: str) -> Config:
 
 
 def silent(_row: object) -> None:
-    """Report nothing."""
+    """Ignore the report of an epoch."""
 
 
 def measure(count: int, options: argparse.Namespace, device: torch.device) -> list[tuple[str, float, float, float]]:
-    """Run the pipeline over so many images and return the rows of a :class:`Meter`."""
+    """Run the pipeline over the given number of images and return the rows of a :class:`Meter`."""
     with tempfile.TemporaryDirectory() as name:
         data, folder = Path(name) / "data", Path(name) / "runs"
         data.mkdir()
@@ -169,7 +169,7 @@ def measure(count: int, options: argparse.Namespace, device: torch.device) -> li
 
 
 def rows_of(results: dict[int, list[list[tuple[str, float, float, float]]]]) -> list[list[str]]:
-    """Return the table's rows from what every turn measured, by number of images."""
+    """Return the rows of the table from the measurements of all turns, by number of images."""
     counts = list(results)
     smallest, largest = min(counts), max(counts)
     stages = [row[0] for row in results[largest][0]]
@@ -209,7 +209,7 @@ def arguments() -> argparse.Namespace:
     """Read the command line."""
     options = parser(__doc__, repeats=1)
     options.add_argument(
-        "--images", default="100,1000", metavar="N,N", help="how many, with commas (default: 100,1000)"
+        "--images", default="100,1000", metavar="N,N", help="numbers of images, with commas (default: 100,1000)"
     )
     options.add_argument("--workers", type=int, default=0, help="processes that load and refine (default: 0)")
     chosen = options.parse_args()

@@ -1,23 +1,24 @@
 """Random walk along pair affinities: a polynomial of a sparse matrix against squaring a dense one.
 
-Plain is what AffinityNet's infer_aff.py does, written anew: a sparse matrix of the affinities is made dense, N x N for
-a grid of N pixels, raised to beta element by element, its columns are divided by their sums, it is squared log2(t)
-times, and the scores are multiplied by it; one image after the other. Sparse applies the library's sparse matrix t
-times to the few rows of scores of all images. Ours is wsss_lib.ops.random_walk.random_walk, on all images in one call:
-a polynomial of the matrix in place of its power. All are given the affinities of the pairs. The scores they return
-must be equal within 1e-5 (they lie in [0, 1]).
+The plain version does what AffinityNet's infer_aff.py does, image by image. It builds a dense matrix of the affinities,
+N x N for a grid of N pixels, raises it to beta element by element, divides columns by their sums, squares it log2(t)
+times, and multiplies it by the scores. The sparse version applies the library's sparse matrix t times to the few rows
+of scores of all images. Ours is wsss_lib.ops.random_walk.random_walk on all images in one call, with a polynomial of
+the matrix instead of its power. All versions get the affinities of the pairs. Their scores must be equal within 1e-5
+(they are in [0, 1]).
 
-What depends on the size of the grid alone, the indices of the pairs, all make once and keep; the timed calls find it,
-the measured memory includes it. The line above the table says how long the first call of ours took, with all of that.
+The indices of the pairs depend only on the size of the grid. All versions compute them once and cache them, so they do
+not count in the timed calls, but the measured memory includes them. The line above the table has the time of the first
+call of ours, which computes them.
 
-Columns: milliseconds per image, median of the turns; ratio: how many times as fast as plain in the same turn, median;
-peak MiB: by how much memory grew above the affinities and scores, measured in a process of its own (what PyTorch
-allocated on CUDA, resident memory on a CPU); ratio: of plain's peak to this one; products: of two dense matrices, or of
-a sparse one with the scores; error: the greatest difference of a score from the walk in float64.
+Columns: milliseconds per image, median of the turns; ratio: speed-up over plain in the same turn, median; peak MiB:
+growth of memory above the affinities and scores, measured in a separate process (memory allocated by PyTorch on CUDA,
+resident memory on a CPU); ratio: peak of plain over this peak; products: products of two dense matrices, or of a sparse
+matrix with the scores; error: greatest difference of a score from the walk in float64.
 
-The second table is about all that becomes of the features and class maps of one image after the network: affinities
-(plain gathers all pairs), the background's score, cells of 8 pixels, the walk, scores of the image's size, labels. At
-least 99.9 % of the labels must be equal.
+The second table measures the whole refinement of the features and class maps of one image, after the network:
+affinities (plain gathers all pairs), the background score, cells of 8 pixels, the walk, scores of the image's size,
+labels. At least 99.9 % of the labels must be equal.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ BETA = 8
 RADIUS = 5
 TOLERANCE = 1e-5
 CHANNELS, ALPHA, SHARE = 448, 16, 0.999
-"""Channels of AffinityNet's features; power of the background; share of labels that must be equal."""
+"""Channels of AffinityNet's features, power of the background, and least share of equal labels."""
 
 Inputs = tuple[list[Tensor], list[Tensor]]
 """The scores ``(C, h, w)`` and the affinities ``(P, n)`` of every image."""
@@ -68,7 +69,7 @@ Inputs = tuple[list[Tensor], list[Tensor]]
 
 @lru_cache
 def plain_indices(height: int, width: int, device: torch.device) -> Tensor:
-    """Return row and column of the entries of the matrix ``(2, 2 P n + N)``: pairs, the same turned round, diagonal."""
+    """Return row and column of the matrix's entries ``(2, 2 P n + N)``: pairs, transposed pairs, main diagonal."""
     reach = RADIUS - 1
     offsets = plain_offsets(RADIUS)
     grid = np.arange(height * width).reshape(height, width)
@@ -99,7 +100,7 @@ def plain_walk(scores: list[Tensor], affinities: list[Tensor], steps: int) -> li
 
 @torch.no_grad()
 def sparse_walk(scores: list[Tensor], affinities: list[Tensor], steps: int) -> list[Tensor]:
-    """Return the same by applying the sparse matrix of all images step by step."""
+    """Return the scores of all images after ``steps`` products with the sparse matrix of all images."""
     transition = transition_matrix(affinities, [(m.shape[1], m.shape[2]) for m in scores], BETA, RADIUS)
     x = torch.cat([maps.flatten(1).t() for maps in scores])
     for _ in range(steps):
@@ -109,7 +110,7 @@ def sparse_walk(scores: list[Tensor], affinities: list[Tensor], steps: int) -> l
 
 
 def exact_walk(scores: list[Tensor], affinities: list[Tensor], steps: int) -> list[Tensor]:
-    """Return the same in float64."""
+    """Return the scores of all images, computed in float64."""
     results = []
     for maps, pairs in zip(scores, affinities, strict=True):
         size = maps[0].numel()
@@ -125,12 +126,12 @@ def exact_walk(scores: list[Tensor], affinities: list[Tensor], steps: int) -> li
 
 
 def error(walked: list[Tensor], exact: list[Tensor]) -> float:
-    """Return the greatest difference of any score."""
+    """Return the greatest difference between two scores."""
     return max(float((a.cpu().double() - b).abs().max()) for a, b in zip(walked, exact, strict=True))
 
 
 def products(steps: int) -> dict[str, int]:
-    """Return how many products each variant needs: plain of dense matrices, the others of a matrix with scores."""
+    """Return the number of products of each variant: of dense matrices for plain, of a matrix with scores else."""
     return {PLAIN: steps.bit_length(), SPARSE: steps, OURS: min(steps, len(walk_coefficients(steps)))}
 
 
@@ -183,7 +184,7 @@ LABEL: dict[str, Callable[[Tensor, Tensor, int], Tensor]] = {PLAIN: plain_labels
 
 
 def time_refinement(options: argparse.Namespace, device: torch.device) -> None:
-    """Compare and time everything after the network, and print the table."""
+    """Compare and time the whole refinement after the network, and print the table."""
     rng = np.random.default_rng(1)
     height, width = -(-options.height // STRIDE), -(-options.width // STRIDE)
     patches = np.stack([np.floor(5 * smooth(rng, height, width)) / 5 for _ in range(CHANNELS)])
@@ -201,15 +202,17 @@ def time_refinement(options: argparse.Namespace, device: torch.device) -> None:
 
 
 def arguments() -> argparse.Namespace:
-    """Read the command line and refuse what the plain way cannot do."""
+    """Read the command line and refuse options that the plain version does not support."""
     options = parser(__doc__, repeats=3, threads=1)
-    options.add_argument("--height", type=int, default=375, help="of the image (default: 375)")
+    options.add_argument("--height", type=int, default=375, help="height of the image (default: 375)")
     options.add_argument(
-        "--width", type=int, default=500, help=f"likewise (default: 500); the grid is {STRIDE} times smaller"
+        "--width", type=int, default=500, help=f"width of the image (default: 500); the grid is {STRIDE} times smaller"
     )
-    options.add_argument("--steps", type=int, default=256, help="t, a power of two for plain's sake (default: 256)")
-    options.add_argument("--rows", type=int, default=3, help="of scores: classes and background (default: 3)")
-    options.add_argument("--images", type=int, default=1, help="in one call of ours (default: 1)")
+    options.add_argument(
+        "--steps", type=int, default=256, help="t, a power of two, because plain squares a matrix (default: 256)"
+    )
+    options.add_argument("--rows", type=int, default=3, help="rows of scores: classes and background (default: 3)")
+    options.add_argument("--images", type=int, default=1, help="number of images in one call of ours (default: 1)")
     chosen = options.parse_args()
     if chosen.steps < 1 or chosen.steps & (chosen.steps - 1):
         raise SystemExit(f"--steps {chosen.steps} is not a power of two, and plain can only square; try 256.")
@@ -226,7 +229,7 @@ def main() -> None:
     inputs = make_inputs(options.images, options.rows, height, width, device)
     if options.measure:
         run = RUN[options.measure]
-        run(*make_inputs(1, options.rows, RADIUS, 2 * RADIUS, device), 2)  # loads the code, which is not its memory
+        run(*make_inputs(1, options.rows, RADIUS, 2 * RADIUS, device), 2)  # loads code, whose memory must not count
         forget_peak()
         print_peak(peak_of(lambda: run(*inputs, options.steps), device))
         return

@@ -1,19 +1,19 @@
 """CRF-refined labels of a whole data set, AffinityNet's settings and alphas 4 and 32: the library against a plain loop.
 
-Class activation maps lie in files: smooth random maps of the classes that each image shows, in 16 bits. From them and
-the images, both ways make the probabilities after a dense CRF with the background (1 - max)^alpha, for both alphas, and
-write them. Decoding, solving and writing all count.
+Class activation maps are read from files: smooth random maps of the classes that each image shows, in 16 bits. From the
+maps and the images, both versions compute the probabilities after a dense CRF with the background (1 - max)^alpha, for
+both alphas, and write them. Decoding, solving and writing all count.
 
-  plain   what AffinityNet's infer_cls.py does: one image after the other, one alpha after the other, with pydensecrf,
-          each result as a dictionary of float32 maps by np.save. Without pydensecrf, our torch backend solves instead,
-          one alpha at a time; the line above the table says so
+  plain   as in AffinityNet's infer_cls.py: one image after the other, one alpha after the other, with pydensecrf, and
+          each result saved as a dictionary of float32 maps by np.save. Without pydensecrf, our torch backend solves one
+          alpha at a time; the line above the table says so
   ours    wsss_lib.stages.refine.refine: both alphas over one lattice, compressed float16, on a CPU several images at
           once in processes of one thread each, on CUDA up to 16 images at once
 
 The probabilities must agree within 2e-3 at more than 99 % of the pixels.
 
-Columns: seconds for all images, median of the turns; images per second; ratio: how many times as fast as plain in the
-same turn, median; MB written (10^6 bytes); ratio: of plain's to these.
+Columns: seconds for all images, median of the turns; images per second; ratio: speed-up over plain in the same turn,
+median; MB written (10^6 bytes); ratio: MB of plain over these.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ STEPS = 10
 TOLERANCE, SHARE = 2e-3, 0.99
 
 Solve = Callable[[np.ndarray, np.ndarray], np.ndarray]
-"""From an image ``(H, W, 3)`` uint8 and scores ``(L, H, W)`` to probabilities ``(L, H, W)`` float32."""
+"""Function from an image ``(H, W, 3)`` uint8 and scores ``(L, H, W)`` to probabilities ``(L, H, W)`` float32."""
 
 
 def write_cams(data: Dataset, store: CamStore) -> None:
-    """Make maps of the classes that every image shows; most of a map is low."""
+    """Write maps of the classes that each image shows; most values of a map are low."""
     rng = np.random.default_rng(1)
     for index, image_id in enumerate(data.ids):
         classes = data.labels[index].nonzero().flatten()
@@ -74,7 +74,7 @@ def solve_pydensecrf(image: np.ndarray, scores: np.ndarray) -> np.ndarray:
 
 
 def solve_torch(device: torch.device) -> Solve:
-    """Return what solves one field with the library."""
+    """Return a function that solves one field with the library."""
 
     def solve(image: np.ndarray, scores: np.ndarray) -> np.ndarray:
         pixels = torch.from_numpy(image).permute(2, 0, 1).contiguous().to(device)
@@ -111,7 +111,7 @@ def run_ours(data: Dataset, cams: CamStore, folder: Path, fabric: Fabric, worker
 
 
 def agreement(data: Dataset, plain: Path, ours: Path) -> float:
-    """Return the share of pixels where both agree; raise AssertionError if that is too little."""
+    """Return the share of pixels where both agree; raise AssertionError if the share is too small."""
     near = total = 0
     for alpha in ALPHAS:
         store = ScoreStore(ours / f"{alpha}")
@@ -136,10 +136,10 @@ def open_data(options: argparse.Namespace) -> Dataset:
 def arguments() -> argparse.Namespace:
     """Read the command line."""
     options = parser(__doc__, repeats=3, threads=1)
-    options.add_argument("--data-root", type=Path, metavar="FOLDER", help="in VOC's layout (default: made-up blobs)")
-    options.add_argument("--count", type=int, default=24, help="of images (default: 24)")
-    options.add_argument("--height", type=int, default=375, help="of made-up images that lie (default: 375)")
-    options.add_argument("--width", type=int, default=500, help="likewise (default: 500)")
+    options.add_argument("--data-root", type=Path, metavar="FOLDER", help="data in VOC's layout (default: drawn blobs)")
+    options.add_argument("--count", type=int, default=24, help="number of images (default: 24)")
+    options.add_argument("--height", type=int, default=375, help="height of drawn landscape images (default: 375)")
+    options.add_argument("--width", type=int, default=500, help="width of drawn landscape images (default: 500)")
     options.add_argument("--workers", type=int, default=2, help="processes of ours; 0 for none (default: 2)")
     chosen = options.parse_args()
     if chosen.count < 1 or chosen.workers < 0 or min(chosen.height, chosen.width) < 8:

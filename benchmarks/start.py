@@ -1,11 +1,11 @@
-"""How long the library takes to start: its imports, beyond those it depends on, and its default toy world.
+"""Start time of the library: its imports, without those of its dependencies, and its default toy world.
 
-Every turn starts a fresh interpreter that imports torch, torchvision and lightning_fabric first, then what is measured.
-Fresh interpreters also pay for opening files, so the first turn on a machine is slower; it is not counted.
-`--device` changes nothing here.
+Each turn starts a new interpreter that first imports torch, torchvision and lightning_fabric, and then the measured
+modules. A new interpreter also opens files, so the first turn on a machine is slower; it does not count. `--device` has
+no effect here.
 
-Columns: what is measured; milliseconds, median of the turns; least and most of the turns; share of the time of the
-three imports that come first, which the library cannot change.
+Columns: measured stage; milliseconds, median of the turns; least and greatest of the turns; share of the time of the
+first three imports, which the library cannot change.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ print(json.dumps(times))
 
 
 def start(threads: int, world: bool) -> dict[str, float]:
-    """Return the seconds of every stage in a fresh interpreter.
+    """Return the seconds of each stage in a new interpreter.
 
     Raises:
         SystemExit: The interpreter failed, after printing the reason.

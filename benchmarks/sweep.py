@@ -1,17 +1,17 @@
 """Scores of seeds at many background thresholds: one pass over the pixels against one pass per threshold.
 
-Every image has one normalised map per class that it shows and a mask. Three ways to count are compared:
+Each image has a mask, and one normalised map for each class that it shows. Three ways to count are compared:
 
-  argmax, 21 planes   one argmax over the background plane and all classes, then true positives, predicted and true
-                      pixels of every class one by one, per threshold; as OC-CSE's and SEAM's evaluators do
-  argmax, bincount    one argmax over the background plane and the present classes, then one np.bincount of the
-                      confusion matrix, per threshold; as IRN's evaluator does
+  argmax, 21 planes   for each threshold, one argmax over the background plane and all classes, then true positives,
+                      predicted and true pixels class by class, as in OC-CSE's and SEAM's evaluators
+  argmax, bincount    for each threshold, one argmax over the background plane and the present classes, then one
+                      np.bincount of the confusion matrix, as in IRN's evaluator
   one pass (ours)     wsss_lib.ops.metrics.sweep_histogram, then sweep_confusions once
 
-All counts must be equal, as integers, before anything is timed. Reading files is not part of the time.
+Before the timing, all counts must be equal as integers. Reading files does not count.
 
-Columns: images; seconds for all of them and all thresholds, median of the turns; images per second; ratio: how many
-times as fast as `argmax, bincount` in the same turn, median; versus 21 planes: likewise.
+Columns: images; seconds for all images and all thresholds, median of the turns; images per second; ratio: speed-up over
+`argmax, bincount` in the same turn, median; versus 21 planes: speed-up over `argmax, 21 planes`.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Scored:
 
 
 def synthetic(count: int, height: int, width: int, num_classes: int, seed: int) -> list[Scored]:
-    """Make images of one to three classes with blobs for objects, borders to ignore, and maps that find them badly."""
+    """Make images of one to three classes with blobs as objects, borders to ignore, and maps with errors."""
     rng = np.random.default_rng(seed)
     images = []
     for _ in range(count):
@@ -57,7 +57,7 @@ def synthetic(count: int, height: int, width: int, num_classes: int, seed: int) 
 
 
 def with_masks_of(root: Path, split: str, count: int, seed: int) -> tuple[list[Scored], int]:
-    """Take the masks of a folder in VOC's layout, make smooth maps for the classes of its labels, and say C."""
+    """Return C and images with the masks of a folder in VOC's layout and smooth maps for the classes of its labels."""
     rng = np.random.default_rng(seed)
     data = load_voc(root, split)
     images = []
@@ -119,15 +119,17 @@ def summary(confusions: np.ndarray) -> np.ndarray:
 def arguments() -> argparse.Namespace:
     """Read the command line."""
     options = parser(__doc__, repeats=3)
-    options.add_argument("--images", type=int, default=12, help="how many (default: 12)")
-    options.add_argument("--height", type=int, default=281, help="of synthetic images (default: 281)")
-    options.add_argument("--width", type=int, default=375, help="of synthetic images (default: 375)")
-    options.add_argument("--classes", type=int, default=21, help="with background, synthetic images (default: 21)")
-    options.add_argument("--thresholds", type=int, default=60, help="i/100 for i below this (default: 60)")
+    options.add_argument("--images", type=int, default=12, help="number of images (default: 12)")
+    options.add_argument("--height", type=int, default=281, help="height of synthetic images (default: 281)")
+    options.add_argument("--width", type=int, default=375, help="width of synthetic images (default: 375)")
+    options.add_argument(
+        "--classes", type=int, default=21, help="classes of synthetic images, with background (default: 21)"
+    )
+    options.add_argument("--thresholds", type=int, default=60, help="number of thresholds i/100, from 0 (default: 60)")
     options.add_argument("--data-root", type=Path, help="folder in VOC's layout, to use its masks")
-    options.add_argument("--split", default="val", help="list of --data-root (default: val)")
-    options.add_argument("--skip-planes", action="store_true", help="leave out the slowest way")
-    options.add_argument("--seed", type=int, default=0, help="of the made-up maps (default: 0)")
+    options.add_argument("--split", default="val", help="split of --data-root (default: val)")
+    options.add_argument("--skip-planes", action="store_true", help="leave out the slowest way to count")
+    options.add_argument("--seed", type=int, default=0, help="random seed of the synthetic maps (default: 0)")
     return options.parse_args()
 
 

@@ -1,11 +1,12 @@
-"""What each trap of the toy world does to plain CAM: the baseline, trained anew with one trap taken away at a time.
+"""Effect of each trap of the toy world on plain CAM: the baseline, trained in worlds that lack one trap.
 
-By default only the trap that matters most is taken away, and training is short; `--worlds all --epochs 0` takes minutes
-more, the preset's whole training for each.
+By default only the most important trap is removed, and training is short. `--worlds all --epochs 0` runs the whole
+training of the preset in each world and takes some minutes.
 
-Columns: mAP of the classifier on val; share of the activation on an object and of the peaks that lie on its telltale
-part (14 % of the area); mean activation on a class's own and on other background; share of the training images with all
-labels right, with and without the frequency pattern; mIoU of the seed on val at the threshold that is best on train.
+Columns: mAP of the classifier on val; share of the activation on an object, and of the peaks, that is on the part which
+tells the class (14 % of the area); mean activation on a class's own and on other background; share of the training
+images with all labels right, with and without the frequency pattern; mIoU of the CAM seed on val at the threshold that
+is best on train.
 """
 
 from __future__ import annotations
@@ -59,16 +60,18 @@ def measure(options: ToyOptions, seed: int, epochs: int, folder: Path) -> list[s
 
 
 def main() -> None:
-    """Print one row per world and seed."""
+    """Print one row for each world and random seed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=1, help="how many trainings per world")
-    parser.add_argument("--epochs", type=int, default=4, help="0 for the preset's (default: 4)")
+    parser.add_argument("--seeds", type=int, default=1, help="number of trainings in each world")
+    parser.add_argument(
+        "--epochs", type=int, default=4, help="epochs of each training, 0 for the preset's (default: 4)"
+    )
     parser.add_argument(
         "--worlds",
         nargs="+",
         choices=["all", *WORLDS],
         default=DEFAULT,
-        help=f"which worlds (default: {', '.join(DEFAULT)})",
+        help=f"worlds to train in (default: {', '.join(DEFAULT)})",
     )
     arguments = parser.parse_args()
     worlds = list(WORLDS) if "all" in arguments.worlds else arguments.worlds

@@ -1,16 +1,16 @@
-"""One training step of the CAM classifier with ResNet-38, against the same step written the plain way.
+"""One training step of the CAM classifier with ResNet-38, against a plain version of AffinityNet's step.
 
-Plain is what AffinityNet's code does, written anew: nn.BatchNorm2d in evaluation mode with scale and shift not trained,
-ReLU that keeps its input, blocks as they stand in the paper, autograd left to store what it stores; the same four
-parameter groups, momentum and polynomial schedule. Ours is wsss_lib's method `cam` through Lightning Fabric. Both start
-from the same weights, see the same batch and draw the same dropout; both read the loss after every step.
+The plain version does what AffinityNet's code does. It has nn.BatchNorm2d in evaluation mode with frozen scale and
+shift, a ReLU that keeps its input, the blocks of the paper, PyTorch's autograd, and the same four parameter groups,
+momentum and polynomial schedule. Ours is wsss_lib's method `cam` through Lightning Fabric. Both versions start from the
+same weights, get the same batch and draw the same dropout; both read the loss after each step.
 
-Before anything is timed, the losses of `--steps` steps must agree within a relative tolerance of 1e-3: rounding grows
-from step to step. The row with bf16-mixed precision has no such condition: its losses are there to be looked at.
+Before the timing, the losses of `--steps` steps must agree within a relative tolerance of 1e-3, since rounding errors
+grow from step to step. The row with bf16-mixed precision has no tolerance; its losses are only printed.
 
-Columns: milliseconds per step, median of the turns; ratio: how many times as fast as plain in the same turn, median;
-peak MiB: by how much memory grew during two steps, above network and batch, measured in a process of its own
-(what PyTorch allocated on CUDA, resident memory on a CPU); ratio: of plain's peak to this one; the losses.
+Columns: milliseconds per step, median of the turns; ratio: speed-up over plain in the same turn, median; peak MiB:
+growth of memory during two steps, above network and batch, measured in a separate process (memory allocated by PyTorch
+on CUDA, resident memory on a CPU); ratio: peak of plain over this peak; the losses.
 
 The full size is `--device cuda --width 1 --crop 448 --batch 16`, which is the default on CUDA.
 """
@@ -57,11 +57,11 @@ Step = Callable[[int], float]
 
 
 class PlainClassifier(nn.Module):
-    """ResNet-38 with its classifier, without any of the library's economies.
+    """ResNet-38 with its classifier, without the library's optimisations.
 
     Args:
         backbone: Network whose weights and shapes are copied.
-        head: Classifier's head whose weights and shapes are copied.
+        head: Head of the classifier, whose weights and shapes are copied.
         dropout: Probability of dropping a channel of the last features.
     """
 
@@ -120,7 +120,7 @@ def make_batch(options: argparse.Namespace, device: torch.device) -> Batch:
 
 
 def plain_step(options: argparse.Namespace, device: torch.device) -> Step:
-    """Return a function that does step t the plain way and returns its loss."""
+    """Return a function that does step t of the plain version and returns its loss."""
     method = make_method(options.width)
     network = PlainClassifier(method.backbone, method.network.head, method.config.dropout).to(device)
     network.train()
@@ -163,7 +163,7 @@ def make_step(name: str, options: argparse.Namespace, device: torch.device) -> S
 
 
 def measure_peak(name: str, options: argparse.Namespace, device: torch.device) -> None:
-    """Print by how much memory grows in two steps of a variant; the first makes the optimiser's state."""
+    """Print the growth of memory in two steps of a variant; the first step makes the state of the optimiser."""
     step = make_step(name, options, device)
     print_peak(peak_of(lambda: [step(t) for t in range(2)], device))
 
@@ -172,15 +172,15 @@ def measure_peak(name: str, options: argparse.Namespace, device: torch.device) -
 
 
 def arguments() -> argparse.Namespace:
-    """Read the command line; sizes that are not given depend on the device."""
+    """Read the command line; the default sizes depend on the device."""
     options = parser(__doc__, repeats=5)
     options.add_argument("--width", type=float, help="factor of all channels (default: 0.25, on CUDA 1)")
     options.add_argument("--crop", type=int, help="side of the images (default: 224, on CUDA 448)")
     options.add_argument("--batch", type=int, help="images per step (default: 4, on CUDA 16)")
-    options.add_argument("--steps", type=int, default=3, help="whose losses are compared (default: 3)")
+    options.add_argument("--steps", type=int, default=3, help="number of compared steps (default: 3)")
     options.add_argument("--tf32", action="store_true", help="let CUDA round the factors of fp32 products to 10 bits")
     options.add_argument(
-        "--bf16", action=argparse.BooleanOptionalAction, help="a row with bf16-mixed (default: on CUDA only)"
+        "--bf16", action=argparse.BooleanOptionalAction, help="add a row with bf16-mixed (default: on CUDA only)"
     )
     return choose_sizes(options.parse_args(), width=(0.25, 1.0), crop=(224, 448), batch=(4, 16), bf16=(False, True))
 

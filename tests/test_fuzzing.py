@@ -24,14 +24,17 @@ import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from scipy.io import savemat
 
 from tests.data.trees import coco_tree, folder_tree, save_mask, voc_mask, voc_xml
 from tests.runs.small import settings as settings_of_run
 from wsss_lib.data.coco import load_coco
-from wsss_lib.data.files import image_size, read_image, read_mask
+from wsss_lib.data.files import image_size, read_image, read_mask, read_pickled_array_dict
 from wsss_lib.data.folder import load_folder
+from wsss_lib.data.own_coco import load_own_coco
 from wsss_lib.data.voc import labels_from_npy, labels_from_text, labels_from_xml, read_ids
 from wsss_lib.errors import InputError
+from wsss_lib.exchange.sbd import read_sbd
 from wsss_lib.models.weight_formats import read_caffe, read_mxnet
 from wsss_lib.models.weights import load_into, read_sidecar, read_state
 from wsss_lib.runs.settings import read_settings
@@ -70,6 +73,31 @@ def labels_of_images(number: int = 2007000033) -> bytes:
 def maps_of_an_image() -> bytes:
     maps = {3: np.ones((4, 5), np.float32), 7: np.zeros((4, 5), np.float32)}
     return saved(lambda stream: np.save(stream, np.array(maps, dtype=object), allow_pickle=True))
+
+
+def maps_of_irn(tensor: object = None) -> bytes:
+    maps = {"keys": torch.tensor([1, 4]), "cam": torch.ones(2, 4, 5) if tensor is None else tensor}
+    return saved(lambda stream: np.save(stream, np.array(maps, dtype=object), allow_pickle=True))
+
+
+def mask_of_sbd() -> bytes:
+    content = {"Segmentation": np.ones((4, 5), np.uint8), "CategoriesPresent": [[1.0]]}
+    return saved(lambda stream: savemat(stream, {"GTcls": content}, do_compression=True))
+
+
+def own_instances(root: Path) -> None:
+    coco_tree(root)
+    (root / INSTANCES).rename(root / "instances.json")
+    (root / "val2014").rename(root / "images")
+    text = (root / "instances.json").read_text()
+    names = '[{"id": 1, "name": "a"}, {"id": 18, "name": "b"}, {"id": 90, "name": "c"}, {"id": 3, "name": "d"}]'
+    (root / "instances.json").write_text(text.replace('[{"id": 1, "name": "person"}]', names))
+
+
+def with_own_masks(path: Path) -> None:
+    data = load_own_coco(path.parent, "train")
+    for index in range(len(data)):
+        data.mask(index)
 
 
 def state(old: bool = False) -> bytes:
@@ -163,6 +191,11 @@ READERS = {
     ),
     "labels of images": Reader(lambda: [labels_of_images()], labels_from_npy),
     "CAMs of the authors": Reader(lambda: [maps_of_an_image()], read_authors_cams),
+    "maps of IRN": Reader(lambda: [maps_of_irn()], read_pickled_array_dict),
+    "a mask of SBD": Reader(lambda: [mask_of_sbd()], read_sbd),
+    "instances of one's own": Reader(
+        lambda: [bytes_of(own_instances, "instances.json")], with_own_masks, "instances.json", own_instances
+    ),
     "COCO": Reader(lambda: [bytes_of(coco_tree, INSTANCES)], with_masks, INSTANCES, coco_tree),
     "VOC annotation": Reader(lambda: [voc_xml("cat", "dog").encode()], labels_from_xml),
     "VOC list": Reader(lambda: [b"2007_000032\n/JPEGImages/2007_000033.jpg /M/2007_000033.png\n"], read_ids),
@@ -352,6 +385,8 @@ PROMISES: dict[str, tuple[str, Callable[[], bytes]]] = {
     "a byte array": ("labels of images", lambda: pickled(b"\x96", struct.pack("<Q", 2**32))),
     "a frame": ("labels of images", lambda: pickled(b"\x95", struct.pack("<Q", TERA), b"}")),
     "digits of a key": ("labels of images", lambda: labels_of_images(10**5000)),
+    "a tensor of maps": ("maps of IRN", lambda: maps_of_irn(torch.zeros(1).expand(TERA))),
+    "a storage of maps": ("maps of IRN", lambda: maps_of_irn().replace(b"cpuq\x03K\x02", b"cpuq\x03J\xff\xff\xff\x7f")),
     "a tensor": ("PyTorch", lambda: saved(lambda s: torch.save({"weight": torch.zeros(1).expand(TERA)}, s))),
     "a header of tensors": ("safetensors", lambda: safe_state(99_999_999)),
     "a longer header of tensors": ("safetensors", lambda: safe_state(TERA)),
@@ -437,6 +472,7 @@ def in_a_checkpoint(evil: Evil, old: bool = False) -> bytes:
 CODE = {
     "labels of images": in_an_array,
     "CAMs of the authors": in_an_array,
+    "maps of IRN": in_an_array,
     "CAMs of a run": in_an_archive,
     "PyTorch": in_a_checkpoint,
     "PyTorch before 1.6": lambda evil: in_a_checkpoint(evil, old=True),

@@ -20,6 +20,7 @@ from wsss_lib.errors import InputError, ProcessError, printable
 from wsss_lib.runs.folder import holds_run
 from wsss_lib.runs.kinds import reopen
 from wsss_lib.stages.agent import end_with_launcher, report
+from wsss_lib.use import map_commands
 
 if TYPE_CHECKING:
     from wsss_lib.use.predict import Summary
@@ -29,6 +30,9 @@ Masks of objects from image-level labels alone.
 
   wsss fit my_pictures                              train on labelled pictures, to the final network
   wsss predict MODEL new_pictures --out masks       masks of pictures that nobody has labelled
+  wsss export MODEL network.onnx                    the network for programs without PyTorch
+  wsss report RUN                                   one HTML page about a run
+  wsss score MAPS PICTURES --masks FOLDER           scores of maps that other code made
 """
 
 _STAGES = """\
@@ -58,6 +62,19 @@ _PREDICT = """\
 Write masks of pictures: one palette PNG for each, of the picture's own size, called like the picture; a table,
 predictions.csv, with the classes of every picture, their share of the area and the model's confidence in them; and what
 made all this, predictions.json. Masks that the same model has made with the same options stay as they are.
+"""
+
+
+_EXPORT = """\
+Write the network of a model for programs without wsss_lib: 8-bit RGB pixels of any size in, probabilities and labels
+out. FILE ends with .onnx, for which the packages onnx and onnxruntime are needed, or with .pt2, for torch.export. It is
+written only if what is computed with it is what PyTorch computes with the model.
+"""
+
+_REPORT = """\
+Write one HTML page about a run, finished or not: settings, data and what is doubtful about them, training curves,
+scores and how each threshold was chosen, best, median and worst pictures, times, and what the numbers do not say. The
+page needs no other file and no network connection.
 """
 
 
@@ -118,9 +135,21 @@ def _parser(wanted: str = "") -> argparse.ArgumentParser:
     one.add_argument("--precision", default="32-true", metavar="32-true|bf16-mixed|16-mixed", help="default: 32-true")
     one.add_argument("--maps", action="store_true", help="write the class activation maps of a run instead of masks")
 
+    map_commands.add(command)
+
     one = command("save", _save, "write the final network of a run to a model file", "Write the model file of a run.")
     one.add_argument("folder", type=Path, metavar="RUN", help="folder of a run that has a final network")
     one.add_argument("file", type=Path, metavar="FILE", help="the model file, *.safetensors")
+
+    one = command("export", _export, "write a model for other programs", _EXPORT)
+    one.add_argument("model", type=Path, metavar="MODEL", help="model file")
+    one.add_argument("file", type=Path, metavar="FILE", help="the file, *.onnx or *.pt2")
+
+    one = command("report", _report, "one HTML page about a run", _REPORT)
+    one.add_argument("folder", type=Path, metavar="RUN", help="folder of a run")
+    one.add_argument(
+        "--out", type=Path, metavar="FILE", help="the page, by default report.html in the folder of the run"
+    )
 
     one = command("stage", _stage, "one stage of an existing run", "Do one stage of an existing run.")
     one.add_argument("folder", type=Path, help="folder of a run, with its config.json")
@@ -158,7 +187,7 @@ def _explained(command: str) -> str:
 def _fit(options: argparse.Namespace) -> int:
     from wsss_lib.runs.parameters import existing
     from wsss_lib.use.chains import fit, open_method, read_words
-    from wsss_lib.use.model_file import NAME, check_target, save_model
+    from wsss_lib.use.model_file import check_target
 
     folder, words = "", list(options.words)
     if "=" not in words[0] or Path(words[0]).exists():
@@ -177,10 +206,7 @@ def _fit(options: argparse.Namespace) -> int:
         )
     if options.model is not None:
         check_target(options.model)
-    run = open_method(parameters, with_final=True)
-    final = fit(run, parameters.final)
-    path = save_model(final, options.model or run.folder / NAME)
-    print(f"model file: {printable(path)}\nuse it: wsss predict {printable(path)} PICTURES --out FOLDER")
+    fit(open_method(parameters, with_final=True), parameters.final, options.model)
     return 0
 
 
@@ -231,6 +257,32 @@ def _save(options: argparse.Namespace) -> int:
     return 0
 
 
+def _export(options: argparse.Namespace) -> int:
+    from wsss_lib.use.model_file import load_model
+    from wsss_lib.use.onnx import check_onnx_target, export_onnx
+    from wsss_lib.use.program import check_program_target, export_program
+
+    if options.file.suffix not in (".onnx", ".pt2"):
+        raise InputError(f"file {options.file} must end with .onnx or .pt2; give it such a name.")
+    is_onnx = options.file.suffix == ".onnx"
+    if is_onnx:
+        check_onnx_target(options.file)
+    else:
+        check_program_target(options.file)
+    model = load_model(options.model, "cpu")
+    export = export_onnx if is_onnx else export_program
+    path = export(model.network, model.about.normalisation, model.classes, options.file)
+    print(f"exported, and compared with PyTorch: {printable(path)}")
+    return 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    from wsss_lib.use.report import write_report
+
+    print(f"report: {printable(write_report(options.folder, options.out))}")
+    return 0
+
+
 def _stage(options: argparse.Namespace) -> int:
     end_with_launcher()
     run = reopen(options.folder)
@@ -247,7 +299,7 @@ def _stage(options: argparse.Namespace) -> int:
     return 0
 
 
-_COMMANDS = ("fit", "run", "predict", "save", "stage")
+_COMMANDS = ("fit", "run", "predict", *map_commands.NAMES, "save", "export", "report", "stage")
 
 
 def _parse(words: Sequence[str]) -> argparse.Namespace:

@@ -12,17 +12,9 @@ import torch
 
 from tests.data.trees import annotation, coco_annotations, coco_tree, instances, save_mask, write
 from tests.recipe import integers, uniform
-from wsss_lib.data import coco
-from wsss_lib.data.coco import (
-    CATEGORY_IDS,
-    COCO_CLASSES,
-    canonical_id,
-    category_lookup,
-    labels_from_masks,
-    load_coco,
-    read_instances,
-    render_mask,
-)
+from wsss_lib.data import coco_annotations as reader
+from wsss_lib.data.coco import canonical_id, category_lookup, labels_from_masks, load_coco, render_mask
+from wsss_lib.data.coco_annotations import CATEGORY_IDS, COCO_CLASSES, read_instances
 from wsss_lib.errors import InputError
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "datasets"
@@ -170,8 +162,8 @@ def test_images_that_are_not_there(tmp_path):
         load_coco(root, "val")
     with pytest.raises(InputError, match=sentence(root / "annotations/instances_train2014.json", "does not exist")):
         load_coco(root, "train")
-    with pytest.raises(InputError, match="split 'val2017'"):
-        load_coco(root, "val2017")
+    with pytest.raises(InputError, match="split 'val2019'"):
+        load_coco(root, "val2019")
 
 
 @pytest.mark.parametrize(
@@ -213,7 +205,7 @@ def test_categories_are_found_by_their_names(tmp_path, monkeypatch):
         data = load_coco(root, "val", annotations=path, masks=None)
         assert [COCO_CLASSES[k] for k in data.labels[0].nonzero().flatten().tolist()] == ["traffic light"]
         assert np.unique(data.mask(0)).tolist() == [0, 10]
-        monkeypatch.setattr(coco, "_parse_instances", None)
+        monkeypatch.setattr(reader, "_parse_instances", None)
     save_mask(root / "raw" / f"{IDS[0]}.png", np.eye(30, 40, dtype=np.uint8) * 2)
     data = load_coco(root, "val", annotations=path, masks=root / "raw", mask_values="raw")
     assert np.unique(data.mask(0)).tolist() == [0, 10]
@@ -268,7 +260,7 @@ def test_the_second_reading_takes_the_index(tmp_path, monkeypatch):
     first = read_instances(path)
     assert sorted(x.name for x in tmp_path.iterdir()) == ["x.json", "x.json.index.npz"]
     with monkeypatch.context() as patch:
-        patch.setattr(coco, "_parse_instances", None)  # calling it would raise
+        patch.setattr(reader, "_parse_instances", None)  # calling it would raise
         second = read_instances(path)
     assert second.ids == first.ids
     assert torch.equal(second.labels, first.labels)
@@ -287,10 +279,10 @@ def test_an_index_that_does_not_fit_is_made_anew(tmp_path, harm, monkeypatch):
     elif harm == "not one":
         index.write_text("x")
     else:
-        monkeypatch.setattr(coco, "_INDEX_VERSION", coco._INDEX_VERSION + 1)
+        monkeypatch.setattr(reader, "_INDEX_VERSION", reader._INDEX_VERSION + 1)
     expected = instances() if harm == "another file" else instances([])
     assert bool(read_instances(path).labels.any()) == bool(expected["annotations"])
-    monkeypatch.setattr(coco, "_parse_instances", None)
+    monkeypatch.setattr(reader, "_parse_instances", None)
     assert bool(read_instances(path).labels.any()) == bool(expected["annotations"])
 
 
@@ -298,7 +290,7 @@ def test_a_folder_that_cannot_be_written_to_needs_no_index(tmp_path, monkeypatch
     def refuse(*_):
         raise InputError("no room")
 
-    monkeypatch.setattr(coco, "write_atomically", refuse)
+    monkeypatch.setattr(reader, "write_atomically", refuse)
     assert read_instances(save_json(tmp_path / "x.json", instances())).ids == IDS
     assert [x.name for x in tmp_path.iterdir()] == ["x.json"]
 

@@ -103,7 +103,7 @@ def test_official_gradient_of_the_decoders_input(decoder):
 
         entering = enlarged.clone().requires_grad_()
         with decoder.up6.register_forward_hook(nudge):
-            decoder.leave(F.conv2d(entering, decoder.down1.weight, stride=2, padding=1)).abs().mean().backward()
+            decoder.decode(F.conv2d(entering, decoder.down1.weight, stride=2, padding=1)).abs().mean().backward()
         return entering.grad
 
     sides = [gradient(side) for side in (-1, 1)]

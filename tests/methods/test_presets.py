@@ -33,8 +33,8 @@ def test_every_preset_has_every_backbone(module, preset, backbone):
 @pytest.mark.parametrize("module", [m for m in MODULES if hasattr(m, "METHOD")], ids=lambda m: m.__name__)
 def test_every_method_checks_the_limits_of_its_fields(module):
     """A subclass that forgets to call the check of its base class would accept this."""
-    with pytest.raises(InputError, match="epochs is 0; it must be at least 1"):
-        module.Config.preset("toy").replace(epochs=0).check()
+    with pytest.raises(InputError, match="batch_size is 0; it must be at least 1"):
+        module.Config.preset("toy").replace(batch_size=0).check()
 
 
 @pytest.mark.parametrize("module", [m for m in MODULES if hasattr(m, "METHOD")], ids=lambda m: m.__name__)

@@ -56,9 +56,9 @@ def test_official_network(official, maps):
 
 def test_what_is_kept_of_the_attention_does_not_keep_all_of_it(official):
     with torch.no_grad():
-        passage = official.advance(official.start(torch.randn(1, 3, 64, 64)), 2, "constant")
-    assert len(passage.class_to_patch) == 2
-    for kept in passage.class_to_patch:
+        state = official.advance(official.start(torch.randn(1, 3, 64, 64)), 2, "constant")
+    assert len(state.class_to_patch) == 2
+    for kept in state.class_to_patch:
         assert kept.untyped_storage().nbytes() == kept.numel() * kept.element_size()
 
 
@@ -107,14 +107,14 @@ def test_official_v2():
     network = filled(MCTformer(DeiT(20), "v2"), "mctformer_v2", "pcss/mct2")
     golden = recipe.golden("pcss/mctformer_v2")
     with torch.no_grad():
-        passage = network.start(transformers.images(["pcss/mctformer_v2/0", "pcss/mctformer_v2/1"], 64, 64))
-        passage = network.advance(passage, 12, "constant")
-        out = network.finish(passage)
+        state = network.start(transformers.images(["pcss/mctformer_v2/0", "pcss/mctformer_v2/1"], 64, 64))
+        state = network.advance(state, 12, "constant")
+        out = network.finish(state)
         near(out.class_logits, golden["cls"], rtol=3e-4)
         near(out.patch_logits, golden["pcls"], rtol=3e-4)
         near(out.fused, golden["fused_l3"], rtol=3e-4)
-        near(network.fuse(passage, None), golden["mct_l3"], rtol=3e-4)
-        near(passage.patch_to_patch, golden["patch_attn_sum"], rtol=3e-4)
+        near(network.fuse(state, None), golden["mct_l3"], rtol=3e-4)
+        near(state.patch_to_patch, golden["patch_attn_sum"], rtol=3e-4)
 
 
 def test_official_plus():
@@ -122,16 +122,16 @@ def test_official_plus():
     golden = recipe.golden("pcss/mctformer_plus")
     images = transformers.images(["pcss/mctformer_plus/0", "pcss/mctformer_plus/1"], 64, 64)
     with torch.no_grad():
-        passage = network.advance(network.start(images), 12, "constant")
-        out = network.finish(passage)
+        state = network.advance(network.start(images), 12, "constant")
+        out = network.finish(state)
         near(out.class_logits, golden["cls"], rtol=3e-4)
         near(out.patch_logits, golden["pat"], rtol=3e-4)
         near(out.logits, golden["logits"], rtol=3e-4)
         near(out.class_tokens[-1][:, :, ::16], golden["ctk_last"], rtol=3e-4)
         near(out.fused, golden["cams"], rtol=3e-4)
-        near(passage.patch_to_patch, golden["patch_attn_sum"], rtol=3e-4)
+        near(state.patch_to_patch, golden["patch_attn_sum"], rtol=3e-4)
         network.layers = 3
-        near(network.fuse(passage, out.cams), golden["cams_l3"], rtol=3e-4)
+        near(network.fuse(state, out.cams), golden["cams_l3"], rtol=3e-4)
 
 
 def test_official_stretching():
@@ -191,17 +191,17 @@ def test_attention_that_is_asked_for_changes_nothing():
     torch.testing.assert_close(constant.refined, learned.refined, atol=1e-6, rtol=1e-4)
     gradient = torch.autograd.grad(learned.refined.sum(), network.backbone.blocks[0].attn.qkv.weight)[0]
     assert gradient.abs().sum() > 0
-    passage = network.advance(network.start(images), 3, "constant")
-    assert not any(x.requires_grad for x in (*passage.class_to_patch, passage.patch_to_patch))
+    state = network.advance(network.start(images), 3, "constant")
+    assert not any(x.requires_grad for x in (*state.class_to_patch, state.patch_to_patch))
 
 
 def test_attention_is_a_distribution():
     network = small()
-    passage = network.advance(network.start(torch.randn(1, 3, 32, 32)), 3, "constant")
+    state = network.advance(network.start(torch.randn(1, 3, 32, 32)), 3, "constant")
     _, weights = network.backbone.blocks[0](network.start(torch.randn(1, 3, 32, 32)).tokens, "constant")
     torch.testing.assert_close(weights.sum(-1), torch.ones(1, 3 + 16))
-    assert [x.shape for x in passage.class_to_patch] == [(1, 3, 16)] * 3
-    assert (passage.patch_to_patch.sum(-1) < 3).all()
+    assert [x.shape for x in state.class_to_patch] == [(1, 3, 16)] * 3
+    assert (state.patch_to_patch.sum(-1) < 3).all()
 
 
 def test_refining_is_a_matrix_product():

@@ -109,13 +109,13 @@ def test_the_two_parts_of_a_backbone_are_the_whole(backbone):
 def test_mixing_begins_where_it_is_told_to():
     """A network that is about to blur, and one that hardly mixes; nothing else differs."""
     images, q = torch.randn(2, 3, 64, 96), torch.randn(2, 9, 64, 96).softmax(1)
-    passages, states = [], []
+    results, states = [], []
     for own_weight in (0.0, 0.95):
         torch.manual_seed(0)
         network = MSALNet(MobileNetV2(0.5), 3, "concat", 0.25, own_weight).eval()
         states.append(network.state_dict())
-        passages.append(network.passage(images, q))
-    blurred, kept = (passage.weights.mean((0, 2, 3)) for passage in passages)
+        results.append(network.features_and_maps(images, q))
+    blurred, kept = (result.weights.mean((0, 2, 3)) for result in results)
     assert (blurred - 1 / 9).abs().max() < 0.05
     assert abs(kept[4] - 0.95) < 0.01
     differing = [name for name in states[0] if not torch.equal(states[0][name], states[1][name])]

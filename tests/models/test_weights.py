@@ -22,7 +22,8 @@ import torch
 from torch import nn
 
 from wsss_lib.errors import InputError
-from wsss_lib.models import weights
+from wsss_lib.models import torch_files, weights
+from wsss_lib.models.torch_files import read_torch
 from wsss_lib.models.weight_formats import (
     VGG16_LAYERS,
     MXNetList,
@@ -33,7 +34,7 @@ from wsss_lib.models.weight_formats import (
     resnet38d_from_mxnet,
     vgg16_from_caffe,
 )
-from wsss_lib.models.weights import load_into, read_sidecar, read_state, read_torch
+from wsss_lib.models.weights import load_into, read_sidecar, read_state
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "weights"
 FLAGS = dict(
@@ -650,7 +651,7 @@ def test_lightning(tmp_path, kind):
         assert all(type(value) is torch.Tensor for value in state.values())
         assert all(torch.equal(state[key], value) for key, value in wanted.items())
     assert not witness.exists()
-    assert str(weights._Inert) not in str(torch.serialization.get_safe_globals())
+    assert str(torch_files._Inert) not in str(torch.serialization.get_safe_globals())
     pickle.loads(pickle.dumps(evil(kind, witness)))
     assert witness.exists()
 
@@ -669,7 +670,7 @@ def assert_refused_as_code(path):
         assert message.endswith(
             "), which was not executed; give a file that was saved with torch.save(network.state_dict(), path)."
         )
-    assert str(weights._Inert) not in str(torch.serialization.get_safe_globals())
+    assert str(torch_files._Inert) not in str(torch.serialization.get_safe_globals())
 
 
 @pytest.mark.parametrize("kind", ["system", "process", "eval", "function"])
@@ -748,9 +749,9 @@ def test_lightning_names_without_end_are_refused(tmp_path, monkeypatch):
     path = tmp_path / "a.ckpt"
     save_lightning(path, network_state())
     names = len(torch.serialization.get_unsafe_globals_in_checkpoint(path))
-    assert 5 < names < weights._MOST_UNKNOWN_NAMES / 10
+    assert 5 < names < torch_files._MOST_UNKNOWN_NAMES / 10
     for most in (names, names - 1):
-        monkeypatch.setattr(weights, "_MOST_UNKNOWN_NAMES", most)
+        monkeypatch.setattr(torch_files, "_MOST_UNKNOWN_NAMES", most)
         assert survives(read_torch, path) == (most == names)
     assert_refused_as_code(path)
 
@@ -807,7 +808,7 @@ def test_torchscript_is_refused(tmp_path):
 def test_model_a_is_refused(monkeypatch):
     path = GOLDEN / "resnet38_v2.params"
     assert weights.MODEL_A_MD5 == "2421c1945b6797cecd3f89db14ca73f6"
-    monkeypatch.setattr(weights, "MODEL_A_MD5", hashlib.md5(path.read_bytes()).hexdigest())
+    monkeypatch.setattr(torch_files, "MODEL_A_MD5", hashlib.md5(path.read_bytes()).hexdigest())
     with pytest.raises(InputError, match=r"use Model A1.*ff21f45d6bf03284100dcbec571edfad"):
         read_state(path)
     read_state(GOLDEN / "resnet38_legacy.params")

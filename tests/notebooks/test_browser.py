@@ -21,6 +21,7 @@ CHROMIUM = next(
     (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), ""
 )
 NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("[0-9]*.ipynb"))
+LAST = next(path for path in NOTEBOOKS if path.stem == "07_use")
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not CHROMIUM, reason="there is no Chromium; install the package chromium"),
@@ -140,4 +141,37 @@ def test_in_the_browser(path, lab, browser, tmp_path):
     if path.stem != "06_compare":  # which has no sliders
         move_a_slider(page)
     page.screenshot(path=tmp_path / f"{path.stem}.png")
+    page.close()
+
+
+def choose(page, path):
+    """Press the button of the upload, and choose a file."""
+    with page.expect_file_chooser() as chooser:
+        page.locator(".widget-upload").click()
+    chooser.value.set_files(path)
+
+
+def test_a_picture_of_ones_own(lab, browser, tmp_path):
+    """Chosen from the disk in 07_use: its maps and its mask take the place of the example."""
+
+    from wsss_lib.data.toy import ToyWorld
+
+    ToyWorld("val", 1, seed=7).image(0).resize((150, 110)).save(tmp_path / "mine.jpg")
+    (tmp_path / "broken.jpg").write_text("no picture")
+    page = browser.new_page(viewport={"width": 1200, "height": 1600})
+    page.set_default_timeout(90_000)  # milliseconds
+    page.goto(f"{lab}/lab/tree/07_use.ipynb?reset")
+    cells = sum(cell.cell_type == "code" for cell in nbformat.read(LAST, as_version=4).cells)
+    wait_for(lambda: page.evaluate(KERNEL) == "idle" and page.evaluate(ON_SCREEN) == cells, 150, "no kernel")
+    page.evaluate(RUN_ALL)
+    wait_for(lambda: ended(page.evaluate(CELLS), 0), 400, "it never ends")
+    before = page.evaluate(PICTURES)
+    choose(page, tmp_path / "mine.jpg")
+    wait_for(lambda: page.evaluate(PICTURES) != before, 60, "the picture does not appear")
+    wait_for(lambda: page.get_by_text("mine.jpg", exact=True).count() == 1, 60, "its name does not appear")
+    after = page.evaluate(PICTURES)
+    choose(page, tmp_path / "broken.jpg")
+    wait_for(lambda: page.get_by_text("broken.jpg cannot be read").count() == 1, 60, "nothing is said")
+    assert page.evaluate(PICTURES) == after
+    page.screenshot(path=tmp_path / "07_use.png")
     page.close()

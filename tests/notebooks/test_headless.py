@@ -246,6 +246,36 @@ def test_06_compare_says_what_is_missing(tmp_path):
 
 
 @pytest.mark.slow
+def test_07_use_makes_a_model_and_then_uses_it_on_other_pictures(tmp_path):
+    """From its own folder; the second time with the file of the first, on pictures of other sizes, without a run."""
+    from tests.use.models import SIZES, write_pictures
+
+    first, second = tmp_path / "first", tmp_path / "second"
+    result = papermill(ROOT / "notebooks", "07_use.ipynb", tmp_path / "a.ipynb", *SMALL, "-p", "out", str(first))
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert (first / "network.safetensors").is_file()
+    assert len(list((first / "predictions").glob("new_*.png"))) == 24
+    text = (tmp_path / "a.ipynb").read_text()
+    assert "0 of 147456 pixels differ between the file and the run" in text
+    assert "expected calibration error" in text
+    assert (first / "network.onnx").is_file() or "package onnx" in text
+    assert "widgets" not in nbformat.read(tmp_path / "a.ipynb", as_version=4).metadata
+
+    given = write_pictures(tmp_path / "pictures")
+    (given / "broken.jpg").write_text("no picture")
+    own = ["-p", "model", str(first / "network.safetensors"), "-p", "pictures", str(given), "-p", "limit", "4"]
+    result = papermill(ROOT, "notebooks/07_use.ipynb", tmp_path / "b.ipynb", *own, "-p", "out", str(second))
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert {path.stem for path in (second / "predictions").glob("*.png")} == {*SIZES}
+    assert not (second / "config.json").exists()
+    assert "broken.jpg" in (tmp_path / "b.ipynb").read_text()
+
+    result = papermill(ROOT, "notebooks/07_use.ipynb", tmp_path / "c.ipynb", "-p", "model", "none.safetensors")
+    assert result.returncode != 0
+    assert "InputError: model none.safetensors does not exist" in result.stderr
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("parameters", "sentence"),
     [

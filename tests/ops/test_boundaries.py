@@ -10,8 +10,8 @@ from wsss_lib.ops.boundaries import (
     boundaries,
     boundary_band,
     boundary_recall,
+    dilate,
     fill_ignored,
-    near,
     superpixel_labels,
 )
 
@@ -29,14 +29,14 @@ def test_boundaries_are_on_both_sides():
     assert not boundaries(torch.zeros(3, 4)).any()
 
 
-def test_near():
+def test_dilate():
     places = torch.zeros(9, 9, dtype=torch.bool)
     places[4, 4] = True
-    assert near(places, 2).sum() == 25
-    assert torch.equal(near(places, 0), places)
+    assert dilate(places, 2).sum() == 25
+    assert torch.equal(dilate(places, 0), places)
 
 
-def test_labels_grow_into_what_is_ignored():
+def test_ignored_pixels_get_the_nearest_labels():
     mask = halves()
     mask[:, 4:8] = 255
     assert torch.equal(fill_ignored(mask), halves())
@@ -73,7 +73,7 @@ def test_without_a_boundary():
     assert math.isnan(boundary_recall(halves().long(), torch.zeros(8, 12, dtype=torch.uint8)))
 
 
-def test_only_what_is_near_a_boundary_counts():
+def test_boundary_band_ignores_pixels_far_from_a_boundary():
     band = boundary_band(halves(), 1)
     assert (band != 255).nonzero()[:, 1].unique().tolist() == [4, 5, 6, 7]
     assert (band[:, 4:6] == 0).all()

@@ -6,11 +6,11 @@ import torch
 from wsss_lib.errors import InputError
 from wsss_lib.ops.cam import (
     activation_share,
+    argmax,
     background_power,
     cam_label,
     covered_share,
     enlarged_bands,
-    highest,
     merge_mirrored,
     normalise_maximum,
     normalise_range,
@@ -18,7 +18,7 @@ from wsss_lib.ops.cam import (
 )
 
 
-def test_seed_is_the_argmax_over_background_and_maps(device):
+def test_cam_seed_is_the_argmax_over_background_and_maps(device):
     scores = torch.rand(3, 9, 11, device=device)
     classes = torch.tensor([1, 4, 19], device=device)
     stack = torch.cat([torch.full((1, 9, 11), 0.5, device=device), scores])
@@ -28,7 +28,7 @@ def test_seed_is_the_argmax_over_background_and_maps(device):
 
 @pytest.mark.parametrize("size", [(31, 47), (7, 9), (4, 9), (7, 5), (70, 9), (1, 1), (300, 2)])
 @pytest.mark.parametrize("channels", [0, 1, 3])
-def test_bands_are_what_enlarging_as_a_whole_gives(size, channels, device):
+def test_bands_equal_the_whole_upsampled_maps(size, channels, device):
     maps = torch.rand(channels, 7, 9, device=device)
     expected = torch.zeros(0, *size, device=device) if channels == 0 else upsample(maps[None], size)[0]
     for values in (1, 200, 2**22):
@@ -44,17 +44,17 @@ def test_bands_are_what_enlarging_as_a_whole_gives(size, channels, device):
 
 
 @pytest.mark.parametrize("dim", [0, 1, -1])
-def test_highest_is_argmax_and_of_equals_the_first(dim, device):
+def test_argmax_returns_the_first_of_equal_scores(dim, device):
     scores = torch.randint(0, 4, (5, 6, 30), device=device).float()  # many are equal
-    assert torch.equal(highest(scores, dim), scores.argmax(dim))
+    assert torch.equal(argmax(scores, dim), scores.argmax(dim))
 
 
-def test_seed_background_wins_ties_and_then_the_lower_class():
+def test_background_wins_ties_then_the_first_class():
     scores = torch.tensor([[[0.5, 0.7, 0.7]], [[0.2, 0.7, 0.6]]])
     assert cam_label(scores, torch.tensor([2, 5]), 0.5).tolist() == [[0, 3, 3]]
 
 
-def test_seed_of_an_image_without_classes_is_background():
+def test_cam_seed_of_an_image_without_classes_is_background():
     empty = cam_label(torch.empty(0, 4, 5), torch.empty(0, dtype=torch.int64), 0.2)
     assert empty.shape == (4, 5)
     assert empty.dtype == torch.uint8
@@ -97,7 +97,7 @@ def test_maps_stretched_to_their_range(device):
         assert not one[~inside].any()
 
 
-def test_what_is_hardly_above_the_bottom_is_stretched_to_zero():
+def test_values_within_eps_of_the_minimum_become_zero():
     result = normalise_range(torch.tensor([[[1.0, 1.0 + 5e-6, 1.0 + 3e-5, 2.0]]]))
     assert result[0, 0, :2].tolist() == [0, 0]
     assert 1.8e-5 < result[0, 0, 2] < 2.2e-5
@@ -138,7 +138,7 @@ def test_shares():
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
-def test_maps_that_are_no_numbers_have_no_seed(value):
+def test_cam_seed_refuses_maps_that_are_not_finite(value):
     maps = torch.rand(2, 3, 4)
     maps[0, 1, 2] = value
     with pytest.raises(InputError, match="scores hold NaN or infinite values"):
@@ -148,7 +148,7 @@ def test_maps_that_are_no_numbers_have_no_seed(value):
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, 1.01, -0.01])
-def test_what_is_no_map_has_no_background(value):
+def test_background_power_refuses_values_outside_0_to_1(value):
     maps = torch.rand(2, 3, 4)
     maps[0, 1, 2] = 1 + 1e-7
     assert background_power(maps, 2.5)[0, 1, 2] == 0
@@ -157,6 +157,6 @@ def test_what_is_no_map_has_no_background(value):
         background_power(maps, 4)
 
 
-def test_no_maps_are_enlarged_to_no_maps():
+def test_upsampling_zero_maps_gives_zero_maps():
     assert upsample(torch.zeros(2, 0, 3, 4), (6, 8)).shape == (2, 0, 6, 8)
     assert upsample(torch.zeros(0, 5, 3, 4), (6, 8)).shape == (0, 5, 6, 8)

@@ -240,7 +240,7 @@ def test_equal_pixels_in_closed_form(backend, device):
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 23), (23, 1), (2, 2), (9, 13)])
 @pytest.mark.parametrize("grey", [0, 128, 255, None])
-def test_odd_images(size, grey, device):
+def test_unusual_images(size, grey, device):
     """Lines, single pixels, black and constant images."""
     image = picture("odd", size, device) if grey is None else torch.full((3, *size), grey, dtype=torch.uint8).to(device)
     unary = energies("odd", (3, *size), device)
@@ -283,13 +283,13 @@ def test_many_images_equal_one_at_a_time(limit, device, monkeypatch):
     alone = [dense_crf([x], [u], field(), "torch")[0] for x, u in zip(images, unaries, strict=True)]
 
     together = []
-    solve = module._solve_together
+    solve = module._solve_batch
 
     def watched(images, *rest):
         together.append(len(images))
         return solve(images, *rest)
 
-    monkeypatch.setattr(module, "_solve_together", watched)
+    monkeypatch.setattr(module, "_solve_batch", watched)
     monkeypatch.setitem(module.PIXELS_PER_BATCH, device.type, limit)
     results = dense_crf(images, unaries, field(), "torch")
     assert together == {10**9: [5], 600: [3, 2], 1: [1] * 5}[limit]
@@ -341,7 +341,7 @@ def test_free_energy_with_a_forbidden_label(device):
     assert results[1] == pytest.approx(results[0])
 
 
-def test_the_kernel_of_positions_is_kept(device):
+def test_the_kernel_of_positions_is_cached(device):
     near, far = field().kernels
     first, second = picture("first", (9, 12), device), picture("second", (9, 12), device)
     assert make_kernel([first], near) is make_kernel([second], near)
@@ -405,7 +405,7 @@ def test_label_out_of_range_is_named(label, unknown):
 
 
 @pytest.mark.parametrize("value", [0.5, torch.nan, torch.inf])
-def test_labels_that_are_no_whole_numbers(value):
+def test_labels_that_are_not_integers_are_refused(value):
     with pytest.raises(InputError, match="labels hold values that are not whole numbers"):
         unary_from_labels(torch.tensor([[0.0, value]]), 3, 0.7)
 
@@ -426,7 +426,7 @@ def attempt(preset="psa", backend="torch", image=(3, 6, 8), unary=(2, 6, 8)):
     return dense_crf([picture("fine", (6, 8)), image], [energies("fine", (2, 6, 8)), unary], preset, backend)
 
 
-def test_the_attempt_is_fine_as_such(backend):
+def test_valid_arguments_are_accepted(backend):
     assert [x.shape for x in attempt(backend=backend)] == [(2, 6, 8)] * 2
 
 
@@ -450,7 +450,7 @@ def test_the_attempt_is_fine_as_such(backend):
         ({"preset": field(srgb=(13.0, 0.0, 13.0))}, r"srgb \(13.0, 0.0, 13.0\)"),
     ],
 )
-def test_errors_name_the_culprit(wrong, message, backend):
+def test_errors_name_the_wrong_argument(wrong, message, backend):
     with pytest.raises(InputError, match=message):
         attempt(**{"backend": backend, **wrong})
 
@@ -476,10 +476,10 @@ OTHER_PICTURES = {
 
 
 @pytest.mark.parametrize("name", OTHER_PICTURES)
-def test_pictures_of_another_meaning_are_refused(name, backend):
+def test_images_that_do_not_hold_grey_levels_are_refused(name, backend):
     with pytest.raises(
         InputError,
-        match=r"image 1 has torch\.\w+ values that are not surely the picture's grey levels of 0-255; .* uint8",
+        match=r"image 1 has torch\.\w+ values that may not be grey levels of 0-255; .* uint8",
     ):
         attempt(backend=backend, image=OTHER_PICTURES[name])
     with pytest.raises(InputError, match="image 0 has"):
@@ -492,10 +492,10 @@ def test_pictures_of_0_to_255_in_another_type(dtype, backend):
 
 
 OTHER_UNARIES = {
-    "NaN": (torch.full((2, 6, 8), torch.nan), "holds NaN or rules out all labels"),
-    "all infinite": (torch.full((2, 6, 8), torch.inf), "holds NaN or rules out all labels"),
-    "a label that must be": (torch.stack([torch.zeros(6, 8), torch.full((6, 8), -torch.inf)]), "holds NaN or rules"),
-    "too large for float32": (torch.full((2, 6, 8), 1e300, dtype=torch.float64), "holds NaN or rules out"),
+    "NaN": (torch.full((2, 6, 8), torch.nan), "holds NaN or excludes all labels"),
+    "all infinite": (torch.full((2, 6, 8), torch.inf), "holds NaN or excludes all labels"),
+    "a label that must be": (torch.stack([torch.zeros(6, 8), torch.full((6, 8), -torch.inf)]), "holds NaN or excludes"),
+    "too large for float32": (torch.full((2, 6, 8), 1e300, dtype=torch.float64), "holds NaN or excludes"),
     "labels": (torch.ones(2, 6, 8, dtype=torch.int64), r"has torch\.int64 values; give energies as float32"),
     "bytes": (torch.ones(2, 6, 8, dtype=torch.uint8), r"has torch\.uint8 values"),
     "elsewhere": (torch.rand(2, 6, 8, device="meta"), "is on meta but the image on cpu"),
@@ -545,7 +545,7 @@ def test_a_compatibility_of_another_number_of_labels(weight, backend):
 @pytest.mark.parametrize(
     "weight", [torch.nan, torch.inf, (1.0, torch.nan), ((1.0, 0.0),), ((1.0,), (1.0, 2.0)), "much"]
 )
-def test_a_compatibility_that_is_none(weight, backend):
+def test_an_invalid_compatibility_is_refused(weight, backend):
     with pytest.raises(InputError, match=r"weight .* of a kernel must be a number, one for each label, or a square"):
         attempt(field((3.0, weight)), backend)
 
@@ -568,7 +568,7 @@ def test_the_standard_deviation_that_is_too_small_is_named(preset, culprit, back
         dense_crf([picture("tiny", (40, 60))], [energies("tiny", (2, 40, 60))], preset, backend)
 
 
-def test_the_lattice_is_known_to_have_room_without_being_made(monkeypatch):
+def test_features_are_checked_without_building_a_lattice(monkeypatch):
     pytest.importorskip("pydensecrf")
     monkeypatch.setattr(permutohedral, "Lattice", None)  # calling it would raise
     for name, preset in PRESETS.items():

@@ -35,7 +35,7 @@ def test_places_stay_in_the_grid():
     assert centres[1].eq(4).all()
 
 
-def test_connected_areas_are_instances_and_tiny_ones_score_nothing(device):
+def test_connected_areas_are_instances_and_tiny_ones_score_zero(device):
     scores = torch.zeros(2, 1, 10, 20, device=device)
     scores[0, 0, :, :5], scores[0, 0, 2:9, 12:18], scores[1, 0, 0, 19] = 0.5, 0.8, 1.0
     found = separate(scores, torch.tensor([4, 7], device=device), 0.25)

@@ -23,7 +23,7 @@ def inputs(batch, channels, outputs, size, image, device):
 @pytest.mark.parametrize(
     ("size", "image"), [((4, 4), (32, 32)), ((5, 7), (40, 56)), ((3, 6), (22, 48)), ((8, 8), (8, 8)), ((1, 1), (6, 2))]
 )
-def test_it_is_the_plain_form_with_its_gradients(size, image, device):
+def test_equals_the_plain_form_and_its_gradients(size, image, device):
     given = inputs(2, 6, 5, size, image, device)
     ours, wanted = masked_convolution(*given), plain(*given)
     torch.testing.assert_close(ours, wanted, rtol=1e-4, atol=1e-4)
@@ -38,7 +38,7 @@ def test_gradient_in_double_precision():
 
 
 @pytest.mark.parametrize("asked", [0, 1, 2])
-def test_gradients_that_nobody_asks_for_are_not_made(asked):
+def test_gradients_that_are_not_needed_are_not_computed(asked):
     given = [x.detach().requires_grad_(i == asked) for i, x in enumerate(inputs(1, 3, 2, (4, 4), (16, 16), "cpu"))]
     masked_convolution(*given).sum().backward()
     assert [x.grad is not None for x in given] == [i == asked for i in range(3)]

@@ -209,7 +209,7 @@ def test_sizes_must_agree():
         ({"thresholds": torch.tensor([torch.nan])}, "thresholds do not ascend"),
     ],
 )
-def test_a_sweep_of_what_is_no_map_or_no_class(change, message):
+def test_a_sweep_refuses_invalid_maps_classes_and_thresholds(change, message):
     scores, truth = torch.full((2, 4, 5), 0.25), torch.zeros(4, 5, dtype=torch.uint8)
     scores[1, 2, 3] = change.get("scores", 1 + 1e-7)
     scores[0, 1, 1] = -1e-7
@@ -229,7 +229,7 @@ def test_a_sweep_of_maps_beyond_the_ends_by_rounding():
     assert sweep_confusions(histogram).tolist() == [[[0, 0], [1, 1]]]
 
 
-def test_scores_are_no_labels():
+def test_confusion_matrix_refuses_scores():
     labels, scores = torch.tensor([0, 1]), torch.tensor([0.2, 1.0])
     with pytest.raises(ValueError, match=r"prediction holds torch\.float32, not integers"):
         confusion_matrix(labels, scores, 2)
@@ -241,7 +241,7 @@ def test_scores_are_no_labels():
 
 @pytest.mark.parametrize("rank", [average_precision, top_recall])
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
-def test_what_cannot_be_ranked(rank, value):
+def test_scores_that_cannot_be_ranked_are_refused(rank, value):
     scores, labels = torch.rand(4, 3), torch.ones(4, 3)
     rank(scores * 1e38, labels)  # although their sum is infinite
     scores[1, 2] = value
@@ -251,7 +251,7 @@ def test_what_cannot_be_ranked(rank, value):
         rank(scores, labels[:, :2])
 
 
-def test_values_that_are_no_class_do_not_count(device):
+def test_values_that_are_not_a_class_do_not_count(device):
     truth = torch.tensor([0, 1, 2, 254, 255, -1], device=device)
     assert confusion_matrix(truth, torch.tensor([1, 1, 0, 0, 99, 99], device=device), 2).tolist() == [[0, 1], [0, 1]]
 

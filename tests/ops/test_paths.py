@@ -128,7 +128,7 @@ def test_a_wall_parts_all_pairs_that_it_lies_between(device):
     assert (matrix[3, 3, 1:6, 1:4] == 1).all()
 
 
-def test_half_precision_and_values_that_are_no_numbers(device):
+def test_half_precision_and_nan(device):
     half = torch.rand(1, 6, 10, device=device).half().requires_grad_()
     result = path_affinities(half, 5)
     assert torch.equal(result, path_affinities(half.detach().float(), 5))
@@ -142,7 +142,7 @@ def test_half_precision_and_values_that_are_no_numbers(device):
     assert torch.equal(path_affinities(-nothing, 5), path_affinities(nothing, 5))
 
 
-def test_maps_that_are_no_views_of_the_whole(device):
+def test_maps_that_are_not_contiguous(device):
     large = torch.rand(2, 12, 20, device=device)
     assert torch.equal(path_affinities(large[:, ::2, ::2], 5), path_affinities(large[:, ::2, ::2].contiguous(), 5))
 
@@ -158,7 +158,7 @@ def test_a_radius_larger_than_the_map():
 
 
 @pytest.mark.parametrize("value", [-0.1, 1.5, math.inf])
-def test_values_that_are_no_probabilities(value):
+def test_values_that_are_not_probabilities_are_refused(value):
     with pytest.raises(InputError, match="boundaries hold values below 0 or above 1; give probabilities"):
         path_affinities(torch.full((1, 5, 9), value), 5)
 

@@ -179,7 +179,7 @@ def test_equal_from_run_to_run(device):
 
 
 @pytest.mark.parametrize("value", [1e6, float("nan"), float("inf"), -float("inf")])
-def test_unusable_features_name_the_culprit(value, device):
+def test_errors_name_the_unusable_feature(value, device):
     features = points(5, 20).to(device)
     features[3, 7] = value
     with pytest.raises(InputError, match="feature 3"):

@@ -30,7 +30,7 @@ def test_a_constant_map_stays(device):
     )
 
 
-def test_nothing_is_done_in_no_iterations():
+def test_zero_iterations_return_the_maps():
     maps = torch.randn(1, 2, 3, 3)
     assert propagate_affinity(maps, torch.randn(1, 4, 3, 3), 0) is maps
 

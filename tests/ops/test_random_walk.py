@@ -39,7 +39,7 @@ def affinities(height, width, radius=5, border="official", device="cpu", low=0.5
 @pytest.fixture(params=["diagonals", "rows"])
 def layout(request, monkeypatch):
     """How a CPU keeps the matrix."""
-    monkeypatch.setattr(module, "_FEW", 0 if request.param == "rows" else math.inf)
+    monkeypatch.setattr(module, "_MAX_ROWS_FOR_DIAGONALS", 0 if request.param == "rows" else math.inf)
 
 
 @pytest.mark.usefixtures("layout")
@@ -122,7 +122,7 @@ def test_coefficients(steps, tolerance):
     assert np.abs(polynomial - np.cos(angles) ** steps).max() <= 2 * tolerance + 1e-12
 
 
-def test_how_many_products_a_walk_needs():
+def test_number_of_products_of_a_walk():
     assert [len(walk_coefficients(256, tolerance)) for tolerance in (1e-6, 1e-4)] == [78, 62]
     assert len(walk_coefficients(1_000_000)) < 6000
 
@@ -186,7 +186,7 @@ def test_the_sums_round_as_those_of_a_dense_matrix(height, width, device):
     assert other == 0 if device.type == "cpu" else other < 0.01
 
 
-def test_the_matrix_can_be_learnt_through_after_an_inference():
+def test_gradients_work_after_inference_mode():
     given = affinities(6, 11)
     with torch.inference_mode():
         random_walk([torch.rand(2, 6, 11)], [given])
@@ -258,7 +258,7 @@ def test_ten_pixels_are_alone_unless_the_border_is_full(steps, device):
 
 
 @pytest.mark.usefixtures("layout")
-def test_without_affinity_nothing_walks(device):
+def test_zero_affinities_leave_the_scores_unchanged(device):
     scores = torch.rand(2, 6, 10, device=device)
     assert torch.equal(random_walk([scores], [torch.zeros_like(affinities(6, 10, device=device))])[0], scores)
 
@@ -284,7 +284,7 @@ def attempt(affinity=(34, 8), change=1 + 1e-7, score=0.5, **options):
     return random_walk([torch.rand(2, 6, 12), scores], [torch.rand(34, 8), given], **options)
 
 
-def test_the_attempt_is_fine_as_such():
+def test_valid_arguments_are_accepted():
     assert [x.shape for x in attempt()] == [(2, 6, 12)] * 2
 
 
@@ -308,7 +308,7 @@ def test_the_attempt_is_fine_as_such():
         ({"beta": float("inf")}, "beta is inf"),
     ],
 )
-def test_errors_name_the_culprit(wrong, message):
+def test_errors_name_the_wrong_argument(wrong, message):
     with pytest.raises(InputError, match=message):
         attempt(**wrong)
 

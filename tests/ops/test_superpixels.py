@@ -158,7 +158,7 @@ def test_rows_behind_the_last_whole_cell_do_not_count():
 
 @pytest.mark.parametrize("function", [superpixel_pool, superpixel_upsample])
 def test_an_association_of_another_size(function):
-    with pytest.raises(InputError, match=r"the association must be \(B, 9, "):
+    with pytest.raises(InputError, match=r"the association must have the shape \(B, 9, "):
         function(torch.zeros(1, 2, 32, 32), torch.zeros(1, 9, 16, 32))
 
 

@@ -95,7 +95,7 @@ def test_a_run_without_masks(tmp_path):
 @pytest.mark.parametrize("content", ["[]", "{}", '{"cams": 3}', '{"cams": {"train": {}}, "seconds": {}}'])
 def test_metrics_of_another_version(tmp_path, content):
     (tmp_path / "metrics.json").write_text(content)
-    assert sentence_of(lambda: read_result(tmp_path)).endswith("finish the notebook of its run again.")
+    assert sentence_of(lambda: read_result(tmp_path)).endswith("run the notebook of this run again to its end.")
 
 
 def test_what_is_missing(tmp_path):
@@ -121,14 +121,14 @@ def test_the_parameters_of_the_notebook(tmp_path, monkeypatch):
     assert "backbone 'vgg16' cannot be used" in sentence_of(lambda: check_parameters({**final, "backbone": "vgg16"}))
     assert "weights x does not exist" in sentence_of(lambda: check_parameters({**right, "weights": "x"}))
     unused = sentence_of(lambda: check_parameters({**right, "backbone": "resnet38d"}))
-    assert unused == "backbone is of the final network, which is not trained; add segmentation=True."
+    assert unused == "backbone applies to the final network, which is not trained; add segmentation=True."
     assert "preset 'x' is unknown" in sentence_of(lambda: check_parameters({**right, "preset": "x"}))
     assert "images must be of type int" in sentence_of(lambda: check_parameters({**right, "images": "four"}))
     assert "runs arrived as the number 2012" in sentence_of(lambda: check_parameters({**right, "runs": 2012}))
     texts = {**right, "images": "4", "segmentation": "False"}
     check_parameters(texts)
     assert (texts["images"], texts["segmentation"]) == (4, False)
-    assert "is not a folder; give the one" in sentence_of(lambda: check_parameters({**right, "runs": "nowhere"}))
+    assert "is not a folder; give the folder" in sentence_of(lambda: check_parameters({**right, "runs": "nowhere"}))
     unknown = {**right, "In": ["# Parameters\nimage = 3\n"], "image": 3}
     assert sentence_of(lambda: check_parameters(unknown)) == "parameter image is unknown; perhaps images is meant."
 

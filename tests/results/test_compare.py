@@ -41,7 +41,7 @@ def test_table(two):
     assert len(lines) == 4
     assert len({line.count("|") for line in lines}) == 1
     assert f"{100 * comparison['trained']['val']:.1f}" in lines[2]
-    assert comparison_table({}) == "Without masks there is nothing to compare."
+    assert comparison_table({}) == "The data has no masks, so the runs cannot be compared."
 
 
 def test_photographs_know_no_parts():

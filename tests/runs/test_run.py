@@ -175,7 +175,7 @@ def test_what_is_missing_is_named(tmp_path):
     with pytest.raises(InputError, match=r"data_root .*nowhere is not a folder"):
         open_run(tmp_path / "run", preset="voc12", data_root=tmp_path / "nowhere")
     config = tiny_config(pretrained=True, backbone="resnet38d")
-    with pytest.raises(InputError, match=r"put ilsvrc-cls_rna-a1_cls1000_ep-0001\.params into .*pretrained"):
+    with pytest.raises(InputError, match=r"preset toy has pre-trained weights of .*, not of resnet38d"):
         open_run(tmp_path / "run", config, pretrained_folder=tmp_path / "pretrained")
     assert not (tmp_path / "run").exists()
 

@@ -26,7 +26,7 @@ def some_affinities(border="full"):
 # -------------------------------------------------------------------------------------------------------------- cells
 
 
-def test_cells_become_squares_and_are_cut():
+def test_cells_become_squares_and_are_cropped():
     cells = np.array([[1, 2, 3], [4, 5, 6]])
     picture = affinity.enlarge_cells(cells, 4, (7, 10))
     assert picture.shape == (7, 10)
@@ -195,7 +195,7 @@ def test_the_pairs_of_a_cell_by_kind():
     assert set(ends["red"]) == {(y, x) for y, x in pairs if y == 3}
     assert set(ends["0.7"]) == {(y, x) for y, x in pairs if y == 4}
     assert sum(map(len, ends.values())) == len(pairs)
-    assert [text.get_text() for text in axis.get_legend().get_texts()] == ["not known", "alike", "different"]
+    assert [text.get_text() for text in axis.get_legend().get_texts()] == ["unknown", "same label", "different"]
 
 
 def test_the_titles_of_both_borders_say_how_many_cells_are_alone():

@@ -61,14 +61,14 @@ def test_masks_beside_takes_images_that_show_a_class(monkeypatch):
     assert (rows["class0, class1 (picture2)"][1] == plain).all()
 
 
-def test_they_draw():
+def test_figures_render():
     data = Pictures([(20, 30)], [[0, 1]])
     assert growth(data, {1: reader(0.5)}).png()
     assert side_by_side(data, {0: "x"}, {"a": (reader(0.5), 0.2)}).png()
     assert masks_beside(data, 1, {"a": lambda *_: torch.ones(20, 30, dtype=torch.uint8)}).png()
 
 
-def test_an_image_without_classes_has_not_grown():
+def test_growth_of_an_image_without_maps():
     data = Pictures([(20, 30)] * 2, [[0, 0], [0, 0]])
     nothing = torch.tensor([], dtype=torch.int64), torch.zeros(0, 20, 30)
     assert growth(data, {1: lambda _id: nothing}).png()

@@ -5,6 +5,7 @@ import torch
 
 from wsss_lib.show.exercises import (
     check_affinity,
+    check_calibration_error,
     check_cam,
     check_cam_label,
     check_choice,
@@ -20,6 +21,7 @@ from wsss_lib.show.exercises import (
     check_propagation,
     check_refine,
     check_semi_labels,
+    check_shares,
     check_superpixel_means,
     check_transition,
 )
@@ -127,10 +129,23 @@ def displacement_error(field, dy, dx, sign=1):
     return torch.stack(costs).mean()
 
 
+def shares(mask, count):
+    return torch.bincount(mask.flatten().long(), minlength=count + 1)[1:].double() / mask.numel()
+
+
+def calibration_error(counts):
+    used = counts[counts[:, 0] > 0]
+    off = (used[:, 1] / used[:, 0] - used[:, 2] / used[:, 0]).abs()
+    return (off * used[:, 0] / counts[:, 0].sum()).sum()
+
+
 RIGHT = [
     (check_path_affinity, path_affinity),
     (check_confident_labels, confident),
     (check_displacement_error, displacement_error),
+    (check_shares, shares),
+    (check_calibration_error, calibration_error),
+    (check_calibration_error, lambda c: calibration_error(c).item()),
     (check_refine, refine),
     (check_mixture, mixture),
     (check_superpixel_means, superpixel_means),
@@ -164,13 +179,20 @@ WRONG = [
     (check_superpixel_means, lambda f, s: superpixel_means(f, s).T, "shape"),
     (check_propagation, lambda m, f, t: propagation(m, f, t, axis=1), "differs"),
     (check_propagation, lambda m, f, _: propagation(m, f, 0.0), "differs"),
+    (check_shares, lambda m, k: shares(m, k) * m.numel(), "differs"),
+    (check_shares, lambda m, k: shares(m, k) / shares(m, k).sum(), "differs"),
+    (check_shares, lambda m, k: shares(m, k + 1), "shape"),
+    (check_shares, lambda m, _: shares(m, 3), "shape"),
+    (check_calibration_error, lambda c: (c[:, 1] - c[:, 2]).sum() / c[:, 0].sum(), "differs"),
+    (check_calibration_error, lambda c: (c[1:, 1] - c[1:, 2]).div(c[1:, 0]).abs().mean(), "differs"),
+    (check_calibration_error, lambda c: (c[:, 1] - c[:, 2]).div(c[:, 0]).abs().mean(), "differs"),
     (check_cam, lambda f, w: raw_cam(f, w), "differs"),
     (check_cam, lambda f, w: raw_cam(f, w).relu(), "differs"),
     (check_cam, lambda f, w: raw_cam(f, w).relu() / raw_cam(f, w).max(), "differs"),
     (check_cam, lambda f, w: cam(f, w)[0], "shape"),
     (check_cam, lambda f, w: cam(f, w).permute(1, 2, 0), "shape"),
     (check_cam, lambda f, w: cam(f, w) * float("nan"), "differs"),
-    (check_cam, lambda f, w: cam(f, w).numpy(), "tensor was expected, not ndarray"),
+    (check_cam, lambda f, w: cam(f, w).numpy(), "result must be a tensor, not ndarray"),
     (check_cam_label, lambda m, _, t: cam_label(m, torch.tensor([0, 1]), t), "differs"),
     (check_cam_label, lambda m, c, t: cam_label(m, c - 1, t), "differs"),
     (check_cam_label, lambda m, c, _: cam_label(m, c, 0.0), "differs"),
@@ -192,7 +214,7 @@ WRONG = [
     (check_transition, lambda a, beta: a**beta, "differs"),
     (check_transition, lambda a, beta: (a / a.sum(1, keepdim=True)) ** beta, "differs"),
     (check_transition, lambda a, beta: transition(a, beta)[0], "shape"),
-    (check_transition, lambda a, beta: transition(a, beta).tolist(), "tensor was expected, not list"),
+    (check_transition, lambda a, beta: transition(a, beta).tolist(), "result must be a tensor, not list"),
     (check_semi_labels, lambda low, _: low.argmax(0), "differs"),
     (check_erasing_mask, lambda *a: erasing_mask(*a, rectify_first=True), "differs"),
     (check_erasing_mask, lambda *a: erasing_mask(*a, axis=(1, 2, 3)), "differs"),

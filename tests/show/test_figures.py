@@ -125,11 +125,11 @@ def test_a_name_is_written_letter_by_letter_and_not_too_long(name):
         assert not any(text.get_parse_math() for text in texts)
 
 
-def test_what_is_too_long_keeps_its_ends():
+def test_long_lines_lose_their_middle():
     assert figures.shortened("0123456789", 6) == "012…89"
     assert figures.shortened("error 1.5\ninstead of 2.5", 12) == "error 1.5\ninstead… 2.5"
 
 
-def test_without_pictures_there_is_a_figure_all_the_same():
+def test_an_empty_list_of_pictures_gives_a_figure():
     for figure in (figures.grid([]), figures.grid([], []), figures.table_of_pictures({}, ["image"])):
         assert [text.get_text() for text in written(figure)] == ["no picture to show"]

@@ -1,6 +1,11 @@
 """What is printed of a training."""
 
-from wsss_lib.show.progress import epoch_line
+import io
+import sys
+
+import pytest
+
+from wsss_lib.show.progress import bar, epoch_line
 
 
 def test_a_line_holds_all_losses_or_the_minimised_one(capsys):
@@ -10,3 +15,25 @@ def test_a_line_holds_all_losses_or_the_minimised_one(capsys):
     all_losses, minimised = capsys.readouterr().out.splitlines()
     assert all_losses == "epoch   3  loss 1.2500  classification 1.0000  learning rate 0.01  2.0 s"
     assert minimised == "epoch   3  loss 1.2500  learning rate 0.01  2.0 s"
+
+
+class Terminal(io.StringIO):
+    """What is written to a terminal, or to a file or pipe."""
+
+    def __init__(self, watched):
+        super().__init__()
+        self.watched = watched
+
+    def isatty(self):
+        return self.watched
+
+
+@pytest.mark.parametrize(("watched", "headless", "seen"), [(True, "", True), (False, "", False), (True, "1", False)])
+def test_a_bar_is_seen_in_a_terminal_only(watched, headless, seen, monkeypatch):
+    for name in ("JPY_SESSION_NAME", "VSCODE_PID"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("WSSS_HEADLESS", headless)
+    screen = Terminal(watched)
+    monkeypatch.setattr(sys, "stderr", screen)
+    assert list(bar(range(3), "maps of val")) == [0, 1, 2]
+    assert ("maps of val" in screen.getvalue()) is seen

@@ -54,7 +54,7 @@ def test_pictures_of_an_image(data):
     assert "mask" not in widgets.cam_pictures(data, MAPS.__getitem__, 0, 2, 0.5, 0.6)
 
 
-def test_without_a_watcher_there_is_one_plot_and_no_widget(data, shown, monkeypatch):
+def test_outside_an_interactive_notebook_there_is_one_plot_and_no_widget(data, shown, monkeypatch):
     class Forbidden:
         def __init__(self, *_, **__):
             raise AssertionError("a widget was made")
@@ -69,7 +69,7 @@ def test_without_a_watcher_there_is_one_plot_and_no_widget(data, shown, monkeypa
     assert len(shown[1].axes) == 2 * 4
 
 
-def test_headless_wins(data, live, monkeypatch):
+def test_headless_overrides_an_interactive_notebook(data, live, monkeypatch):
     monkeypatch.setenv("WSSS_HEADLESS", "1")
     widgets.explore(data, MAPS.__getitem__)
     assert isinstance(live[0], figures.Plot)
@@ -122,7 +122,7 @@ def draw(data, asked=None):
     return pictures
 
 
-def test_settings_without_a_watcher_are_a_table(data, shown, monkeypatch):
+def test_settings_outside_an_interactive_notebook_are_a_table(data, shown, monkeypatch):
     for name in ("IntSlider", "FloatSlider", "Image", "VBox"):
         monkeypatch.setattr(ipywidgets, name, None)
     asked = []
@@ -137,7 +137,7 @@ def test_settings_without_a_watcher_are_a_table(data, shown, monkeypatch):
     np.testing.assert_array_equal(shown[0].axes[2].images[0].get_array(), data.pixels[1])
 
 
-def test_settings_headless_wins(data, live, monkeypatch):
+def test_settings_headless_overrides_an_interactive_notebook(data, live, monkeypatch):
     monkeypatch.setenv("WSSS_HEADLESS", "1")
     widgets.explore_settings(data, draw(data), SLIDERS)
     assert isinstance(live[0], figures.Plot)
@@ -163,7 +163,7 @@ def test_settings_have_sliders_that_change_the_picture(data, live):
     assert asked == [(0, 0.5, 3.0), (0, 1.0, 3.0), (0, 1.0, 7.0), (1, 1.0, 7.0)]
 
 
-def test_the_image_that_is_looked_at(monkeypatch):
+def test_pick_image(monkeypatch):
     labels = [[0, 0, 0], [1, 1, 1], [1, 0, 1], [0, 1, 0], [0, 0, 1]]
     data = Pictures([(4, 6)] * 5, labels)
     assert widgets.pick_image(data) == 3
@@ -178,9 +178,9 @@ def test_the_image_that_is_looked_at(monkeypatch):
 
 def test_objects_of_images_with_one_class(monkeypatch):
     data = Pictures([(4, 6)] * 6, [[0, 0], [1, 0], [0, 1], [1, 1], [1, 0], [1, 0]])
-    found = widgets.things_of_one_class(data, 2)  # the masks show class 0 in every left half
+    found = widgets.single_class_objects(data, 2)  # the masks show class 0 in every left half
     assert list(found) == [1, 4]
     np.testing.assert_array_equal(found[1], data.mask(1) == 1)
-    assert list(widgets.things_of_one_class(data, 9)) == [1, 4, 5]
+    assert list(widgets.single_class_objects(data, 9)) == [1, 4, 5]
     monkeypatch.setattr(data, "has_masks", False)
-    assert widgets.things_of_one_class(data, 2) == {}
+    assert widgets.single_class_objects(data, 2) == {}

@@ -1,5 +1,6 @@
 """Processes: what they are told about their place, and what happens when one of them ends."""
 
+import ctypes
 import os
 import re
 import signal
@@ -18,7 +19,14 @@ from tests.runs.test_run import photo_run, photographs
 from wsss_lib import __main__ as command
 from wsss_lib.errors import InputError, ProcessError
 from wsss_lib.stages import agent
-from wsss_lib.stages.engine import is_one_of_several, launch_processes, loaded, loaders_watched, make_fabric
+from wsss_lib.stages.engine import (
+    is_one_of_several,
+    keep_freed_memory,
+    launch_processes,
+    loaded,
+    loaders_watched,
+    make_fabric,
+)
 from wsss_lib.stages.train import resume
 
 ROOT = Path(__file__).parents[2]
@@ -331,3 +339,19 @@ def test_other_errors_stay_themselves():
 
 def test_a_notebook_shows_one_sentence():
     assert ProcessError("it ended.")._render_traceback_() == ["ProcessError: it ended."]
+
+
+@pytest.mark.parametrize(("value", "calls"), [(None, 2), ("1", 2), ("0", 0)])
+def test_the_allocator_is_left_alone_on_request(value, calls, monkeypatch):
+    made = []
+
+    class Library:
+        def mallopt(self, *arguments):
+            made.append(arguments)
+
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: Library())
+    monkeypatch.delenv("WSSS_KEEP_MEMORY", raising=False)
+    if value is not None:
+        monkeypatch.setenv("WSSS_KEEP_MEMORY", value)
+    keep_freed_memory()
+    assert len(made) == calls

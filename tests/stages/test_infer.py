@@ -165,6 +165,20 @@ def test_an_image_without_classes_has_an_empty_file(tmp_path, pictures, fabric):
     assert not cam_label(cams, classes, 0.2).any()
 
 
+def test_images_without_classes_need_no_network(tmp_path, pictures, fabric, monkeypatch):
+    monkeypatch.setitem(infer_module.PIXELS_PER_BATCH, "cpu", 1)
+    method, seen = colour_projection(3, scales=(1.0,)), []
+    plain = method.cam
+
+    def watched(images):
+        seen.append(tuple(images.shape[2:]))
+        return plain(images)
+
+    method.cam = watched
+    inferred(tmp_path, pictures, fabric, method=method)
+    assert sorted(seen) == sorted(size for size, labels in zip(SIZES, LABELS, strict=True) if any(labels))
+
+
 def test_maps_do_not_depend_on_the_batch_size(tmp_path, pictures, fabric, monkeypatch):
     method = CAM(tiny_config(), 3)
     rows = {}

@@ -138,10 +138,18 @@ def test_a_threshold_is_a_score_of_the_background(pictures, cams):
     assert torch.equal(scores[0, 1:], cams.read(pictures.ids[1])[1])
 
 
-def test_images_without_classes_are_background(tmp_path, pictures, cams, fabric):
+def test_images_without_classes_are_background(tmp_path, pictures, cams, fabric, monkeypatch):
+    solved, plain = [], crf.dense_crf
+
+    def watched(images, unaries, *options):
+        solved.extend(tuple(unary.shape[1:]) for unary in unaries)
+        return plain(images, unaries, *options)
+
+    monkeypatch.setattr(crf, "dense_crf", watched)
     stores = refined(tmp_path / "scores", pictures, cams, fabric)
     mask = MaskStore(tmp_path / "masks")
     refine(pictures, PowerBackgrounds(cams, (4.0,)), [mask], fabric)
+    assert len(solved) == 2 * (len(pictures) - 1)  # the one without classes needs no field
     for store in stores:
         classes, probabilities = store.read(pictures.ids[3])
         assert classes.shape == (0,)

@@ -109,6 +109,10 @@ def test_words_that_are_refused(words, sentence):
         (["predict", "m.safetensors", ".", "--out", "out"], "model file m.safetensors does not exist"),
         (["predict", ".", ".", "--out", "out", "--maps"], ". holds no picture; give another folder"),
         (["save", "nowhere", "m.safetensors"], "nowhere is not a folder"),
+        (["export", "m.safetensors", "net.onnx"], "model file m.safetensors does not exist"),
+        (["export", "m.safetensors", "net.pb"], "file net.pb must end with .onnx or .pt2"),
+        (["report", "nowhere"], "nowhere is not a folder"),
+        (["report", "."], "config.json is missing; give the folder of a run"),
         (["fti", "x"], "perhaps fit is meant"),
     ],
 )
@@ -120,6 +124,28 @@ def test_commands_that_fail_with_a_sentence(words, sentence, said, tmp_path):
     assert lines[0].startswith("InputError: ")
     assert sentence in lines[0]
     assert lines[0].endswith(".")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_export_and_report(path, said, tmp_path):
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    status, text = said("export", path, "net.onnx")
+    assert (status, "compared with PyTorch: net.onnx" in text) == (0, True)
+    assert onnx.load("net.onnx").graph.input[0].name == "pixels"
+    run = open_run(tmp_path / "run", tiny_config(epochs=1), limit=4)
+    assert said("report", "run")[0] == 0
+    assert (run.folder / "report.html").is_file()
+    assert said("report", "run", "--out", "here.html") == (0, "report: here.html\n")
+    assert "must end with .html" in said("report", "run", "--out", "here.txt")[1]
+    assert not (tmp_path / "here.txt").exists()
+
+
+def test_an_export_without_its_packages_ends_before_anything_is_read(said, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    status, text = said("export", "m.safetensors", "net.onnx")
+    assert status == 1
+    assert "the package onnxruntime is missing" in text
     assert list(tmp_path.iterdir()) == []
 
 

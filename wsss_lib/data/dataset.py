@@ -1,4 +1,4 @@
-"""What every data set of the library looks like: images, image-level labels and, for evaluation only, masks."""
+"""The base classes of data sets: images, image-level labels and, for evaluation only, masks."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from wsss_lib.errors import InputError, printable
 
 
 class Dataset(ABC):
-    """Images addressed by position, with the set of classes that each one shows.
+    """Images by position, with the set of classes that each image shows.
 
-    A picture in a file may be larger than what is computed with, see `wsss_lib.data.large`: :meth:`image`,
-    :meth:`mask` and :meth:`size` are about its working size, :meth:`own_mask` and :meth:`own_size` about the file.
+    A picture may be larger in its file than the working size, see `wsss_lib.data.large`. :meth:`image`, :meth:`mask`
+    and :meth:`size` have the working size, :meth:`own_mask` and :meth:`own_size` the size of the file.
 
     Attributes:
         name: Name of the data set in printed lines, for example ``"VOC 2012 train"``.
         classes: The K foreground class names; class k has the mask value k + 1, background is 0.
         ids: One unique file-name-safe string per image.
         labels: ``(n, K)`` float32, 1 where the image shows the class, else 0.
-        has_masks: Whether :meth:`mask` can be called; some images may have no mask even so, see :meth:`has_mask`.
-        label_source: Beginning of a sentence that says where the labels come from and which names are there.
-        truth: Words that say which masks these are, to be printed beside every score; "" if that is clear.
-        notes: Sentences on anything odd that was seen when the data set was opened.
+        has_masks: Whether there are masks at all; single images may be without a mask, see :meth:`has_mask`.
+        label_source: Beginning of a sentence on the source of the labels and the names in that source.
+        truth: Description of the masks, printed beside every score; "" if no description is needed.
+        notes: Sentences on oddities that were found when the data set was opened.
     """
 
     label_source: str = ""
@@ -46,7 +46,7 @@ class Dataset(ABC):
             raise InputError(f"{name}: the image id {twice[0]!r} is listed more than once; list every image once.")
         if labels.shape != (len(ids), len(classes)):
             raise ValueError(f"labels must be {(len(ids), len(classes))}, not {tuple(labels.shape)}")
-        self.name = printable(name)  # which often begins with that of a folder
+        self.name = printable(name)  # a name often begins with the name of a folder
         self.classes = tuple(classes)
         self.ids = tuple(ids)
         self.labels = labels.to(torch.float32)
@@ -63,11 +63,11 @@ class Dataset(ABC):
     def mask(self, index: int) -> np.ndarray:
         """Return the ``(H, W)`` uint8 mask of image ``index``: 0 background, k + 1 class k, 255 ignored.
 
-        Where other images have a mask and this one has none, nothing is known about it: 255 everywhere.
+        The mask is 255 everywhere if other images have a mask and this image has none.
         """
 
     def has_mask(self, index: int) -> bool:  # noqa: ARG002
-        """Whether image ``index`` has a mask; by default all have one or none has."""
+        """Return whether image ``index`` has a mask; by default all images have one, or none."""
         return self.has_masks
 
     @property
@@ -80,19 +80,19 @@ class Dataset(ABC):
         """Return ``(height, width)`` of image ``index`` without decoding it."""
 
     def image_file(self, index: int) -> Path | None:  # noqa: ARG002
-        """Return the file of image ``index``; by default None, for one that lies in no file."""
+        """Return the file of image ``index``; None, as by default, if the image is not in a file."""
         return None
 
     def mask_file(self, index: int) -> Path | None:  # noqa: ARG002
-        """Return the file of the mask of image ``index``; by default None, for one that lies in no file."""
+        """Return the file of the mask of image ``index``; None, as by default, if the mask is not in a file."""
         return None
 
     def own_mask(self, index: int) -> np.ndarray:
-        """Return the mask of image ``index`` at its own size, as it is scored with."""
+        """Return the mask of image ``index`` at the image's own size, at which scores are computed."""
         return self.mask(index)
 
     def own_size(self, index: int) -> tuple[int, int]:
-        """Return ``(height, width)`` of image ``index`` at its own size, that of masks which are written."""
+        """Return ``(height, width)`` of image ``index`` at its own size, at which masks are written."""
         return self.size(index)
 
     def head(self, count: int) -> Dataset:
@@ -102,10 +102,10 @@ class Dataset(ABC):
 
 
 class DatasetView(Dataset):
-    """Images of another data set, seen in another way: what a subclass does not change is passed on.
+    """A view of some images of another data set. A subclass may change what the view shows.
 
     Args:
-        whole: The other data set.
+        whole: The data set behind the view.
         name: Name of the data set in printed lines.
         indices: Positions of the images that are kept.
     """
@@ -127,7 +127,7 @@ class DatasetView(Dataset):
         return self.whole.mask(self.indices[index])
 
     def has_mask(self, index: int) -> bool:
-        """Whether image ``index`` has a mask."""
+        """Return whether image ``index`` has a mask."""
         return self.whole.has_mask(self.indices[index])
 
     def size(self, index: int) -> tuple[int, int]:
@@ -152,7 +152,7 @@ class DatasetView(Dataset):
 
 
 class FileDataset(Dataset):
-    """Images and masks that lie in files.
+    """Images and masks in files.
 
     Args:
         name: Name of the data set in printed lines.
@@ -160,7 +160,7 @@ class FileDataset(Dataset):
         ids: The n image ids.
         labels: ``(n, K)`` image-level labels.
         images: The n image files.
-        masks: The n mask files, each None for an image without one; or None if there are none at all.
+        masks: The n mask files, with None for an image without a mask; or None if there are no masks.
         lookup: Meaning of the values in the mask files, see :func:`wsss_lib.data.files.read_mask`.
 
     Raises:
@@ -201,7 +201,7 @@ class FileDataset(Dataset):
         """Return the mask of image ``index`` at its own size.
 
         Raises:
-            InputError: No image has a mask, the mask cannot be read, it is not as large as the image, or it holds a
+            InputError: No image has a mask, or the mask cannot be read, has another size than the image, or holds a
                 value that is not a class.
         """
         if self.mask_files is None:
@@ -213,7 +213,7 @@ class FileDataset(Dataset):
         return read_mask(mask, len(self.classes), size, self.lookup, image)
 
     def has_mask(self, index: int) -> bool:
-        """Whether image ``index`` has a mask."""
+        """Return whether image ``index`` has a mask."""
         return self.has_masks and (self.mask_files is None or self.mask_files[index] is not None)
 
     def size(self, index: int) -> tuple[int, int]:

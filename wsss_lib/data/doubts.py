@@ -1,4 +1,4 @@
-"""What makes numbers on a data set doubtful although nothing is wrong with its files: one sentence for each."""
+"""Reasons to doubt scores on a data set whose files are in order: one sentence for each reason."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ _MOST_FILES = 20_000
 """Number of files above which only the names are compared, not the contents."""
 
 _TRIED = 8
-"""Masks of every split that are read at once, so that what is wrong with all of them is said before the training."""
+"""Number of masks of every split that are read before the training, to find faults that all masks share."""
 
 _MOST_HEADERS = 1_000
-"""Images of every split whose EXIF orientation is looked at."""
+"""Number of images of every split whose EXIF orientation is read."""
 
 _BEGINNING = 2**16
-"""Bytes of a file that are read first; the others only if those are equal."""
+"""Number of bytes of a file that are compared first; the rest is compared only if these are equal."""
 
 
 def find_doubts(training: Dataset, scored: Mapping[str, Dataset]) -> tuple[str, ...]:
-    """Return what a reader of the numbers has to know about the data, one sentence each; nothing on good data.
+    """Return the reasons to doubt scores on the data, one sentence each; an empty tuple for good data.
 
     Args:
         training: Data that is trained on.
@@ -62,7 +62,7 @@ def find_doubts(training: Dataset, scored: Mapping[str, Dataset]) -> tuple[str, 
 
 
 def _odd_masks(split: str, data: Dataset) -> list[str]:
-    """Say what a look at the first masks of a split shows, and which images are turned, which their masks must be."""
+    """Describe oddities of the first masks of a split, and images that are turned, as their masks must be too."""
     lines, there = [], []
     for index in range(len(data)):
         path = data.mask_file(index)
@@ -92,7 +92,7 @@ def _odd_masks(split: str, data: Dataset) -> list[str]:
 def _is_turned(path: Path) -> bool:
     try:
         return is_turned(path)
-    except InputError:  # whoever needs the image says that it cannot be read
+    except InputError:  # reported when the image is needed
         return False
 
 
@@ -101,7 +101,7 @@ def _names(classes: Sequence[str], chosen: Tensor) -> str:
 
 
 def _overlap(val: Dataset, name: str, other: Dataset) -> list[str]:
-    """Say which images of ``val`` are among others, too, in at most one line."""
+    """Describe, in at most one line, which images of ``val`` are also in another split."""
     twins = common_images(val, other)
     if not twins:
         return []
@@ -114,11 +114,11 @@ def _overlap(val: Dataset, name: str, other: Dataset) -> list[str]:
 
 
 def common_images(one: Dataset, other: Dataset) -> list[str]:
-    """Return the ids of the images of a data set that another one has, too: by id, or by the content of its file.
+    """Return the ids of the images of a data set that are also in another: with the same id or the same file content.
 
     Args:
-        one: The images asked about.
-        other: The others.
+        one: The data set whose ids are returned.
+        other: The other data set.
     """
     ids = set(other.ids)
     found = {image_id for image_id in one.ids if image_id in ids}
@@ -131,9 +131,9 @@ def common_images(one: Dataset, other: Dataset) -> list[str]:
 
 
 def _equal_files(mine: Mapping[str, Path], theirs: Iterable[Path]) -> set[str]:
-    """Return the names of those files that are equal to one of the others, byte by byte."""
+    """Return the names of those files that are equal, byte by byte, to a file of the other set."""
     candidates, others = dict(mine), list(theirs)
-    measures: tuple[Callable[[Path], object], ...] = (_size, _beginning, _content)  # each costs more than the last
+    measures: tuple[Callable[[Path], object], ...] = (_size, _beginning, _content)  # from cheap to expensive
     try:
         for measure in measures:
             seen = {path: measure(path) for path in {*candidates.values(), *others}}
@@ -141,7 +141,7 @@ def _equal_files(mine: Mapping[str, Path], theirs: Iterable[Path]) -> set[str]:
             candidates = {name: path for name, path in candidates.items() if seen[path] in values}
             kept = {seen[path] for path in candidates.values()}
             others = [path for path in others if seen[path] in kept]
-    except OSError:  # whoever needs the image says that it cannot be read
+    except OSError:  # reported when the image is needed
         return set()
     return set(candidates)
 

@@ -1,4 +1,4 @@
-"""Files of images, masks, lists and arrays: what cannot be used is named in one sentence, what is written is whole."""
+"""Reading and writing files of images, masks, lists and arrays. Unusable files raise; files are written atomically."""
 
 from __future__ import annotations
 
@@ -18,22 +18,23 @@ from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
 from wsss_lib.data import names as spelling
 from wsss_lib.data.large import reduced, working_size
+from wsss_lib.data.torch_storage import as_tensor, read_storage
 from wsss_lib.errors import InputError
 
 IGNORE = 255
-"""The mask value of pixels that count neither as right nor as wrong."""
+"""The mask value of pixels that are left out of scores and losses."""
 
 MOST_PIXELS = 178_956_970
-"""The most pixels that a picture or mask may have: what Pillow reads at most. It warns from half as many."""
+"""Greatest number of pixels of a picture or mask: the limit of Pillow, which warns from half as many."""
 
 if Image.MAX_IMAGE_PIXELS is not None:
-    Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, MOST_PIXELS)  # a warning from here on, which is an error here
+    Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, MOST_PIXELS)  # Pillow's warning above this is an error here
 
 _BAND = 2**20
-"""Pixels of a mask that are checked at once."""
+"""Number of pixels of a mask that are checked at a time."""
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
-"""The endings of image files in the VOC and COCO layouts; of two files with one stem, the earlier ending wins."""
+"""The endings of image files in the VOC and COCO layouts; of two files with the same stem, the earlier ending wins."""
 
 
 # ---------------------------------------------------------------------------------------------------------- images
@@ -43,7 +44,7 @@ def read_image(path: str | Path) -> Image.Image:
     """Read an image as 8-bit RGB, reduced to its working size if it is large, see `wsss_lib.data.large`.
 
     Greyscale, palette and CMYK images are converted, an alpha channel is dropped without blending, and 16-bit values
-    lose their lower byte. An EXIF orientation is obeyed, as every viewer does.
+    lose their lower byte. The EXIF orientation is applied, as by every viewer.
 
     Args:
         path: A file in any format that Pillow reads; of an animation the first frame counts.
@@ -52,7 +53,7 @@ def read_image(path: str | Path) -> Image.Image:
         The image in mode ``RGB``, upright.
 
     Raises:
-        InputError: The file is missing, cut off, damaged or not an image, or holds values of no known range.
+        InputError: The file is missing, cut off, damaged or not an image, or its values have an unknown range.
     """
     path = Path(path)
     with _opened(path) as picture:
@@ -84,17 +85,17 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""How pixels are brought upright, by EXIF orientation."""
+"""Operation that turns pixels upright, by EXIF orientation."""
 
 _SIDEWAYS = (_TURNS[5], _TURNS[6], _TURNS[7], _TURNS[8])
 
 
 def _turn(picture: ImageFile.ImageFile) -> Image.Transpose | None:
-    """Return how an image is brought upright that has been opened but not loaded; None for not at all."""
+    """Return the operation that turns an opened but not loaded image upright; None for an upright image."""
     if picture.format == "TIFF":  # Pillow turns these itself
         return None
     try:
-        # The method of the base class: that of PNG would decode the image, to look for EXIF behind its pixels.
+        # The base class's method, because PNG's would decode the image to find EXIF data behind the pixels.
         return _TURNS.get(Image.Image.getexif(picture).get(ExifTags.Base.Orientation, 1))
     except Exception:  # damaged EXIF data do not make an image unreadable
         return None
@@ -105,7 +106,7 @@ def _upright_size(picture: ImageFile.ImageFile) -> tuple[int, int]:
 
 
 def is_turned(path: str | Path) -> bool:
-    """Whether the EXIF orientation of an image turns or mirrors it, read from the file's header alone.
+    """Return whether the EXIF orientation of an image turns or mirrors it, read from the file's header alone.
 
     Raises:
         InputError: The file is missing or not an image.
@@ -115,14 +116,14 @@ def is_turned(path: str | Path) -> bool:
 
 
 def _fits_unturned(image: Path, size: tuple[int, int]) -> bool:
-    """Whether an image, which has another size, would have this one without its EXIF orientation."""
+    """Return whether an image of another size would have this size without its EXIF orientation."""
     with _opened(image) as picture:
         return _turn(picture) in _SIDEWAYS and size == (picture.height, picture.width)
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[ImageFile.ImageFile]:
-    """Open an image and turn whatever goes wrong while it is open into an InputError."""
+    """Open an image; every error while it is open becomes an InputError."""
     try:
         with Image.open(path) as picture:
             if picture.width * picture.height > MOST_PIXELS:
@@ -139,7 +140,7 @@ def _opened(path: Path) -> Iterator[ImageFile.ImageFile]:
         raise InputError(f"{path} does not exist; put the file there or correct the path.") from None
     except UnidentifiedImageError:
         raise InputError(f"{path} is not an image that Pillow can read; replace it by a JPEG or PNG file.") from None
-    # A broken PNG is a SyntaxError to Pillow, and broken headers of other formats end in any error at all.
+    # Pillow raises SyntaxError for a broken PNG, and errors of any kind for broken headers of other formats.
     except Exception as error:
         raise InputError(
             f"{path} cannot be read ({_reason(error)}); copy it again, it may be cut off or damaged."
@@ -158,7 +159,7 @@ def _to_rgb(picture: Image.Image, path: Path) -> Image.Image:
     if picture.mode in ("I", "F"):
         raise InputError(f"{path} holds 32-bit values of unknown range; save it with 8 or 16 bits per channel.")
     if picture.mode in ("P", "PA"):
-        picture = picture.convert("RGBA")  # straight to RGB, Pillow warns of a palette with transparency
+        picture = picture.convert("RGBA")  # from a palette with transparency straight to RGB Pillow warns
     return picture.convert("RGB")
 
 
@@ -172,22 +173,22 @@ def read_mask(
     lookup: np.ndarray | None = None,
     image: Path | None = None,
 ) -> np.ndarray:
-    """Read a mask from a palette or greyscale PNG: the stored numbers count, not the colours.
+    """Read a mask from a palette or greyscale PNG, by the stored numbers and not the colours.
 
     Args:
         path: A PNG file.
         num_classes: K; the mask may hold 0..K and 255.
         size: The ``(height, width)`` that the mask must have.
-        lookup: ``(256,)`` int16, what each stored value stands for: 0..K, 255 for ignored, or -1 for a value that must
-            not occur; see :func:`parse_mask_values`. None if the values are those that are returned.
-        image: The file of the mask's image, in which the reason is looked for if the size is another one.
+        lookup: ``(256,)`` int16, the class number of each stored value: 0..K, 255 for ignored, or -1 for a value that
+            must not occur; see :func:`parse_mask_values`. None if the stored values are the class numbers.
+        image: The file of the mask's image, whose EXIF orientation may explain a wrong size.
 
     Returns:
         ``(H, W)`` uint8: 0 background, k + 1 class k, 255 ignored.
 
     Raises:
         InputError: The file is missing, cut off or not a PNG, its pixels have several channels, a value is not a class,
-            or the size is another one.
+            or the size is wrong.
     """
     path = Path(path)
     with _opened(path) as picture:
@@ -197,7 +198,7 @@ def read_mask(
                 "or in greyscale, whose pixel values are the class numbers."
             )
         found = _upright_size(picture)
-        if size is not None and found != tuple(size):  # before room is made for its pixels
+        if size is not None and found != tuple(size):  # before memory is allocated for the pixels
             raise InputError(
                 f"{path} is {found[0]} x {found[1]} pixels (height x width) but its image is {size[0]} x {size[1]}"
                 + (
@@ -219,8 +220,8 @@ def read_mask(
 
 
 def _as_classes(stored: np.ndarray, path: Path, num_classes: int, lookup: np.ndarray | None) -> np.ndarray:
-    """Map stored mask values to uint8 class numbers, refusing values that stand for no class."""
-    table = np.full(257, -1, dtype=np.int16)  # the last entry is for all values beyond 255
+    """Map stored mask values to uint8 class numbers, refusing values without a class."""
+    table = np.full(257, -1, dtype=np.int16)  # the last entry is for all values above 255
     if lookup is None:
         table[: num_classes + 1] = np.arange(num_classes + 1)
         table[IGNORE] = IGNORE
@@ -240,18 +241,19 @@ def _as_classes(stored: np.ndarray, path: Path, num_classes: int, lookup: np.nda
 
 
 def parse_mask_values(text: str, num_classes: int) -> np.ndarray | None:
-    """Read the parameter ``mask_values``, which says what the stored values of masks mean.
+    """Read the parameter ``mask_values``, the meaning of the stored values of masks.
 
     Args:
         text: Pairs of a stored value and a class number, such as ``"0:0,255:1"``; "" if masks hold class numbers.
-            Without a pair of its own 0 is background and 255 is ignored. A value without a pair must not occur.
+            0 and 255 are background and ignored unless a pair says otherwise; other values without a pair must not
+            occur.
         num_classes: K.
 
     Returns:
         ``(256,)`` int16, see :func:`read_mask`; None for "".
 
     Raises:
-        InputError: The text is something else, or a number is not that of a class.
+        InputError: The text has another form, or a number is not a class number.
     """
     if not text.strip():
         return None
@@ -273,14 +275,14 @@ def parse_mask_values(text: str, num_classes: int) -> np.ndarray | None:
 
 
 def refuse_unusable_masks(folder: Path, ids: Collection[str]) -> None:
-    """Raise for a folder with image files, none of which is the mask of an image, because of its name or its format.
+    """Raise if a folder has image files, but by name or format none of them is a mask.
 
     Args:
-        folder: The folder; one that does not exist counts as empty.
+        folder: The folder; a missing folder counts as empty.
         ids: The ids of all images.
 
     Raises:
-        InputError: There are such files only.
+        InputError: There are image files, and none is a mask.
     """
     others = files_by_stem(folder, [suffix for suffix in Image.registered_extensions() if suffix != ".png"])
     found = [*files_by_stem(folder, (".png",)).items(), *sorted(others.items())]
@@ -297,8 +299,8 @@ def refuse_unusable_masks(folder: Path, ids: Collection[str]) -> None:
 def voc_palette() -> np.ndarray:
     """Return the colours that PASCAL VOC gives to mask values.
 
-    The bits of a value are dealt out in turn to red, green and blue, and within a channel the lowest bit of the value
-    goes to the highest bit of the colour. Value 255 is the cream of the official void, which is that same rule.
+    The bits of a value go in turn to red, green and blue, and within a channel the lowest bit of the value becomes the
+    highest bit of the colour. The same rule gives value 255 the cream of the official void.
 
     Returns:
         ``(256, 3)`` uint8 RGB.
@@ -316,7 +318,7 @@ def write_mask(path: str | Path, mask: np.ndarray, durable: bool = True) -> None
     Args:
         path: The PNG file.
         mask: ``(H, W)`` uint8.
-        durable: Whether the file also survives a power cut.
+        durable: Whether the file survives a power cut.
 
     Raises:
         InputError: The file cannot be written.
@@ -329,16 +331,15 @@ def write_mask(path: str | Path, mask: np.ndarray, durable: bool = True) -> None
 
 
 def write_atomically(path: str | Path, write: Callable[[BinaryIO], object], durable: bool = True) -> None:
-    """Write a file so that it is there whole or not at all.
+    """Write a file atomically: afterwards it is complete or, after a failure, as it was before.
 
-    The bytes go to a new file ``.tmp-*`` in the same folder, which then takes the name, so a reader never sees half a
-    file and of several writers the last one wins. Missing folders are made. A failure leaves no file behind, nor
-    touches one that had the name before.
+    The bytes go to a new file ``.tmp-*`` in the same folder, which is then renamed. A reader never sees half a file,
+    and of several writers the last wins. Missing folders are made.
 
     Args:
         path: The file.
-        write: Writes the content to the binary stream that it is called with.
-        durable: Whether the file also survives a power cut, which takes milliseconds, on a busy disk much longer.
+        write: Function that writes the content to a binary stream.
+        durable: Whether the file survives a power cut. This takes milliseconds, and much longer on a busy disk.
 
     Raises:
         InputError: The disk is full, or the folder cannot be made or written to.
@@ -346,7 +347,7 @@ def write_atomically(path: str | Path, write: Callable[[BinaryIO], object], dura
     path = Path(path)
     temporary = path.with_name(f".tmp-{uuid.uuid4().hex}")
     try:
-        # A name survives if the folder in which it is new is flushed; so may those of the folders above the file be.
+        # A new name survives if its folder is flushed; the folders above may be new, too.
         changed = [path.parent, *(folder.parent for folder in path.parents if not folder.exists())]
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -369,7 +370,7 @@ def write_atomically(path: str | Path, write: Callable[[BinaryIO], object], dura
 
 
 def _flush_names(folder: Path) -> None:
-    """Have the disk keep the names of a folder's files, where the system can do that."""
+    """Flush the names of a folder's files to the disk, where the system can do that."""
     with suppress(OSError):  # Windows opens no folders, and some network drives do not flush them
         handle = os.open(folder, os.O_RDONLY)
         try:
@@ -379,7 +380,7 @@ def _flush_names(folder: Path) -> None:
 
 
 def is_unfinished(path: Path) -> bool:
-    """Whether a file is one that :func:`write_atomically` did not come to rename."""
+    """Return whether a file was left by a :func:`write_atomically` that was stopped before renaming it."""
     return re.fullmatch(r"\.tmp-[0-9a-f]{32}", path.name) is not None and path.is_file()
 
 
@@ -413,7 +414,7 @@ def read_classes(path: str | Path) -> tuple[str, ...]:
 
 
 def checked_classes(names: Sequence[str], path: Path) -> tuple[str, ...]:
-    """Return the class names from file ``path``, in Unicode form NFC, if they can be the classes of a data set.
+    """Return the class names from file ``path``, in Unicode form NFC, if they are valid as classes of a data set.
 
     Raises:
         InputError: The file names no class, a class twice or in two spellings, a class called background, or more
@@ -445,11 +446,11 @@ def checked_classes(names: Sequence[str], path: Path) -> tuple[str, ...]:
 
 
 def files_by_stem(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
-    """List a folder once, which is much faster than asking for thousands of files one by one.
+    """List a folder once, which is much faster than looking for thousands of files one by one.
 
     Args:
-        folder: The folder; one that does not exist counts as empty.
-        suffixes: The endings wanted, in lower case; of two files with one stem the earlier ending wins.
+        folder: The folder; a missing folder counts as empty.
+        suffixes: The endings wanted, in lower case; of two files with the same stem the earlier ending wins.
 
     Returns:
         The path of every file with such an ending, in any case, by its name without the ending, in Unicode form NFC.
@@ -469,18 +470,18 @@ def read_pickled_array_dict(path: str | Path) -> dict[int | str, np.ndarray]:
     """Read a dictionary of arrays that was saved by ``np.save(path, {key: array})``, without running any code.
 
     The authors of the papers keep image-level labels and per-image CAMs in this form. A pickle is a program that may
-    call anything; here the few NumPy functions that rebuild an array are replaced by our own, every other name is
-    refused, and NumPy's own unpickling is never reached.
+    call any function. Here the few NumPy functions that rebuild an array are replaced by functions of this module,
+    every other name is refused, and NumPy's unpickling is never called.
 
     Args:
         path: A ``.npy`` file with a zero-dimensional object array, pickle protocol 2 to 5, any NumPy version.
 
     Returns:
-        The arrays, of booleans, integers or floats in native byte order and writable. NumPy's integer keys come back
-        as int.
+        The arrays, of booleans, integers or floats in native byte order and writable. PyTorch tensors, as IRN saves
+        them, become arrays. Integer keys of NumPy's types become int.
 
     Raises:
-        InputError: The file is missing, cut off, not such a dictionary, or holds anything but numbers in arrays.
+        InputError: The file is missing, cut off, not such a dictionary, or holds anything other than arrays of numbers.
     """
     path = Path(path)
     try:
@@ -489,7 +490,7 @@ def read_pickled_array_dict(path: str | Path) -> dict[int | str, np.ndarray]:
         return {_plain_key(key): _plain_array(value) for key, value in content.items()}
     except FileNotFoundError:
         raise InputError(f"{path} does not exist; put the file there or correct the path.") from None
-    # The documentation of pickle lists some errors of broken pickles and warns that there are others.
+    # Broken pickles raise errors of many kinds, as the documentation of pickle says.
     except Exception as error:
         raise InputError(
             f"{path} is not a dictionary of number arrays written by numpy.save ({_reason(error)}); give the file as "
@@ -515,8 +516,8 @@ def _unpickle(stream: BinaryIO) -> dict[Any, Any]:
 
 
 def _refuse_promises(content: bytes) -> None:
-    """Raise for a pickle that promises more than it holds: the unpickler would make room for all of it at once."""
-    for operation, argument, _ in pickletools.genops(content):  # refuses a length that is more than what is left
+    """Raise for a pickle that states a greater length than it has: the unpickler would allocate all of it at once."""
+    for operation, argument, _ in pickletools.genops(content):  # raises for a length beyond the end
         if operation.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(argument or 0) >= len(content):
             raise ValueError(f"it wants to remember {argument} objects")
 
@@ -536,7 +537,7 @@ def _plain_array(value: object) -> np.ndarray:
 
 
 class _DType:
-    """Stands for a ``numpy.dtype`` while a pickle is read."""
+    """Replacement for ``numpy.dtype`` while a pickle is read."""
 
     def __init__(self, name: str, *_: object) -> None:
         self.name = name
@@ -553,7 +554,7 @@ class _DType:
 
 
 class _Array:
-    """Stands for a ``numpy.ndarray`` while a pickle is read; ``data`` is a list for an array of objects."""
+    """Replacement for ``numpy.ndarray`` while a pickle is read; ``data`` is a list for an array of objects."""
 
     def __init__(self) -> None:
         self.data: np.ndarray | list | None = None
@@ -586,6 +587,12 @@ def _frombuffer(
     return array
 
 
+def _tensor(storage: np.ndarray, offset: int, shape: Sequence[int], strides: Sequence[int], *_: object) -> _Array:
+    array = _Array()
+    array.data = as_tensor(storage, offset, shape, strides)
+    return array
+
+
 def _scalar(dtype: _DType, data: bytes | str) -> int | float:
     return _from_bytes(data, dtype, (), "C").item()
 
@@ -606,6 +613,9 @@ _ADMITTED: dict[tuple[str, str], Callable[..., object]] = {
     ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
     ("numpy.core.multiarray", "scalar"): _scalar,
     ("numpy.core.numeric", "_frombuffer"): _frombuffer,
+    ("torch._utils", "_rebuild_tensor_v2"): _tensor,
+    ("torch.storage", "_load_from_bytes"): read_storage,
+    ("collections", "OrderedDict"): dict,
     ("_codecs", "encode"): _encode,
     ("__builtin__", "bytes"): _no_bytes,  # protocol 2 calls bytes() for the content of an empty array
 }
@@ -616,5 +626,5 @@ class _ArrayUnpickler(pickle.Unpickler):
         admitted = _ADMITTED.get((module.replace("numpy._core", "numpy.core"), name))
         if admitted is None:
             raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is not needed for arrays")
-        # A function of its own for every mention, since a pickle may set attributes of what it mentions.
+        # A new function for every mention, because a pickle may set attributes of the object that it names.
         return lambda *arguments: admitted(*arguments)

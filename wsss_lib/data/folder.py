@@ -1,10 +1,10 @@
-"""One's own pictures: a folder of images and a table that says what each of them shows.
+"""A folder of your own pictures, with a table of the classes that each picture shows.
 
 Layout::
 
     images/           cat1.jpg, dog.png ...
-    labels.csv        image,labels            or  image,labels,split
-                      cat1.jpg,cat;sofa           cat1.jpg,cat;sofa,train
+    labels.csv        image,labels            or  image,labels,split          or  image,cat,sofa
+                      cat1.jpg,cat;sofa           cat1.jpg,cat;sofa,train         cat1.jpg,1,1
     masks/            cat1.png ...            optional, for evaluation only
     classes.txt       one class per line      optional, the order of the mask values
 """
@@ -21,6 +21,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from wsss_lib.data.class_columns import class_columns, with_labels
 from wsss_lib.data.dataset import FileDataset
 from wsss_lib.data.files import (
     checked_classes,
@@ -48,14 +49,14 @@ class _Row:
 
 
 def load_folder(root: str | Path, split: str, mask_values: str = "") -> FileDataset:
-    """Load a folder of one's own images.
+    """Load a folder of your own images.
 
     ``labels.csv`` has one row per image: its file name in ``images/`` and its classes, separated by semicolons, or
-    none. A third column may say ``train`` or ``val``; without it, every split is all the images, and if it says
-    ``train`` everywhere, ``val`` is the same as ``train``. The classes are those of ``classes.txt``, or else all that
-    the table names, in alphabetical order; class k of them has the mask value k + 1. Neither case, nor blanks, nor the
-    Unicode form of a name matter. A mask is ``masks/<name of the image without its ending>.png``; an image without one
-    counts in no score.
+    no class; or a column of 0 and 1 for every class, see `wsss_lib.data.class_columns`. A third column may say
+    ``train`` or ``val``. Without this column every split has all images; if it says ``train`` everywhere, ``val`` is
+    the same as ``train``. The classes are those of ``classes.txt``, or else all names in the table, in alphabetical
+    order; class k has the mask value k + 1. Case, blanks and Unicode form of a name do not matter. A mask is
+    ``masks/<name of the image without its ending>.png``; an image without a mask counts in no score.
 
     Args:
         root: The folder.
@@ -66,17 +67,18 @@ def load_folder(root: str | Path, split: str, mask_values: str = "") -> FileData
         The images in the order of the table; an id is the image's file name without its ending.
 
     Raises:
-        InputError: The table is missing, empty or malformed, names an image twice or one that is not there, or leaves
-            one out; a class is not in ``classes.txt``, in two spellings, or several in one; two images have one id; the
-            split is unknown or empty; there are files of masks, none of which has the name or format of one.
+        InputError: The table is missing, empty or malformed, names an image twice, names a missing image, or leaves out
+            an image; a class is not in ``classes.txt``, has two spellings, or is several classes in one cell; two
+            images have the same id; the split is unknown or empty; there are mask files, but none has the right name
+            and format.
     """
     root = Path(root).absolute()
     if split not in _SPLITS:
         raise InputError(f"split {split!r} is unknown; choose train, val or all.")
     table = root / "labels.csv"
-    rows = _read_table(table)
+    rows, columns = _read_table(table)
     images = _find_images(root / "images", rows, table)
-    classes = _find_classes(root / "classes.txt", rows, table)
+    classes = _find_classes(root / "classes.txt", rows, table, columns)
     if split == "val" and all(row.split == "train" for row in rows):
         split = "train"
     chosen = [row for row in rows if split == "all" or row.split in (None, split)]
@@ -98,47 +100,53 @@ def load_folder(root: str | Path, split: str, mask_values: str = "") -> FileData
     return data
 
 
-def _read_table(path: Path) -> list[_Row]:
+def _read_table(path: Path) -> tuple[list[_Row], tuple[str, ...]]:
+    """Return the rows of a table and, if it has a column for every class, the names of these columns."""
     reader = csv.DictReader(line + "\n" for line in read_lines(path))
     rows: list[_Row] = []
     try:
-        header = [name.strip().lower() for name in reader.fieldnames or ()]
-        if header not in (["image", "labels"], ["image", "labels", "split"]):
+        columns = class_columns(reader.fieldnames or ())
+        names = [name.strip() for name in reader.fieldnames or ()]
+        header = [name if name in columns else name.lower() for name in names]
+        if not columns and header not in (["image", "labels"], ["image", "labels", "split"]):
             raise InputError(
                 f"{path} begins with {','.join(reader.fieldnames or ())!r}; its first line must be 'image,labels' or "
-                "'image,labels,split'."
+                "'image,labels,split', or name the classes, such as 'image,cat,dog'."
             )
         reader.fieldnames = header
-        rows = [_checked_row(row, f"{path}, line {reader.line_num}") for row in reader]
+        rows = [_checked_row(row, f"{path}, line {reader.line_num}", columns) for row in reader]
     except csv.Error as error:
         raise InputError(
             f"{path}, line {reader.line_num} is not comma-separated text ({error}); correct it."
         ) from error
     if not rows:
         raise InputError(f"{path} has no rows; write one row per image.")
-    return rows
+    return rows, checked_classes(columns, path) if columns else ()
 
 
-def _checked_row(cells: Mapping[str | None, str | None], where: str) -> _Row:
+def _checked_row(cells: Mapping[str | None, str | None], where: str, columns: Sequence[str] = ()) -> _Row:
     if None in cells or None in cells.values():
         raise InputError(
             f"{where} has not as many cells as the first line; separate several labels by semicolons and keep the "
             "comma before an empty cell."
         )
-    image, labels, split = (str(cells.get(name, "")).strip() for name in ("image", "labels", "split"))
+    known = {str(name): str(cell) for name, cell in cells.items()}
+    if columns:
+        known = with_labels(known, columns, where)
+    image, labels, split = (known.get(name, "").strip() for name in ("image", "labels", "split"))
     image, split = composed(image), split.lower()
     if not image or image.startswith(".") or re.search(r'[\\/:*?"<>|\x00-\x1f]', image):
         raise InputError(f"{where}: {image!r} is not a file name; write the name of a file in the folder images.")
-    if "split" in cells and split not in ("train", "val"):
+    if "split" in known and split not in ("train", "val"):
         raise InputError(
             f"{where}: the split is {split!r}; write train or val, and separate several labels by semicolons."
         )
     names = tuple(name.strip() for name in labels.split(";") if name.strip())
-    return _Row(image, names, split if "split" in cells else None)
+    return _Row(image, names, split if "split" in known else None)
 
 
 def _find_images(folder: Path, rows: Sequence[_Row], table: Path) -> dict[str, Path]:
-    """Return the image files by name, once table and folder are known to agree."""
+    """Return the image files by name, after a check that table and folder agree."""
     if not folder.is_dir():
         raise InputError(f"{folder} does not exist; make this folder and put the images into it.")
     seen: dict[str, str] = {}
@@ -169,18 +177,18 @@ def _find_images(folder: Path, rows: Sequence[_Row], table: Path) -> dict[str, P
 
 
 _NOTHING = ("none", "nan", "null", "n/a", "na", "-", "?", "")
-"""Words that people write for an image without any class, by :func:`wsss_lib.data.names.key`."""
+"""Words that people write for an image without a class, by :func:`wsss_lib.data.names.key`."""
 
 
 def _looks_like_no_name(name: str) -> bool:
-    """Return whether a label is a word for nothing, or is written as programs write lists."""
+    """Return whether a label means "no class", or is written like a list in a program."""
     return key(name) in _NOTHING or bool(set(name) & set("[]{}()'\"<>*·"))
 
 
-def _find_classes(path: Path, rows: Sequence[_Row], table: Path) -> tuple[str, ...]:
-    """Return the classes, once every label is known to be exactly one of them."""
+def _find_classes(path: Path, rows: Sequence[_Row], table: Path, columns: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """Return the classes, after a check that every label is exactly one class."""
     labels = [(row.image, name) for row in rows for name in row.labels]
-    listed = read_classes(path) if path.is_file() else None
+    listed = read_classes(path) if path.is_file() else columns or None
     odd = [(image, name) for image, name in labels if listed is None and _looks_like_no_name(name)]
     if odd:
         image, name = odd[0]

@@ -1,8 +1,8 @@
 """Augmentation of images together with their label maps, for segmentation networks.
 
-Both published recipes scale, cut and mirror; they differ in how and in which order they draw. They resize images with
-OpenCV's bilinear rule, which is PyTorch's with pixel centres aligned and no smoothing; OpenCV rounds its weights a
-little differently, by less than 1e-3 of a grey level. Labels are resized to the nearest pixel, by OpenCV's rule or
+Both published recipes scale, crop and mirror, and differ in the order of their random draws. They resize images with
+OpenCV's bilinear rule, which is PyTorch's with pixel centres aligned and no smoothing; the results differ by less than
+1e-3 of a grey level, because OpenCV rounds its weights. Labels are resized to the nearest pixel by OpenCV's rule or by
 Pillow's, which are half a pixel apart.
 """
 
@@ -26,7 +26,7 @@ def resize_pixels(pixels: Tensor, height: int, width: int) -> Tensor:
 
 
 def nearest_as_opencv(labels: Tensor, height: int, width: int) -> Tensor:
-    """Resize ``(H, W)`` labels to ``(height, width)``: position i shows ``floor(i n_in / n_out)``."""
+    """Resize ``(H, W)`` labels to ``(height, width)``: position i is ``floor(i n_in / n_out)``."""
 
     def source(length: int, wanted: int) -> Tensor:
         step = 1 / (wanted / length)  # with OpenCV's rounding
@@ -36,19 +36,19 @@ def nearest_as_opencv(labels: Tensor, height: int, width: int) -> Tensor:
 
 
 def nearest_as_pillow(labels: Tensor, height: int, width: int) -> Tensor:
-    """Resize ``(H, W)`` uint8 labels to ``(height, width)``: position i shows ``floor((i + 0.5) n_in / n_out)``."""
+    """Resize ``(H, W)`` uint8 labels to ``(height, width)``: position i is ``floor((i + 0.5) n_in / n_out)``."""
     picture = Image.fromarray(labels.numpy()).resize((width, height), Image.Resampling.NEAREST)
     return to_tensor(picture)[0]
 
 
 @dataclass(frozen=True)
 class LabelledAugmentation(ABC):
-    """What is done to a training image and its labels.
+    """Base class of the augmentations of a training image and its labels.
 
     Attributes:
         scales: Values that the scale is drawn from.
-        crop: Side of the square that comes out, in pixels.
-        padding_label: Label of what lies outside an image that is smaller than the square; 255 for none.
+        crop: Side of the resulting square in pixels.
+        padding_label: Label of the padding around an image that is smaller than the square; 255 for ignored.
     """
 
     scales: tuple[float, ...]
@@ -90,19 +90,19 @@ class LabelledAugmentation(ABC):
 
 
 class UniformScale(LabelledAugmentation):
-    """The augmentation of MCTformer's segmentation code: any scale between the two given ones.
+    """The augmentation of MCTformer's segmentation code: any scale between the two given scales.
 
-    There, all images of a batch have one scale, and what is padded counts as background (``padding_label=0``).
+    In that code all images of a batch have the same scale, and padding counts as background (``padding_label=0``).
     """
 
     def draw_scale(self, rng: random.Random) -> float:
-        """Draw a scale between the first and the last one."""
+        """Draw a scale between the first and the last."""
         return rng.uniform(self.scales[0], self.scales[-1])
 
     def cut(
         self, image: Image.Image, labels: Tensor, normalise: Normalise, rng: random.Random, scale: float
     ) -> tuple[Tensor, Tensor]:
-        """Draw the mirroring, then top and left, those only where the image is longer than the square."""
+        """Draw the mirroring, then top and left, each only if the image is longer than the square."""
         height, width = scaled_size(image, scale)
         mirrored = rng.random() > 0.5
         pixels = resize_pixels(to_tensor(image), height, width)

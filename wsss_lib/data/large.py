@@ -1,7 +1,7 @@
-"""Large pictures: everything is computed from a reduced copy of them, which bounds memory whatever their size is.
+"""Large pictures: everything is computed on a reduced copy of a picture, which bounds the memory needed.
 
-The *own size* of a picture is that of its file, the *working size* that of the copy. They are the same for a picture
-of at most :data:`WORKING_PIXELS` pixels.
+The *own size* of a picture is the size in its file, the *working size* is the size of the copy. Both are the same for a
+picture of at most :data:`WORKING_PIXELS` pixels.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ At twice the size and with its mirror image, such a picture needs about 2 GiB in
 """
 
 _BAND = 2**20
-"""Pixels of a picture that are converted at once."""
+"""Number of pixels of a picture that are converted at a time."""
 
 
 def working_size(height: int, width: int) -> tuple[int, int]:
-    """Return ``(height, width)`` of the copy that is computed with, for a picture of a height and width.
+    """Return the working size ``(height, width)`` of a picture of a given own size.
 
-    Both sides are multiplied by one factor, which is 1 or the greatest that keeps to :data:`WORKING_PIXELS`, and
-    rounded down.
+    Both sides are multiplied by the same factor, at most 1, so that there are at most :data:`WORKING_PIXELS` pixels,
+    and rounded down.
     """
     if height * width <= WORKING_PIXELS:
         return height, width

@@ -1,4 +1,4 @@
-"""Names of classes and files: which spellings are one name, and which cells hold several names."""
+"""Names of classes and files: different spellings of a name, and several names in one cell."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ SEPARATORS = ",|，、；｜\n\r\t"
 """Characters that are in no class name, but that people put between several of them."""
 
 _BETWEEN = re.compile(rf"(?:[{SEPARATORS}/\\+&:.\-_]|\s|\band\b)+")
-"""Pattern of the text between two names in one cell, if both are classes."""
+"""Pattern of a separator between two class names in one cell."""
 
 
 def composed(text: str) -> str:
-    """Return a text in Unicode form NFC: some file systems and keyboards write ``é`` as two characters, others as one.
+    """Return a text in Unicode form NFC: some systems write ``é`` as two characters, others as one.
 
     Without this, two texts that look the same need not be equal.
     """
@@ -26,7 +26,7 @@ def composed(text: str) -> str:
 
 @lru_cache(4096)  # a data set has few names, and mentions each thousands of times
 def key(name: str) -> str:
-    """Return what all spellings of one name have in common: case, outer blanks, length of blanks and Unicode form."""
+    """Return a key that ignores case, outer blanks, the length of blanks and the Unicode form of a name."""
     visible = "".join(c for c in unicodedata.normalize("NFKC", name) if unicodedata.category(c) != "Cf")
     return unicodedata.normalize("NFKC", " ".join(visible.split()).casefold())
 
@@ -37,7 +37,7 @@ def positions(classes: Iterable[str]) -> dict[str, int]:
 
 
 def class_numbers(names: str | Sequence[str], classes: Sequence[str]) -> list[int]:
-    """Return the positions of the classes that a user names, one or several, ascending.
+    """Return the positions of the classes that a user names, ascending.
 
     Raises:
         InputError: No class has such a name.
@@ -50,7 +50,7 @@ def class_numbers(names: str | Sequence[str], classes: Sequence[str]) -> list[in
 
 
 def parts(name: str, known: Collection[str]) -> list[str]:
-    """Return the names that one text holds, if there are several and all of them are known; else nothing.
+    """Return the names in a text if it holds several names and all are known; else an empty list.
 
     Args:
         name: The text, such as ``cat dog`` or ``cat/dog``.

@@ -1,8 +1,8 @@
-"""The augmentation of vision transformers: a random part of the image, mirrored, distorted, and partly covered.
+"""The augmentation of vision transformers: random crop, mirroring, distortions and random erasing.
 
 RandomResizedCrop (Szegedy et al., CVPR 2015), RandAugment (Cubuk et al., CVPR Workshops 2020) in the form that DeiT's
-code uses ("rand-m9-mstd0.5-inc1"), and random erasing (Zhong et al., AAAI 2020). The draws are of the same
-distributions as there, not the same numbers.
+code uses ("rand-m9-mstd0.5-inc1"), and random erasing (Zhong et al., AAAI 2020). The random numbers have
+the distributions of the authors' code; they are not the same numbers.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor
 from wsss_lib.data.transforms import Normalise, to_tensor
 
 FILL = (124, 116, 104)
-"""ImageNet's mean colour, which appears where a distortion moves the image away."""
+"""ImageNet's mean colour, which fills the pixels that a distortion leaves empty."""
 
 _ATTEMPTS = 10
 _LEAST_RATIO = 3 / 4
@@ -31,10 +31,10 @@ Box = tuple[int, int, int, int]
 
 
 def random_part(width: int, height: int, least: float, most: float, rng: random.Random) -> Box:
-    """Draw a part of an image: its share of the area even in [least, most], its ratio of sides log-even in [3/4, 4/3].
+    """Draw a part of an image: share of the area uniform in [least, most], ratio of sides log-uniform in [3/4, 4/3].
 
-    A part that does not fit is drawn again, up to ten times in all; then it is the whole image, cut at the sides so far
-    that its ratio is allowed.
+    A part that does not fit is drawn again. After ten draws the part is the largest centred part of the image whose
+    ratio is allowed.
 
     Returns:
         left, top, right and bottom in pixels.
@@ -91,12 +91,12 @@ OPERATIONS: dict[str, Callable[[Image.Image, float, float], Image.Image]] = {
 
 
 def _keep_bits(image: Image.Image, bits: int) -> Image.Image:
-    """Keep the upper bits of every value; without any the image is black."""
+    """Keep the upper bits of every value; with 0 bits the image is black."""
     return ImageOps.posterize(image, bits) if bits else Image.new(image.mode, image.size)
 
 
 def rand_augment(image: Image.Image, operations: int, rng: random.Random) -> Image.Image:
-    """Distort an RGB image: draw so many operations, with replacement, and apply each with probability 1/2."""
+    """Distort an RGB image: draw ``operations`` distortions with replacement and apply each with probability 1/2."""
     for name in rng.choices(list(OPERATIONS), k=operations):
         if rng.random() < 0.5:
             m = min(max(rng.gauss(_MAGNITUDE, _DEVIATION), 0.0), _MOST)
@@ -105,7 +105,7 @@ def rand_augment(image: Image.Image, operations: int, rng: random.Random) -> Ima
 
 
 def erase_part(pixels: Tensor, rng: random.Random) -> Tensor:
-    """Cover 2 % to a third of ``(3, H, W)`` normalised pixels with noise of deviation 1."""
+    """Cover 2 % to a third of ``(3, H, W)`` normalised pixels with noise of standard deviation 1."""
     _, height, width = pixels.shape
     for _ in range(_ATTEMPTS):
         area = height * width * rng.uniform(0.02, 1 / 3)
@@ -124,9 +124,9 @@ class CropAugmentation:
     """The augmentation of MCTformer and PCSS.
 
     Attributes:
-        crop: Side of the square that comes out, in pixels.
-        least: Least share of the area that is cut out.
-        most: Greatest share; it may be more than 1.
+        crop: Side of the resulting square in pixels.
+        least: Least share of the area of the image that is kept.
+        most: Greatest share of the area that is kept; it may be more than 1.
         operations: Number of distortions that are drawn.
         erasing: Probability that noise covers a part.
     """

@@ -1,4 +1,4 @@
-"""Saliency maps that another network made: one greyscale PNG for every image."""
+"""Saliency maps from another network: a greyscale PNG for every image."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from wsss_lib.errors import InputError
 
 
 class SaliencyMaps:
-    """The saliency maps ``<folder>/<id>.png`` of a data set, as PoolNet's and most other networks' code leaves them.
+    """The saliency maps ``<folder>/<id>.png`` of a data set, as the code of most networks writes them.
 
     Args:
         folder: The folder.
@@ -35,10 +35,10 @@ class SaliencyMaps:
         self.paths = [found[image_id] for image_id in data.ids]
 
     def __getitem__(self, index: int) -> Image.Image:
-        """Return the map of an image in mode ``L``, as large as :meth:`Dataset.image`; of several channels the first.
+        """Return the map of an image in mode ``L``, of the size of :meth:`Dataset.image`, from the first channel.
 
         Raises:
-            InputError: The file is damaged, or has another size than the image.
+            InputError: The file is damaged or does not have the size of the image.
         """
         path, wanted = self.paths[index], self.data.own_size(index)
         size = image_size(path)
@@ -50,6 +50,6 @@ class SaliencyMaps:
         return read_image(path).getchannel(0)
 
     def fingerprint(self) -> str:
-        """Return a short name of the files by name and length, since reading them all takes long."""
+        """Return a hash of the names and lengths of the files, because reading all files takes long."""
         text = "\n".join(f"{path.stem} {path.stat().st_size}" for path in self.paths)
         return f"{zlib.crc32(text.encode()):08x}"

@@ -1,4 +1,4 @@
-"""IRN's augmentation: a factor of the size, a flip and a window, the same for a picture and its label map."""
+"""IRN's augmentation: random scale, mirroring and crop, the same for a picture and its label map."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _UNKNOWN = 255
 
 @dataclass(frozen=True)
 class ScaledCrop:
-    """A training image and what is known of its cells.
+    """Augmentation of a training image and its label map.
 
     Attributes:
         min_scale: Least factor of both sides.
         max_scale: Greatest factor.
-        crop: Side of the square that comes out, in pixels.
+        crop: Side of the resulting square in pixels.
         stride: Side of a cell in pixels.
     """
 
@@ -37,7 +37,7 @@ class ScaledCrop:
 
         Args:
             image: RGB picture.
-            labels: Grey picture of the same size: 0 background, another value a class, 255 not known.
+            labels: Grey picture of the same size: 0 background, another value a class, 255 unknown.
             normalise: Function that turns pixels into the network's input.
             rng: Source of the draws.
 

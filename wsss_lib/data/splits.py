@@ -1,4 +1,4 @@
-"""Which data a preset trains on, and on which splits it is scored."""
+"""The data that a preset trains on, and the splits on which it is scored."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from wsss_lib.data.class_folders import find_class_folders, load_class_folders
 from wsss_lib.data.coco import load_coco
 from wsss_lib.data.dataset import Dataset
 from wsss_lib.data.doubts import find_doubts
 from wsss_lib.data.folder import load_folder
 from wsss_lib.data.names import listed
+from wsss_lib.data.own_coco import find_instances, find_labels, load_coco_png, load_own_coco
 from wsss_lib.data.toy import COUNTS, ToyOptions, ToyWorld
 from wsss_lib.data.voc import has_list, load_voc
 from wsss_lib.errors import InputError
@@ -52,20 +54,21 @@ def open_splits(
     """Open the data of a preset.
 
     ``photos`` takes a folder in VOC's layout, trained on ``train_aug`` where it has such a list, or a folder of
-    one's own pictures with a ``labels.csv``; without a list or rows of ``val`` that is the same as ``train``.
+    your own pictures with a ``labels.csv``, an instances JSON or a folder for each class. Without a list or rows of
+    ``val``, ``val`` is the same as ``train``. ``coco14`` takes COCO 2014 or 2017, also without its JSON.
 
     Args:
         preset: ``toy``, ``photos``, ``voc12`` or ``coco14``.
         root: The folder of the data; ``toy`` needs none.
         labels: Source of the image-level labels of a folder in VOC's layout, see `load_voc`.
         limit: If positive, only the first images of every split, for a quick look.
-        toy: Kind of the toy world; None for the usual one.
+        toy: Options of the toy world; None for the defaults.
         mask_values: Meaning of the values in the masks, see :func:`wsss_lib.data.files.parse_mask_values`; for
             ``coco14`` also ``raw``.
 
     Raises:
-        InputError: The folder is missing or is not what the preset needs, ``labels`` or ``mask_values`` would not be
-            used, or no training image has a label.
+        InputError: The folder is missing or does not fit the preset, ``labels`` or ``mask_values`` would not be used,
+            or no training image has a label.
     """
     if preset == "toy":
         counts = {name: min(limit or count, count) for name, count in COUNTS.items()}
@@ -85,7 +88,7 @@ def open_splits(
 
 
 def _refuse_without_labels(training: Dataset) -> None:
-    """Raise for images none of which has a label: a network would learn that there is nothing anywhere."""
+    """Raise if no image has a label: a network would learn that every image is empty."""
     if not training.labels.any():
         raise InputError(
             f"none of the {len(training)} images of {training.name} has a label: {training.label_source}; write "
@@ -99,6 +102,9 @@ def _open_files(preset: str, root: Path | None, labels: Path | None, mask_values
         raise InputError(f"preset {preset!r} needs data; give its folder as data_root.")
     if not root.is_dir():
         raise InputError(f"data_root {root} is not a folder; give the folder that holds the data of preset {preset!r}.")
+    if preset == "coco14" and find_instances(root) is None and (source := labels or find_labels(root)) is not None:
+        png = {name: load_coco_png(root, name, source, mask_values) for name in ("train", "val")}
+        return Splits(png["train"], png)
     if preset == "coco14":
         _refuse_unused(labels, "preset coco14 takes them from the instances JSON")
         coco = {name: load_coco(root, name, mask_values=mask_values) for name in ("train", "val")}
@@ -107,6 +113,14 @@ def _open_files(preset: str, root: Path | None, labels: Path | None, mask_values
         _refuse_unused(labels, f"{root / 'labels.csv'} has those of its images")
         own = {name: load_folder(root, name, mask_values) for name in ("train", "val")}
         return Splits(own["train"], own)
+    if preset == "photos" and (found := find_instances(root)) is not None:
+        _refuse_unused(labels, f"{found['train']} has those of its images")
+        rendered = {name: load_own_coco(root, name) for name in ("train", "val")}
+        return Splits(rendered["train"], rendered)
+    if preset == "photos" and not (root / "JPEGImages").is_dir() and find_class_folders(root) is not None:
+        _refuse_unused(labels, "the names of the folders are the labels")
+        sorted_in = {name: load_class_folders(root, name, mask_values) for name in ("train", "val")}
+        return Splits(sorted_in["train"], sorted_in)
     val = "val" if preset == "voc12" or has_list(root, "val") else "train"
     lists_of = {"train": "train", "val": val}
     voc = {name: load_voc(root, split, labels, mask_values=mask_values) for name, split in lists_of.items()}

@@ -1,8 +1,8 @@
-"""The toy world: small drawn photographs in which every failure that the papers fight is present and measurable.
+"""The toy world: small drawn pictures with every failure that the papers address, each of them measurable.
 
-Six classes come in three pairs. Both classes of a pair share one large body and differ in one small part, stand before
-their own background, and leave a faint pattern of their own frequency on some training images. What a class activation
-map does about it is measured against :meth:`ToyWorld.part`, :meth:`ToyWorld.context` and
+Six classes come in three pairs. Both classes of a pair share one large body and differ in one small part, have a
+background of their own, and add a faint pattern of their own frequency to some training images. Class activation maps
+are measured against :meth:`ToyWorld.part`, :meth:`ToyWorld.context` and
 :meth:`ToyWorld.shortcut_free`. Image i of a split depends on the seed, the split, i and the options alone.
 """
 
@@ -34,13 +34,13 @@ Ground = Callable[[Area], np.ndarray]
 
 @dataclass(frozen=True)
 class ToyClass:
-    """What makes a class.
+    """The looks of a class.
 
     Attributes:
-        name: Its name.
-        body: Draws the body, the same for the two classes of a pair.
-        part: Draws the part that only this class has.
-        ground: Draws its own background.
+        name: Name of the class.
+        body: Function that draws the body, the same for the two classes of a pair.
+        part: Function that draws the part that only this class has.
+        ground: Function that draws the background of the class.
         looks: Colours of the body where the pair does not share its looks (``ToyOptions.part`` is False).
         pair: Position of the pair.
     """
@@ -73,15 +73,15 @@ SKIES: tuple[Ground, ...] = (draw.clear_sky, draw.evening_sky, draw.forest, draw
 CLUTTER = (draw.stone, draw.crate, draw.bush, draw.sign)
 
 NUMBER_OF_CLASSES = (0.55, 0.33, 0.12)
-"""Probabilities that an image shows one, two and three classes."""
+"""Probabilities of one, two and three classes in an image."""
 
 MIN_VISIBLE, MIN_PART = 0.02, 0.0025
-"""Least share of the image that every class of it, and its part, must visibly cover; else the image is drawn again."""
+"""Least share of the image that every class, and its part, must visibly cover; otherwise the image is drawn again."""
 
 WAVELENGTHS, ANGLES = (5.5, 3.4), (0, 18, 36, 54, 72, 90)
 """Period in pixels (first and second class of a pair) and direction in degrees (per class) of the shortcut patterns.
 
-All directions lie within a quarter turn, so that a mirrored pattern is not that of another class.
+All directions are within 90 degrees, so that a mirrored pattern is not the pattern of another class.
 """
 
 
@@ -92,10 +92,10 @@ class ToyOptions:
     Attributes:
         size: Height and width of the images, 64 to 128 pixels.
         part: Whether the two classes of a pair differ in a small part only; if not, their bodies look different too.
-        context: Probability, 0 to 1, that an object stands before its class's own background rather than before any.
+        context: Probability, 0 to 1, that an object has the background of its class instead of a random background.
         shortcut: Amplitude, 0 to 64 grey levels, of the class-specific frequency pattern on training images.
         shortcut_share: Share of the training images, 0 to 1, that carry the pattern.
-        clutter: Mean number, 0 to 10, of things of no class.
+        clutter: Mean number, 0 to 10, of things that belong to no class.
         noise: Standard deviation, 0 to 64 grey levels, of the camera's noise.
 
     Raises:
@@ -143,9 +143,9 @@ class Actor:
 
 @dataclass(frozen=True)
 class Layout:
-    """Where everything is: the far edges of the ground bands, in pixels, and the objects, one per band from afar.
+    """Positions in a picture: the far edges of the ground bands in pixels, and the objects, one per band, far to near.
 
-    There may be one band more than objects, the nearest one.
+    There may be one more band than objects, the nearest.
     """
 
     edges: tuple[float, ...]
@@ -157,8 +157,8 @@ class Canvas:
 
     Attributes:
         rgb: ``(H, W, 3)`` float32 colours.
-        ground: ``(H, W)`` uint8, k + 1 where the own background of class k was painted, else 0.
-        order: ``(H, W)`` uint8, which thing is in front, counted from the back; 0 where none is.
+        ground: ``(H, W)`` uint8, k + 1 where the background of class k was painted, else 0.
+        order: ``(H, W)`` uint8, the number of the thing in front, counted from the back; 0 for none.
         kind: ``(H, W)`` uint8, k + 1 where class k is in front, else 0.
         part: ``(H, W)`` uint8, k + 1 where the part of class k is in front, else 0.
     """
@@ -205,7 +205,7 @@ class Canvas:
                 self.part[frame.window][covered] = part_kind
 
     def mask(self) -> np.ndarray:
-        """Return the ``(H, W)`` uint8 mask with a border, one pixel wide, around whatever is in front."""
+        """Return the ``(H, W)`` uint8 mask with a border, one pixel wide, around everything in front."""
         order, kind = np.pad(self.order, 1, mode="edge"), np.pad(self.kind, 1, mode="edge")
         border = np.zeros(self.kind.shape, bool)
         for dy, dx in ((0, 1), (2, 1), (1, 0), (1, 2)):
@@ -215,7 +215,7 @@ class Canvas:
 
 
 def plan(rng: np.random.Generator, size: int) -> Layout:
-    """Draw how many objects there are, of which classes, and where everything goes."""
+    """Draw the number of objects, their classes and all positions."""
     kinds = list(rng.choice(len(CLASSES), 1 + rng.choice(3, p=NUMBER_OF_CLASSES), replace=False))
     if len(kinds) < 3 and rng.random() < 0.2:
         kinds.append(kinds[0])
@@ -240,7 +240,7 @@ def plan(rng: np.random.Generator, size: int) -> Layout:
 
 
 def paint_grounds(canvas: Canvas, layout: Layout, context: float, rng: np.random.Generator) -> None:
-    """Paint sky and ground bands from afar; ``context`` is the probability of a class's own ground."""
+    """Paint sky and ground bands from afar; ``context`` is the probability of the ground of the class."""
     own = tuple(toy_class.ground for toy_class in CLASSES)
     canvas.lay_ground(SKIES[rng.integers(len(SKIES))], -1, layout.edges[0] + 1, 0, rng)
     for i, (edge, end) in enumerate(zip(layout.edges, layout.edges[1:], strict=False)):
@@ -284,19 +284,19 @@ def paint_scene(rng: np.random.Generator, options: ToyOptions) -> Canvas:
         for actor, child in zip(layout.actors, actor_rng.spawn(len(layout.actors)), strict=True)
     ]
     jobs += [(y, partial(paint_clutter, canvas, x, y, clutter_rng)) for x, y in places]
-    for _, paint in sorted(jobs, key=itemgetter(0)):  # what stands nearer covers what stands farther
+    for _, paint in sorted(jobs, key=itemgetter(0)):  # nearer things cover farther things
         paint()
     return canvas
 
 
 def shows_its_classes(canvas: Canvas, mask: np.ndarray) -> bool:
-    """Return whether every class in the picture, and its part, can be seen well enough to tell it."""
+    """Return whether every class in the picture, and its part, is visible enough to be recognised."""
     seen, part = ((values == canvas.kinds[:, None, None]).mean((1, 2)) for values in (mask, canvas.part))
     return bool((seen >= MIN_VISIBLE).all() and (part >= MIN_PART).all())
 
 
 def photograph(rgb: np.ndarray, noise: float, rng: np.random.Generator) -> np.ndarray:
-    """Return the ``(H, W, 3)`` scene as a camera sees it: light that falls off to one side, a tint, noise."""
+    """Return the ``(H, W, 3)`` scene with light that falls off to one side, a tint and noise, as from a camera."""
     size = len(rgb)
     angle, fall, gain = rng.uniform(0, 2 * np.pi), rng.uniform(0, 0.22), rng.uniform(0.88, 1.08)
     across = np.linspace(-1, 1, size, dtype=np.float32)
@@ -324,7 +324,7 @@ def shortcut_pattern(kinds: np.ndarray, size: int, rng: np.random.Generator) -> 
 
 @dataclass(frozen=True)
 class ToyImage:
-    """One image with all that is known about it; see the methods of :class:`ToyWorld`.
+    """An image with its masks; see the methods of :class:`ToyWorld`.
 
     Attributes:
         image: ``(H, W, 3)`` uint8 RGB.
@@ -332,7 +332,7 @@ class ToyImage:
         mask: ``(H, W)`` uint8.
         part: ``(H, W)`` uint8.
         context: ``(H, W)`` uint8.
-        kinds: The classes it shows, 0-based, ascending.
+        kinds: Classes in the image, 0-based, ascending.
     """
 
     image: np.ndarray
@@ -350,7 +350,7 @@ def to_bytes(rgb: np.ndarray) -> np.ndarray:
 
 @lru_cache(maxsize=1024)  # the runs of a notebook share a world
 def draw_image(split: str, index: int, seed: int, options: ToyOptions) -> ToyImage:
-    """Draw image ``index`` of a split; its arrays are not to be changed."""
+    """Draw image ``index`` of a split; do not change its arrays."""
     rng = np.random.default_rng([seed, crc32(split.encode()), index])
     camera_rng, pattern_rng = rng.spawn(2)
     canvas = paint_scene(rng, options)
@@ -374,7 +374,7 @@ class ToyWorld(Dataset):
         options: The switches.
 
     Raises:
-        InputError: An unknown split, or a count or seed that is out of range.
+        InputError: The split is unknown, or the count or seed is out of range.
     """
 
     def __init__(
@@ -411,7 +411,7 @@ class ToyWorld(Dataset):
         return ToyWorld(self.split, min(count, len(self)), self.seed, self.options)
 
     def shortcut_free(self, index: int) -> Image.Image:
-        """Return image ``index`` as 8-bit RGB, the very same but for the frequency pattern."""
+        """Return image ``index`` as 8-bit RGB without the frequency pattern."""
         return Image.fromarray(self._images[index].shortcut_free)
 
     def mask(self, index: int) -> np.ndarray:
@@ -419,11 +419,11 @@ class ToyWorld(Dataset):
         return self._images[index].mask.copy()
 
     def part(self, index: int) -> np.ndarray:
-        """Return an ``(H, W)`` uint8 map: k + 1 where the part that only class k has can be seen, 0 elsewhere."""
+        """Return an ``(H, W)`` uint8 map: k + 1 where the part that only class k has is visible, 0 elsewhere."""
         return self._images[index].part.copy()
 
     def context(self, index: int) -> np.ndarray:
-        """Return an ``(H, W)`` uint8 map: k + 1 where the own background of class k can be seen, 0 elsewhere.
+        """Return an ``(H, W)`` uint8 map: k + 1 where the background of class k is visible, 0 elsewhere.
 
         The class need not be in the image.
         """
@@ -431,7 +431,7 @@ class ToyWorld(Dataset):
 
 
 class ShortcutFree(DatasetView):
-    """The images of a world, the very same but for the frequency pattern.
+    """The images of a world without the frequency pattern.
 
     Args:
         world: The world to copy.

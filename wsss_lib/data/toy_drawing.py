@@ -2,7 +2,7 @@
 
 A shape is an array of signed distances, negative inside, so that an anti-aliased edge is one clip and a union one
 minimum. Lengths of an object are in units of half its width; its feet stand at v = 0 and v points up. Lengths of a
-ground are in pixels of a 96-pixel world, whatever the size. Colours are float32 RGB in [0, 255].
+ground are in pixels of a 96-pixel world, for pictures of any size. Colours are float32 RGB in [0, 255].
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Colour = Sequence[float] | np.ndarray
 """Three values, or an ``(h, w, 3)`` field of them."""
 
 Layer = tuple[np.ndarray, Colour]
-"""A shape, given by its ``(h, w)`` signed distances, and what to fill it with."""
+"""A shape, given by its ``(h, w)`` signed distances, and its colours."""
 
 GLASS, DARK, STEEL = (64, 84, 100), (38, 38, 42), (150, 152, 156)
 
@@ -75,7 +75,7 @@ class Frame:
         return np.hypot(self.u - u0 - t * (u1 - u0), self.v - v0 - t * (v1 - v0)) - radius
 
     def convex(self, *corners: tuple[float, float]) -> np.ndarray:
-        """Return the distances to a convex polygon, corners counter-clockwise (exact but outside the corners)."""
+        """Return the distances to a convex polygon, corners counter-clockwise (exact except outside the corners)."""
         distance = np.full_like(self.u, -np.inf)
         for (u0, v0), (u1, v1) in zip(corners, corners[1:] + corners[:1], strict=True):
             length = float(np.hypot(u1 - u0, v1 - v0))
@@ -84,7 +84,7 @@ class Frame:
         return distance
 
     def repeat(self, first: float, step: float, count: int) -> Frame:
-        """Return a frame in which whatever is drawn around u = 0 appears ``count`` times from ``first`` on."""
+        """Return a frame that repeats the drawing around u = 0 ``count`` times, from ``first`` on."""
         nearest = np.clip(np.rint((self.u - first) / step), 0, count - 1)
         return Frame(self.window, self.u - first - step * nearest, self.v, self.scale)
 
@@ -95,7 +95,7 @@ def union(*distances: np.ndarray) -> np.ndarray:
 
 
 def mix(under: Colour, over: Colour, share: np.ndarray) -> np.ndarray:
-    """Lay ``over`` upon ``under`` with an opacity ``share`` ``(h, w)`` in [0, 1]; return ``(h, w, 3)`` float32."""
+    """Lay ``over`` on ``under`` with an opacity ``share`` ``(h, w)`` in [0, 1]; return ``(h, w, 3)`` float32."""
     under, over = np.asarray(under, np.float32), np.asarray(over, np.float32)
     return under + (over - under) * share[..., None].astype(np.float32)
 
@@ -124,7 +124,7 @@ def step(field: np.ndarray, threshold: float, softness: float = 0.1) -> np.ndarr
     return np.clip((field - threshold) / softness + 0.5, 0, 1)
 
 
-# --- Skins: what a body is filled with. A pattern says where the second colour lies.
+# --- Skins: the colours of a body. A pattern gives the places of the second colour.
 
 Pattern = Callable[[Frame, np.random.Generator], np.ndarray]
 
@@ -141,7 +141,7 @@ def patches(frame: Frame, rng: np.random.Generator) -> np.ndarray:
 
 
 def band(frame: Frame, rng: np.random.Generator) -> np.ndarray:
-    """Return one level band low on the body."""
+    """Return a level band low on the body."""
     height = rng.uniform(0.14, 0.24)
     return step(-np.abs(frame.v - height), -0.07, 0.03)
 
@@ -153,7 +153,7 @@ def lines(frame: Frame, rng: np.random.Generator) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Look:
-    """How a body is coloured: two colours, and where the second one lies."""
+    """Colours of a body: two colours and the pattern of the second."""
 
     first: Colour
     second: Colour
@@ -257,7 +257,7 @@ def train_front(frame: Frame, skin: np.ndarray) -> list[Layer]:
     return [(nose, skin), (face, (236, 200, 62)), (pane, DARK), (lamp, (250, 246, 226))]
 
 
-# --- Clutter: things of no class.
+# --- Clutter: things that belong to no class.
 
 
 def stone(frame: Frame, rng: np.random.Generator) -> list[Layer]:
@@ -303,7 +303,7 @@ class Area:
 
 
 def waves(area: Area, calm: float) -> np.ndarray:
-    """Return lying ripples in [0, 1]."""
+    """Return horizontal ripples in [0, 1]."""
     bend = area.noise(3, 10) * 5
     return 0.5 + 0.5 * np.sin(area.y * calm + 0.05 * area.x + bend)
 

@@ -1,7 +1,7 @@
-"""From a decoded picture to the input of a network: the augmentation for training, the resized views for inference.
+"""Conversion of a picture to the input of a network: augmentation for training, resized views for inference.
 
-Every random draw comes from a ``random.Random`` that the caller seeds, in the order of the official code. A picture's
-augmentation then depends on that seed alone, not on worker processes or on what was drawn before it.
+Every random draw comes from a ``random.Random`` that the caller seeds, in the order of the authors' code. So the
+augmentation of a picture depends on that seed alone, not on worker processes or earlier draws.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as TF
 
 Normalise = Callable[[Tensor], Tensor]
-"""Turns ``(3, H, W)`` uint8 RGB into the float32 input of a network."""
+"""Function from ``(3, H, W)`` uint8 RGB to the float32 input of a network."""
 
 Augment = Callable[[Image.Image, Normalise, random.Random], Tensor]
-"""Turns an RGB picture into a training image ``(3, S, S)`` float32, with draws from the generator."""
+"""Function from an RGB picture and a random generator to a training image ``(3, S, S)`` float32."""
 
 
 def resize(image: Image.Image, height: int, width: int) -> Image.Image:
@@ -35,8 +35,8 @@ def resize_long_side(image: Image.Image, long_side: int, by_factor: bool = False
     Args:
         image: Any picture.
         long_side: Length of the longer side, in pixels.
-        by_factor: Whether both sides are multiplied by one factor, as in MSAL's code. Where a side would have a half
-            pixel, this may round to the other side.
+        by_factor: Whether both sides are multiplied by the same factor, as in MSAL's code. The rounding of half a pixel
+            may then differ.
     """
     width, height = image.size
     if by_factor:
@@ -49,7 +49,7 @@ def resize_long_side(image: Image.Image, long_side: int, by_factor: bool = False
 
 @dataclass(frozen=True)
 class CropBox:
-    """Where a window of an image lands on a canvas: both as (top, left), and their common size."""
+    """A window of an image and its place on a canvas: both as (top, left), and their common size."""
 
     canvas: tuple[int, int]
     image: tuple[int, int]
@@ -59,8 +59,8 @@ class CropBox:
 def random_crop_box(height: int, width: int, crop: int, rng: random.Random) -> CropBox:
     """Draw a window of at most ``crop`` × ``crop`` pixels, and its place on a canvas of that size.
 
-    Along an axis on which the image is larger, the window is random and fills the canvas; along one on which it is
-    smaller, the whole image is put at a random place. The horizontal place is drawn first.
+    Along an axis where the image is larger than the canvas, the window is random and fills the canvas. Along an axis
+    where the image is smaller, the whole image is put at a random place. The horizontal place is drawn first.
     """
 
     def place(length: int) -> tuple[int, int]:
@@ -94,8 +94,8 @@ def jitter_colour(image: Image.Image, strength: float, hue: float, rng: random.R
 
     Args:
         image: RGB picture.
-        strength: The first three factors lie in ``[1 - strength, 1 + strength]``.
-        hue: The hue turns by at most this share of the colour circle, 0-0.5.
+        strength: Factors of brightness, contrast and saturation lie in ``[1 - strength, 1 + strength]``.
+        hue: Greatest rotation of the hue, as a share of the colour circle, 0-0.5.
         rng: Source of the draws.
     """
     changes: list[Callable[[Image.Image], Image.Image]] = []
@@ -119,8 +119,8 @@ class Augmentation:
 
     Attributes:
         min_long_side: Least length of the longer side after the random resizing, in pixels.
-        max_long_side: Greatest length, included.
-        crop: Side of the square that comes out, in pixels.
+        max_long_side: Greatest length of the longer side, included.
+        crop: Side of the resulting square in pixels.
         colour: Strength of the brightness, contrast and saturation jitter.
         hue: Strength of the hue jitter.
         by_factor: See `resize_long_side`.
@@ -145,17 +145,17 @@ class Augmentation:
         rng: random.Random,
         fill: Callable[[Tensor], float] = lambda _: 0.0,
     ) -> tuple[Tensor, Tensor]:
-        """Return the training image, and another picture of the same size that goes the same way.
+        """Return the training image, and another picture of the same size with the same augmentation.
 
         Args:
             image: RGB picture.
-            other: A picture that is enlarged without interpolation and keeps its colours; None for none.
+            other: A picture that is resized without interpolation and keeps its colours; None for none.
             normalise: Function that turns pixels into the network's input.
             rng: Source of the draws, which do not depend on ``other``.
             fill: Value of the canvas outside the resized ``other``.
 
         Returns:
-            ``(3, crop, crop)`` float32, and ``(c, crop, crop)`` uint8, c = 0 for None.
+            ``(3, crop, crop)`` float32, and ``(c, crop, crop)`` uint8, with c = 0 if ``other`` is None.
         """
         image = resize_long_side(image, rng.randint(self.min_long_side, self.max_long_side), self.by_factor)
         if mirrored := rng.getrandbits(1):
@@ -182,9 +182,9 @@ def view_size(height: int, width: int, scale: float, multiple: int | None = None
     Args:
         height: Height of the picture in pixels.
         width: Width of the picture in pixels.
-        scale: Factor of both.
-        multiple: If given, both lengths are moved to the nearest ``multiple * i + 1``, the sizes at which symmetric
-            padding at every stride samples the picture as TensorFlow's does.
+        scale: Factor of height and width.
+        multiple: If given, both lengths are rounded to the nearest ``multiple * i + 1``. At these sizes symmetric
+            padding samples the picture at the same positions as TensorFlow's padding.
     """
     if multiple is None:
         return max(1, round(height * scale)), max(1, round(width * scale))

@@ -1,4 +1,4 @@
-"""PASCAL VOC 2012, and any folder laid out like it: lists of ids, image-level labels from four sources, masks.
+"""PASCAL VOC 2012 and folders in its layout: lists of ids, image-level labels from four sources, masks.
 
 Layout::
 
@@ -77,9 +77,9 @@ def load_voc(
     """Load a split of PASCAL VOC 2012 or of a folder in its layout.
 
     The image-level labels come from ``labels`` if that is given, else from the first that exists of
-    ``image_labels.txt``, ``cls_labels.npy`` and ``Annotations/``. The mask of an image is looked for in
-    ``SegmentationClass/``, then in ``SegmentationClassAug/``; an image that has one in neither counts in no score, and
-    if no image of the split has one, the data set has no masks.
+    ``image_labels.txt``, ``cls_labels.npy`` and ``Annotations/``. The mask of an image is taken from
+    ``SegmentationClass/``, or else from ``SegmentationClassAug/``. An image without a mask counts in no score; if no
+    image of the split has a mask, the data set has no masks.
 
     Args:
         root: The folder with ``JPEGImages``, usually called VOC2012, or the VOCdevkit folder around it.
@@ -90,11 +90,11 @@ def load_voc(
         mask_values: Meaning of the values in the masks, see :func:`wsss_lib.data.files.parse_mask_values`.
 
     Returns:
-        The images in the order of the list, with the classes of ``classes.txt`` if there is one, else VOC's 20.
+        The images in the order of the list, with the classes of ``classes.txt`` if the file exists, else VOC's 20.
 
     Raises:
-        InputError: A folder, list, image or source of labels is missing or unusable, or an image has no labels; there
-            are files of masks, none of which has the name or format of one.
+        InputError: A folder, list, image or source of labels is missing or unusable, an image has no labels, or there
+            are mask files, but none has the right name and format.
     """
     root = _find_root(Path(root))
     classes = read_classes(root / "classes.txt") if (root / "classes.txt").is_file() else VOC_CLASSES
@@ -139,11 +139,11 @@ def _find_masks(root: Path, ids: Sequence[str]) -> list[Path | None] | None:
 def read_ids(path: str | Path) -> list[str]:
     """Read the image ids of a list file, in its order.
 
-    A line is either a bare id (``2007_000032``), or the path of an image, with or without the path of its mask behind
-    it (``/JPEGImages/2007_000032.jpg /SegmentationClassAug/2007_000032.png``). Empty lines do not count.
+    A line is either a bare id (``2007_000032``), or the path of an image, with or without the path of its mask after
+    it (``/JPEGImages/2007_000032.jpg /SegmentationClassAug/2007_000032.png``). Empty lines are skipped.
 
     Raises:
-        InputError: The file is missing, lists nothing, lists an id twice, or has a line of another form.
+        InputError: The file is missing or empty, lists an id twice, or has a line of another form.
     """
     lines: dict[str, int] = {}
     for number, line in enumerate(read_lines(path), start=1):
@@ -163,7 +163,7 @@ def read_ids(path: str | Path) -> list[str]:
 
 
 def _id_of_line(line: str) -> str:
-    """Return the id that a line stands for, or an empty text if it stands for none."""
+    """Return the id in a line, or "" if the line has none."""
     first, *others = line.split()
     path = PurePosixPath(first)
     if "/" in first or path.suffix.lower() in IMAGE_SUFFIXES:
@@ -192,7 +192,7 @@ def _split_ids(root: Path, split: str, sbd_root: Path | None) -> list[str]:
 
 
 def has_list(root: str | Path, split: str) -> bool:
-    """Whether a folder in VOC's layout has a list of a split."""
+    """Return whether a folder in VOC's layout has a list of a split."""
     return _find_list(_find_root(Path(root)), (split,)) is not None
 
 
@@ -222,7 +222,7 @@ def _label_source(root: Path, labels: str | Path | None) -> Path:
 
 @dataclass(frozen=True)
 class _Labels:
-    """Labels of a split, and what to say about them, see `Dataset`."""
+    """Labels of a split, with the texts that `Dataset` has about them."""
 
     labels: Tensor
     source: str
@@ -271,8 +271,8 @@ def _labels_of(known: Mapping[str, Tensor], ids: Sequence[str], source: Path) ->
 def labels_from_xml(path: str | Path, classes: Sequence[str] = VOC_CLASSES) -> Tensor:
     """Read image-level labels from a VOC annotation.
 
-    Every ``<name>`` that is the name of a class counts, wherever it stands, so difficult and truncated objects do, and
-    the parts of a person and misspelt names do not. Case, blanks, Unicode form and XML namespaces do not matter.
+    Every ``<name>`` with the name of a class counts, at any place in the file. So difficult and truncated objects
+    count; parts of a person and misspelt names do not. Case, blanks, Unicode form and XML namespaces do not matter.
 
     Args:
         path: The XML file.
@@ -296,7 +296,7 @@ def _names_in_xml(path: Path) -> tuple[set[str], set[str]]:
         raise InputError(f"{path} does not exist; put the annotation there or take its id off the list.") from None
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror or error}); make it a readable file.") from error
-    except (ElementTree.ParseError, ValueError, LookupError) as error:  # LookupError: an encoding that nobody knows
+    except (ElementTree.ParseError, ValueError, LookupError) as error:  # LookupError: an unknown encoding
         raise InputError(f"{path} is not valid XML ({error}); copy it again, it may be cut off.") from error
     names, of_objects = ({root.text or ""} if _tag(root) == "name" else set()), set()
     for element in root.iter():
@@ -315,8 +315,8 @@ def _tag(element: ElementTree.Element) -> str:
 def labels_from_text(path: str | Path, classes: Sequence[str] = VOC_CLASSES) -> dict[str, Tensor]:
     """Read image-level labels from lines of the form ``<id> class class ...``.
 
-    A line with the id alone stands for an image without any of the classes. Class names cannot hold blanks. Neither
-    case nor the Unicode form of a name matter.
+    A line with an id alone is an image without a class. Class names cannot contain blanks. Case and Unicode form of a
+    name do not matter.
 
     Args:
         path: The text file.
@@ -326,7 +326,7 @@ def labels_from_text(path: str | Path, classes: Sequence[str] = VOC_CLASSES) -> 
         ``(K,)`` float32 of 0 and 1 for each id.
 
     Raises:
-        InputError: The file is missing or empty, names an unknown class, or an image twice.
+        InputError: The file is missing or empty, names an unknown class, or names an image twice.
     """
     position = positions(classes)
     labels: dict[str, Tensor] = {}
@@ -360,7 +360,7 @@ def labels_from_npy(path: str | Path, classes: Sequence[str] = VOC_CLASSES) -> d
         ``(K,)`` float32 of 0 and 1 for each id.
 
     Raises:
-        InputError: The file cannot be read, is empty, or an array is not K values of 0 and 1.
+        InputError: The file cannot be read or is empty, or an array does not consist of K values 0 and 1.
     """
     labels: dict[str, Tensor] = {}
     for entry, values in read_pickled_array_dict(path).items():

@@ -57,7 +57,7 @@ from wsss_lib.models.backbone import Backbone
 from wsss_lib.models.classifier import Classifier, MapClassifier
 from wsss_lib.models.reconstructor import Reconstructor, decoder_levels
 from wsss_lib.models.weights import LoadReport, load_into
-from wsss_lib.ops.cam import highest, normalise_range, upsample
+from wsss_lib.ops.cam import argmax, normalise_range, upsample
 
 _LARGEST_ERROR = 10.0
 """Normalised images lie within ±3, so what is drawn is no longer an image if its mean error is larger than this."""
@@ -116,7 +116,7 @@ def reconstructor_losses(
     et: Tensor,
     en: Tensor,
 ) -> dict[str, Tensor]:
-    """Return what the reconstructor minimises, ``L = BCE + 0.2 |X0 - I| + 0.3 |Xt - I|_et + 0.5 |Xn - I|_en``.
+    """Return the loss of the reconstructor, ``L = BCE + 0.2 |X0 - I| + 0.3 |Xt - I|_et + 0.5 |Xn - I|_en``.
 
     Args:
         config: Settings with the weights of the losses.
@@ -158,7 +158,7 @@ def classifier_losses(
     yt: Tensor,
     yn: Tensor,
 ) -> dict[str, Tensor]:
-    """Return what the classifier minimises, ``L = BCE - 0.8 |Yt - I|_mt - 0.3 |Yn - I|_mn``.
+    """Return the loss of the classifier, ``L = BCE - 0.8 |Yt - I|_mt - 0.3 |Yn - I|_mn``.
 
     Outside the target (``mt = [s = 0]``), the image must not be inferable from the target. On the target
     (``mn = s [the target's raw map is the highest of all K]``), it must not be inferable from the rest. No gradients
@@ -178,7 +178,7 @@ def classifier_losses(
         Scalars: ``loss``, and its parts without their weights, the errors positive.
     """
     enlarged = upsample(maps.detach().float(), (images.shape[2], images.shape[3]))
-    target_is_highest = (highest(enlarged, 1) == targets[:, None, None])[:, None]
+    target_is_highest = (argmax(enlarged, 1) == targets[:, None, None])[:, None]
     mt, mn = s.detach() == 0, s.detach() * target_is_highest
     parts = {
         "classification": classification_loss(maps.mean(dim=(2, 3)), labels),

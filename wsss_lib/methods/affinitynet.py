@@ -44,7 +44,7 @@ from wsss_lib.models.backbone import Backbone
 from wsss_lib.models.weights import LoadReport, load_into
 from wsss_lib.ops import dense_crf
 from wsss_lib.ops.affinity import UNKNOWN, Border, pair_affinities, pair_labels
-from wsss_lib.ops.cam import background_power, highest, upsample
+from wsss_lib.ops.cam import argmax, background_power, upsample
 from wsss_lib.ops.random_walk import random_walk
 
 _EPS = 1e-5
@@ -63,9 +63,9 @@ def semi_labels(low: Tensor, high: Tensor) -> Tensor:
     Returns:
         ``(h, w)`` uint8: 0 background, i the class of row i, 255 unknown; cells without any score are unknown.
     """
-    label = highest(low, 0).to(torch.uint8)
+    label = argmax(low, 0).to(torch.uint8)
     label[label == 0] = UNKNOWN
-    label[highest(high, 0) == 0] = 0
+    label[argmax(high, 0) == 0] = 0
     label[torch.maximum(low.amax(0), high.amax(0)) < _EPS] = UNKNOWN
     return label
 

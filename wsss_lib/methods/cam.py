@@ -139,6 +139,7 @@ class Config(LongSideConfig):
             "learning_rate": 1e-4,
             "head_factor": 20.0,
             "view_multiple": 16,
+            "alphas": (8.0, 4.0, 16.0, 32.0),  # the first counts where no masks say which is best
         },
     }
 

@@ -3,7 +3,7 @@
 Ahn, Cho and Kwak, "Weakly Supervised Learning of Instance Segmentation with Inter-pixel Relations", CVPR 2019. In the
 order of the paper:
 
-- Confident labels from the maps of any classifier (:func:`label`), and what they say about pairs of pixels.
+- Confident labels from the maps of any classifier (:func:`label`), which give labels of pairs of pixels.
 - Boundaries B: the affinity of two cells is one minus the highest boundary probability on the path between them,
   ``a_ij = 1 - max_k B(x_k)`` (`wsss_lib.ops.paths`). Their loss is AffinityNet's (:func:`boundary_loss`): between two
   pixels of different classes there must be a boundary.
@@ -50,7 +50,7 @@ from wsss_lib.models.irn_net import IRNNet, check_radius
 from wsss_lib.models.weights import LoadReport, load_into
 from wsss_lib.ops import dense_crf, paths
 from wsss_lib.ops.affinity import UNKNOWN, Border, Window, pair_count, pair_offsets, pair_windows
-from wsss_lib.ops.cam import highest, upsample
+from wsss_lib.ops.cam import argmax, upsample
 from wsss_lib.ops.instances import Instances, find_centres, group_cells, separate
 from wsss_lib.ops.random_walk import random_walk
 from wsss_lib.ops.values import all_within
@@ -76,7 +76,7 @@ def threshold_labels(cams: Tensor, threshold: float) -> Tensor:
     """
     if not all_within(cams):
         raise InputError("maps hold negative or non-finite values or values above 1; give maps in [0, 1].")
-    return highest(torch.cat([cams.new_full((1, *cams.shape[1:]), threshold), cams]), 0)
+    return argmax(torch.cat([cams.new_full((1, *cams.shape[1:]), threshold), cams]), 0)
 
 
 def confident_labels(objects: Tensor, background: Tensor) -> Tensor:
@@ -117,7 +117,7 @@ def label(images: Sequence[Tensor], cams: Sequence[Tensor], classes: Sequence[Te
     results = []
     for fields, present in zip(dense_crf.dense_crf(images, unaries, config.label_crf), classes, strict=True):
         ids = F.pad(present.to(fields.device) + 1, (1, 0))  # of the rows: 0, then the classes
-        results.append(confident_labels(*ids[highest(fields, 1)]))
+        results.append(confident_labels(*ids[argmax(fields, 1)]))
     return results
 
 
@@ -260,8 +260,8 @@ def displacement_loss(
 def final_scores(walked: Tensor, stride: int, size: tuple[int, int]) -> Tensor:
     """Return walked maps at the size of the image, divided by the highest score of all classes.
 
-    `wsss_lib.ops.cam.seed` with the constant score `Config.background` turns them into the mask. Other scores of the
-    background can be tried without another walk.
+    `wsss_lib.ops.cam.cam_label` with the constant score `Config.background` turns them into the mask. Other scores of
+    the background can be tried without another walk.
 
     Args:
         walked: ``(n, h, w)`` float, at least 0; n may be 0.

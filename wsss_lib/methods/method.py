@@ -22,6 +22,7 @@ from wsss_lib.methods.fields import Factors, Limits, Share, kinds_of
 from wsss_lib.methods.optimisers import polynomial_schedule
 from wsss_lib.models.backbone import Backbone
 from wsss_lib.models.classifier import Classifier
+from wsss_lib.models.pretrained import has_toy_weights
 from wsss_lib.models.superpixel_net import SuperpixelNet
 from wsss_lib.models.weights import LoadReport
 from wsss_lib.ops.cam import normalise_maximum
@@ -44,6 +45,9 @@ class Batch:
 
 
 PRESETS = ("toy", "photos", "voc12", "coco14")
+
+TOY_PRETRAINED = False
+"""Whether the preset ``toy`` starts from weights by default, see `wsss_lib.models.pretrained.find_toy_weights`."""
 
 LIGHT = ("efficientnet_lite0", "mobilenet_v2")
 """The networks that learn from photographs on a laptop; the preset ``photos`` uses the first."""
@@ -93,8 +97,8 @@ class Config:
         asks_classifier: Whether training asks an ordinary classifier, see :attr:`CamMethod.ordinary`.
         backbone: Name of the network, one of ``backbones``, see `wsss_lib.models.BACKBONES`.
         backbone_options: Arguments of the network's class, such as ``width``.
-        pretrained: Whether training starts from ImageNet weights; the first layers and all batch normalisation then
-            stay as they are.
+        pretrained: Whether training starts from ImageNet weights (on the toy world from those of the corpus, see
+            `wsss_lib.data.corpus`); the first layers and all batch normalisation then stay as they are.
         epochs: Number of times that every training image is seen.
         batch_size: Images per step, over all devices together.
         crop_size: Side of the square training images, in pixels.
@@ -136,7 +140,9 @@ class Config:
             raise InputError(f"preset {name!r} is unknown; choose one of {', '.join(PRESETS)}.")
         if backbone not in ("", *cls.backbones):
             raise InputError(f"backbone {backbone!r} cannot be used; choose one of {', '.join(cls.backbones)}.")
-        return cls.for_preset(name, backbone)
+        config = cls.for_preset(name, backbone)
+        starts = TOY_PRETRAINED and name == "toy" and has_toy_weights(config.backbone)
+        return config.replace(pretrained=True) if starts else config
 
     @classmethod
     def for_preset(cls, name: str, backbone: str) -> Self:

@@ -277,7 +277,7 @@ class MSAL(CamMethod):
         return self.enlarge(self.maps(whole, association), association)
 
     def enlarge(self, maps: Tensor, association: Tensor) -> Tensor:
-        """Enlarge ``(B, K, h, w)`` maps to the size of the association, along superpixels if the settings say so."""
+        """Enlarge ``(B, K, h, w)`` maps to the size of the association, along superpixels or bilinearly."""
         if self.config.walk_steps:
             maps = refine_on_superpixels(maps, association, self.config.walk_steps)
         if self.config.along_superpixels:

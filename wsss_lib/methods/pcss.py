@@ -116,7 +116,7 @@ class Influence(nn.Module):
         return influence_maps(self.table, self.highest, self.size)[0]
 
     def suppress(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Return x', images in which the frequencies are weakened that their classes depend on.
+        """Return x', images in which the frequencies that their classes depend on are weakened.
 
         ``x' = mean over the image's classes k of Re IFFT(FFT(x) (1 - K_k))``; an image without classes is unchanged.
 
@@ -534,7 +534,8 @@ class Config(CamConfig):
         """Return a copy with some fields changed; a network of MCTformer's brings its published settings along."""
         network = changes.get("network", self.network)
         if network not in ("pcss", self.network):
-            published = (self._plus if network == "plus" else self._mctformer) if self.pretrained else {}
+            small = bool(self.backbone_options)  # the small network of the toy world keeps its own settings
+            published = {} if small else self._plus if network == "plus" else self._mctformer
             changes = {"phase_weight": 0.0, "shortcut_weight": 0.0, **published, **changes}
         return super().replace(**changes)
 

@@ -172,7 +172,7 @@ class Segmentation(Method):
         return create_optimizer(config.optimizer, groups, config.learning_rate, config.momentum)
 
     def make_schedule(self, optimizer: Optimizer, total_steps: int) -> LRScheduler:
-        """Return the polynomial schedule, in steps if the settings say so."""
+        """Return the polynomial schedule, which changes once in ``steps_per_rate`` steps."""
         if self.config.steps_per_rate > 1:
             return stepped_polynomial_schedule(optimizer, total_steps, self.config.steps_per_rate)
         return polynomial_schedule(optimizer, total_steps)

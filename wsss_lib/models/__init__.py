@@ -1,4 +1,4 @@
-"""Networks, and nothing but networks. A backbone is chosen by its name."""
+"""Networks. A backbone is chosen by its name."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ BACKBONES: dict[str, type[Backbone]] = {
 
 
 def create_backbone(name: str, **options: Any) -> Backbone:
-    """Build a backbone, its weights still random.
+    """Build a backbone with random weights.
 
     Args:
         name: One of `BACKBONES`.
-        options: Arguments of its class, such as ``width``; those it does not have are an error.
+        options: Arguments of the backbone's class, such as ``width``; an unknown argument is an error.
 
     Raises:
-        InputError: There is no such backbone.
+        InputError: The name is not in `BACKBONES`.
     """
     if name not in BACKBONES:
         raise InputError(f"backbone {name!r} is unknown; choose one of {', '.join(BACKBONES)}.")

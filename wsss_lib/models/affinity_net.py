@@ -1,4 +1,4 @@
-"""AffinityNet: a backbone that is asked not what a pixel shows, but which pixels belong together.
+"""AffinityNet: a network that predicts which pixels belong together.
 
 Ahn and Kwak, "Learning Pixel-level Semantic Affinity with Image-level Supervision" (CVPR 2018), figure 3. Features of
 three depths are brought to a common scale, joined and mixed; pixels with similar mixed features have a high affinity.
@@ -15,14 +15,14 @@ from torch import Tensor, nn
 from wsss_lib.models.backbone import Backbone, scaled
 
 _CHANNELS = {"f8_3": 64, "f8_4": 128, "f8_5": 256}
-"""What the three taps are reduced to; the names are the official ones."""
+"""Channels to which the three taps are reduced, by the official names of the layers."""
 
 
 class AffinityNet(nn.Module):
     """Features whose distances are affinities, 448 channels at the stride of the first of three taps.
 
-    The papers' networks have the same stride at their last three taps. Where deeper ones are coarser, they are
-    enlarged, which is far cheaper than dilated convolutions.
+    The papers' networks have the same stride at their last three taps. In other networks coarser taps are enlarged,
+    which is far cheaper than dilated convolutions.
 
     Args:
         backbone: The network in front.

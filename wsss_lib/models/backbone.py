@@ -1,4 +1,4 @@
-"""What every backbone shares: named taps, its input normalisation, and freezing."""
+"""The base class of all backbones: named taps, input normalisation, and freezing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Normalisation:
-    """How pixel values become network inputs: ``(pixel / divisor - mean) / std`` per channel.
+    """Input normalisation of a network: ``(pixel / divisor - mean) / std`` per channel.
 
     Attributes:
         mean: Mean of the red, green and blue channel, after the division.
@@ -29,17 +29,17 @@ class Normalisation:
     bgr: bool = False
 
     def __call__(self, image: Tensor) -> Tensor:
-        """Turn ``(..., 3, H, W)`` uint8 RGB, or such values as float32, into the float32 input of the network."""
+        """Convert ``(..., 3, H, W)`` RGB values 0-255, uint8 or float32, to the float32 input of the network."""
         mean, std = self._columns(image.device)
         normalised = (image.to(torch.float32) / self.divisor - mean) / std
         return normalised.flip(-3) if self.bgr else normalised
 
     def undo(self, image: Tensor) -> Tensor:
-        """Turn network inputs back into ``(..., 3, H, W)`` uint8 RGB, for pictures."""
+        """Convert network inputs back to ``(..., 3, H, W)`` uint8 RGB, for pictures."""
         return self._pixels(image.detach().float()).round().clamp(0, 255).to(torch.uint8)
 
     def convert(self, images: Tensor, other: Normalisation) -> Tensor:
-        """Turn ``(..., 3, H, W)`` inputs that are normalised like this into those that another network wants."""
+        """Convert ``(..., 3, H, W)`` inputs with this normalisation to inputs with another normalisation."""
         return images if other == self else other(self._pixels(images))
 
     def _pixels(self, images: Tensor) -> Tensor:
@@ -60,24 +60,24 @@ class Tap:
 
 
 class BatchNorm2d(nn.BatchNorm2d):
-    """Batch normalisation that can be frozen for good.
+    """Batch normalisation that can be frozen.
 
-    Frozen, it always uses its running statistics and becomes one multiply-add. If its scale and shift are frozen, too,
-    autograd keeps nothing of it, whereas ``nn.BatchNorm2d`` in evaluation mode stores its whole input for the backward
-    pass.
+    A frozen layer always uses its running statistics and is one multiply-add. If its scale and shift are frozen too,
+    autograd stores nothing for the layer, whereas ``nn.BatchNorm2d`` in evaluation mode stores its whole input for the
+    backward pass.
     """
 
     frozen: bool = False
 
     def freeze(self, affine: bool = True) -> None:
-        """Use the running statistics from now on and, unless told otherwise, train neither scale nor shift."""
+        """Use the running statistics from now on and, unless ``affine`` is False, train neither scale nor shift."""
         self.frozen = True
         if affine:
             self.requires_grad_(False)
         self.eval()
 
     def train(self, mode: bool = True) -> Self:
-        """Set training mode, in which a frozen layer stays frozen."""
+        """Set training or evaluation mode; a frozen layer stays frozen."""
         return super().train(mode and not self.frozen)
 
     def forward(self, features: Tensor) -> Tensor:
@@ -93,12 +93,13 @@ class BatchNorm2d(nn.BatchNorm2d):
 
 
 class Backbone(nn.Module, ABC):
-    """A network from images to features, its classifier taken off.
+    """A network from images to features, without its classifier.
 
-    :meth:`forward` of some can be done in two parts, :meth:`until_last` and :meth:`last`, with something in between.
+    Some backbones can run :meth:`forward` in two parts, :meth:`until_last` and :meth:`last`, so that the caller can
+    change the features in between.
 
     Attributes:
-        taps: The places where features come out, shallow to deep; the last is the output.
+        taps: Places where features can be taken, by name, shallow to deep; the last is the output.
         normalisation: Normalisation that :meth:`forward` expects of its input.
         frozen_layers: Names of the first layers, which the papers keep at their ImageNet values.
         square_root_cam: Whether the authors take the square root of this network's class activation maps.
@@ -107,7 +108,7 @@ class Backbone(nn.Module, ABC):
     frozen_layers: ClassVar[tuple[str, ...]] = ()
     square_root_cam: ClassVar[bool] = False
     classifier_keys: ClassVar[tuple[str, ...]] = ()
-    """Beginnings of the keys in weight files that belong to the ImageNet classifier, which is not used."""
+    """Prefixes of the keys in weight files that belong to the ImageNet classifier, which is not used."""
 
     def __init__(self, taps: Mapping[str, Tap], normalisation: Normalisation | None = None) -> None:
         super().__init__()
@@ -120,7 +121,7 @@ class Backbone(nn.Module, ABC):
         return list(self.taps.values())[-1]
 
     def adapt(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Make the tensors of a file of ImageNet weights fit this network, if need be; by default nothing is done."""
+        """Convert the tensors of an ImageNet weight file to this network's shapes; by default they are unchanged."""
         return dict(state)
 
     @abstractmethod
@@ -132,15 +133,15 @@ class Backbone(nn.Module, ABC):
         raise NotImplementedError
 
     def last(self, features: Tensor) -> Tensor:
-        """Return those of the last tap, from those of the last but one."""
+        """Return the features of the last tap, computed from those of the last tap but one."""
         raise NotImplementedError
 
     def freeze(self, first_layers: bool = True, affine: bool = True) -> None:
-        """Freeze all batch normalisation and, unless told otherwise, the layers named in `frozen_layers`.
+        """Freeze all batch normalisation and, by default, the layers named in `frozen_layers`.
 
         Args:
-            first_layers: Whether these layers are frozen.
-            affine: Whether scale and shift of the batch normalisations are frozen, too, not only their statistics.
+            first_layers: Whether the layers named in `frozen_layers` are frozen.
+            affine: Whether scale and shift of the batch normalisations are frozen as well as their statistics.
         """
         for module in self.modules():
             if isinstance(module, BatchNorm2d):
@@ -151,7 +152,7 @@ class Backbone(nn.Module, ABC):
 
 
 def scaled(channels: int, width: float) -> int:
-    """Return ``channels * width`` as a positive multiple of 8, so that every division in the networks comes out."""
+    """Return ``channels * width`` as a positive multiple of 8, so that the networks can divide it."""
     return max(8, int(channels * width + 4) // 8 * 8)
 
 
@@ -165,5 +166,5 @@ def initialise(module: nn.Module) -> None:
 
 
 def relu(features: Tensor) -> Tensor:
-    """Rectify in place: the caller owns ``features`` and does not need them unrectified."""
+    """Apply ReLU in place; the caller must not need the features before ReLU."""
     return F.relu(features, inplace=True)

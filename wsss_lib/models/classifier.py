@@ -1,4 +1,4 @@
-"""An image classifier that can say where it looked: backbone, 1×1 head, global average pooling.
+"""Image classifiers with class activation maps: backbone, 1×1 head, global average pooling.
 
 Zhou, Khosla, Lapedriza, Oliva, Torralba, "Learning Deep Features for Discriminative Localization" (CVPR 2016).
 """
@@ -47,7 +47,7 @@ class Classifier(nn.Module):
     def cam(self, images: Tensor) -> Tensor:
         """Return the class activation maps ``(B, K, h, w)``, at least 0, of ``(B, 3, H, W)`` images.
 
-        They are not normalised. For VGG-16 the authors take the square root.
+        The maps are not normalised. For VGG-16 the authors take their square root.
         """
         maps = relu(self.head(self.features(images)))
         return torch.sqrt(maps) if self.backbone.square_root_cam else maps
@@ -56,8 +56,8 @@ class Classifier(nn.Module):
 class MapClassifier(nn.Module):
     """A multi-label classifier that returns its signed class maps; a logit is the mean of its map over the positions.
 
-    Without a hidden layer it is `Classifier` with the pooling last, and has the same parameters. With one, as in ACR,
-    the maps are no longer linear in the features.
+    Without a hidden layer this is `Classifier` with the pooling last, and has the same parameters. With a hidden layer,
+    as in ACR, the maps are not linear in the features.
 
     Args:
         backbone: The network in front of the head.

@@ -1,8 +1,7 @@
 """DeiT: a vision transformer, with a class token for every class.
 
 Touvron, Cord, Douze, Massa, Sablayrolles, Jegou, "Training Data-Efficient Image Transformers & Distillation through
-Attention", ICML 2021, in the form that MCTformer (Xu et al., CVPR 2022) gives it: instead of one class token there is
-one for each class.
+Attention", ICML 2021, in the form of MCTformer (Xu et al., CVPR 2022), which has one class token for each class.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from wsss_lib.errors import InputError
 from wsss_lib.models.backbone import Backbone, Tap
 
 AttentionMaps = Literal["constant", "differentiable"]
-"""Whether gradients flow through attention maps that are asked for."""
+"""Whether gradients flow through the returned attention maps."""
 
 _PRETRAINED_GRID = 14
 _EPS = 1e-6
@@ -44,7 +43,7 @@ class Attention(nn.Module):
 
         Args:
             tokens: The tokens.
-            maps: Whether the attention is returned, too, and how. Without it, it is never held in memory.
+            maps: Kind of attention maps that are returned as well; with None the maps are never held in memory.
 
         Returns:
             ``(B, T, D)``, and ``(B, T, T)``, the mean over the heads of how much every token (row) takes from every
@@ -79,17 +78,17 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(4 * channels, channels)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Change every one of ``(B, T, D)`` tokens by itself."""
+        """Transform each of the ``(B, T, D)`` tokens separately."""
         return self.fc2(F.gelu(self.fc1(tokens)))
 
 
 class Block(nn.Module):
-    """Attention and MLP, each normalised before and added to what came in.
+    """Attention and MLP, each with a normalisation before it and a residual connection around it.
 
     Args:
         channels: D.
         heads: Number of heads of the attention.
-        drop_path: Probability that a half of the block is left out for an image, in training.
+        drop_path: Probability, in training, that attention or MLP is skipped for an image.
     """
 
     def __init__(self, channels: int, heads: int, drop_path: float) -> None:
@@ -110,8 +109,8 @@ class Block(nn.Module):
 class DeiT(Backbone):
     """A vision transformer with C class tokens. The defaults are DeiT-S's.
 
-    Pixels beyond the last whole patch are not seen. The normalisation behind the last block is part of the weight
-    files, but MCTformer does not apply it.
+    Pixels to the right of and below the last whole patch are ignored. The weight files contain a normalisation after
+    the last block, which MCTformer does not apply.
 
     Args:
         classes: C, the number of class tokens.
@@ -120,7 +119,8 @@ class DeiT(Backbone):
         heads: Heads of the attention.
         patch: Side of a patch in pixels.
         grid: Side of the table of positions in patches, at least 2; the positions of other images are interpolated.
-        drop_path: Probability that the last block's halves are left out; it grows linearly from 0 in the first block.
+        drop_path: Probability, in training, that attention or MLP of the last block is skipped; it grows linearly from
+            0 in the first block.
         positions: ``shared``: one table for class tokens and patches (MCTformer-V1, V2, PCSS); ``separate``: one each,
             of ``2 * grid`` patches a side (MCTformer+).
     """
@@ -172,9 +172,10 @@ class DeiT(Backbone):
         return len(self.blocks)
 
     def adapt(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Give the weights of a DeiT with one class token as many as this network has, all alike.
+        """Convert the weights of a DeiT with one class token: every class token of this network gets a copy of it.
 
-        For ``separate`` positions those of the patches are enlarged to twice the side by repetition, as the authors do.
+        For ``separate`` positions the table of the patches is enlarged to twice the side by repetition, as by the
+        authors.
         """
         adapted = dict(state)
         token, table = state.get("cls_token"), state.get("pos_embed")
@@ -195,9 +196,9 @@ class DeiT(Backbone):
     def positions(self, height: int, width: int) -> Tensor:
         """Return the position embeddings ``(1, C + h * w, D)`` for images of a height and width in pixels.
 
-        Another grid than the table's is interpolated bicubically with the scale factors of the authors' code, which
-        for the shared table are those of a grid larger by a tenth of a patch; so is the table's own grid there if the
-        image is not square.
+        For a grid other than that of the table, the table is interpolated bicubically with the scale factors of the
+        authors' code. For the shared table these are the factors of a grid that is larger by a tenth of a patch, and
+        they also apply to the table's own grid if the image is not square.
         """
         grid = height // self.patch, width // self.patch
         own = grid == (self.grid, self.grid)
@@ -205,7 +206,7 @@ class DeiT(Backbone):
             of_classes, of_patches = self.pos_embed.split([self.classes, self.grid**2], dim=1)
             margin, own = 0.1, own and height == width
         else:
-            # the output's size follows from the factors; rounding must not take a patch off it
+            # the factors determine the output's size; rounding must not remove a patch
             of_classes, of_patches, margin = self.pos_embed_cls, self.pos_embed_pat, 1e-6
         if not own:
             square = of_patches.transpose(1, 2).reshape(1, -1, self.grid, self.grid)

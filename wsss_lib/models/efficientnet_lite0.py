@@ -1,8 +1,8 @@
 """EfficientNet-Lite0, with dilated convolutions in place of the last strides.
 
 Tan and Le, "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks" (ICML 2019, table 1) without
-squeeze-and-excitation and with ReLU6 in place of swish, as TensorFlow's "lite" variants are. Its ImageNet weights come
-with an ordinary Python package, see :mod:`wsss_lib.models.pretrained`.
+squeeze-and-excitation and with ReLU6 in place of swish, as in TensorFlow's "lite" variants. A Python package
+contains its ImageNet weights, see :mod:`wsss_lib.models.pretrained`.
 
 Difference from the training on ImageNet: no block is skipped at random (drop connect).
 """
@@ -46,21 +46,21 @@ _OUR_NAMES = {
     r"^_blocks\.(\d+)\._project_conv\.": r"blocks.\1.project.conv.",
     r"^_blocks\.(\d+)\._bn2\.": r"blocks.\1.project.norm.",
 }
-"""From the keys of the published file to those of this network."""
+"""Keys of this network by the keys of the published file."""
 
 
 class Unit(nn.Module):
-    """A convolution, batch normalisation and, unless told otherwise, ReLU6.
+    """A convolution, batch normalisation and, by default, ReLU6.
 
     The padding is TensorFlow's "same": a convolution of stride 2 puts the odd pixel of an even size right and below.
 
     Args:
-        inputs: Number of channels that come in.
-        outputs: Number of channels that go out.
+        inputs: Number of input channels.
+        outputs: Number of output channels.
         kernel: Side of the kernel, odd.
         stride: 1 or 2.
         dilation: Distance of neighbours under the kernel; 1 where the stride is 2.
-        groups: Number of groups of channels that are convolved apart.
+        groups: Number of groups of channels that are convolved separately.
         activated: Whether ReLU6 follows.
     """
 
@@ -93,11 +93,11 @@ class Unit(nn.Module):
 
 
 class Block(nn.Module):
-    """An inverted residual: expand, convolve every channel by itself, project, and add the input where it fits.
+    """An inverted residual: expand, convolve each channel separately, project, and add the input.
 
     Args:
-        inputs: Number of channels that come in.
-        outputs: Number of channels that go out.
+        inputs: Number of input channels.
+        outputs: Number of output channels.
         kernel: Side of the depthwise kernel.
         stride: Stride of the depthwise convolution, 1 or 2.
         dilation: Dilation of the depthwise convolution.
@@ -165,7 +165,7 @@ class EfficientNetLite0(Backbone):
         initialise(self)
 
     def adapt(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Give the tensors of the published file the names of this network; others keep theirs."""
+        """Rename the tensors of the published file to the names of this network; other tensors keep their names."""
         return {_our_name(key): value for key, value in state.items()}
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:

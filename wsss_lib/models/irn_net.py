@@ -1,4 +1,4 @@
-"""IRN's network: where boundaries between classes lie, and where the centre of a pixel's object lies.
+"""IRN's network: it predicts boundaries between classes and, for every pixel, the centre of its object.
 
 Ahn, Cho and Kwak, "Weakly Supervised Learning of Instance Segmentation with Inter-pixel Relations" (CVPR 2019); widths
 and normalisation as in the authors' code. Five features of a backbone are reduced by 1×1 convolutions, brought to
@@ -21,15 +21,16 @@ _EDGE = (32, 32, 32, 32, 32)
 _DISPLACEMENT = (64, 128, 256, 256, 256)
 _MIXED = 256
 _ALIASES = ("stage", "backbone.", "newly_added.", "edge_layers.", "dp_layers.", "fc_dp7.4.")
-"""Beginnings of further names that the authors' checkpoints have for the same tensors."""
+"""Prefixes of further names that the authors' checkpoints have for the same tensors."""
 _PATHS, _OFFSETS = "path_indices", "disp_target"
-"""Beginnings of the authors' keys of arrays that follow from the radius and the size of their training images."""
+"""Prefixes of the authors' keys of arrays that follow from the radius and the size of their training images."""
 
 
 class MeanShift(nn.Module):
     """Subtract the mean displacement of the training images, in evaluation mode.
 
-    The loss leaves one constant open, as it only compares displacements. :attr:`running_mean` is set after training.
+    The loss compares displacements with each other and so leaves one constant open; :attr:`running_mean` is set after
+    training.
     """
 
     def __init__(self) -> None:
@@ -46,7 +47,7 @@ class IRNNet(nn.Module):
     """The boundary branch and, if wanted, the displacement branch, on a backbone.
 
     The layers have the authors' names: `fc_edge1` to `fc_edge5` reduce the taps, `fc_edge6` joins them; `fc_dp1` to
-    `fc_dp5` likewise, `fc_dp6` joins the deep ones and `fc_dp7` all.
+    `fc_dp5` reduce the taps for displacements, `fc_dp6` joins the deep taps and `fc_dp7` all taps.
 
     Args:
         backbone: The network in front, with five taps of the strides 4, 4, 8, 16 and 16, or 8 in place of 16.
@@ -74,7 +75,7 @@ class IRNNet(nn.Module):
         self.mean_shift = MeanShift()
 
     def official_key(self, key: str) -> str | None:
-        """Return our name of a tensor that the authors' checkpoints call ``key``, None for what is not needed."""
+        """Return our name of a tensor that the authors' checkpoints call ``key``, or None if it is not needed."""
         if key.startswith((*_ALIASES, _PATHS, _OFFSETS)):
             return None
         if key.startswith(("fc_dp", "mean_shift.")) and not self.has_displacements:
@@ -117,7 +118,7 @@ class IRNNet(nn.Module):
 
 
 def _reduction(inputs: int, outputs: int, groups: int, enlarge: int = 1) -> nn.Sequential:
-    """Return convolution, normalisation and ReLU; between the last two features are enlarged, if they are coarse."""
+    """Return convolution, normalisation, enlargement of coarse features, and ReLU."""
     layers: list[nn.Module] = [nn.Conv2d(inputs, outputs, 1, bias=False), nn.GroupNorm(groups, outputs)]
     if enlarge > 1:
         layers.append(nn.Upsample(scale_factor=enlarge, mode="bilinear", align_corners=False))

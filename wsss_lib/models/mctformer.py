@@ -21,17 +21,18 @@ Variant = Literal["v1", "v2", "plus", "pcss"]
 
 
 @dataclass(frozen=True)
-class Passage:
-    """Images on their way through the blocks.
+class ForwardState:
+    """The state of a forward pass after some of the blocks.
 
     Attributes:
         tokens: ``(B, C + h * w, D)``.
         grid: ``(h, w)``.
-        block: Number of blocks that the images have passed.
-        class_to_patch: For every passed block ``(B, C, h * w)``, the attention of class tokens to patches, mean over
-            the heads; empty unless it was asked for.
-        patch_to_patch: ``(B, h * w, h * w)``, the attention among patches, summed over the blocks; None likewise.
-        class_tokens: For every passed block the class tokens ``(B, C, D)``.
+        block: Number of blocks that were applied.
+        class_to_patch: For every applied block ``(B, C, h * w)``, the attention of class tokens to patches, mean over
+            the heads; empty if the attention is not kept.
+        patch_to_patch: ``(B, h * w, h * w)``, the attention among patches, summed over the blocks; None if the
+            attention is not kept.
+        class_tokens: Class tokens ``(B, C, D)`` after every applied block.
     """
 
     tokens: Tensor
@@ -41,15 +42,15 @@ class Passage:
     patch_to_patch: Tensor | None = None
     class_tokens: tuple[Tensor, ...] = ()
 
-    def constant(self) -> Passage:
-        """Return the same with attention through which no gradient flows."""
+    def constant(self) -> ForwardState:
+        """Return this state with attention through which no gradient flows."""
         summed = self.patch_to_patch
         constant = tuple(x.detach() for x in self.class_to_patch)
         return replace(self, class_to_patch=constant, patch_to_patch=None if summed is None else summed.detach())
 
 
 class Outputs(NamedTuple):
-    """What the network says about images.
+    """The outputs of the network.
 
     Attributes:
         class_logits: ``(B, C)``, the means of the class tokens over the channels.
@@ -57,7 +58,7 @@ class Outputs(NamedTuple):
         cams: ``(B, C, h, w)``, at least 0, the maps of the patch tokens alone; None for V1.
         fused: ``(B, C, h, w)``, the class tokens' attention, times :attr:`cams`; None without attention.
         refined: ``(B, C, h, w)``, :attr:`fused` spread by the attention among patches; None without attention.
-        class_tokens: For every block the class tokens ``(B, C, D)``.
+        class_tokens: Class tokens ``(B, C, D)`` after every block.
     """
 
     class_logits: Tensor
@@ -109,7 +110,7 @@ class MCTformer(nn.Module):
     def __init__(self, backbone: DeiT, variant: Variant = "pcss", layers: int = 0) -> None:
         super().__init__()
         self.backbone = backbone
-        self.backbone.norm.requires_grad_(False)  # nothing passes it
+        self.backbone.norm.requires_grad_(False)  # it is not used
         self.variant = variant
         self.layers = layers or (min(3, backbone.depth) if variant in ("v1", "v2") else backbone.depth)
         if variant != "v1":
@@ -120,63 +121,63 @@ class MCTformer(nn.Module):
         """Return our name of a tensor that the authors' checkpoints call ``key``."""
         return key if key.startswith("head.") else f"backbone.{key}"
 
-    def start(self, images: Tensor) -> Passage:
+    def start(self, images: Tensor) -> ForwardState:
         """Turn ``(B, 3, H, W)`` normalised images into tokens."""
         tokens, grid = self.backbone.embed(images)
-        return Passage(tokens, grid)
+        return ForwardState(tokens, grid)
 
-    def advance(self, passage: Passage, until: int, maps: AttentionMaps | None = None) -> Passage:
+    def advance(self, state: ForwardState, until: int, maps: AttentionMaps | None = None) -> ForwardState:
         """Pass the blocks up to, but without, number ``until``, counted from 0.
 
         Args:
-            passage: Images on their way through the blocks.
-            until: The first block that is not passed.
+            state: State of the forward pass.
+            until: Number of the first block that is not applied.
             maps: Whether the attention is kept, see :class:`wsss_lib.models.deit.Attention`.
         """
-        count, tokens = self.backbone.classes, passage.tokens
-        class_to_patch, summed = list(passage.class_to_patch), passage.patch_to_patch
-        class_tokens = list(passage.class_tokens)
-        for block in list(self.backbone.blocks)[passage.block : until]:
+        count, tokens = self.backbone.classes, state.tokens
+        class_to_patch, summed = list(state.class_to_patch), state.patch_to_patch
+        class_tokens = list(state.class_tokens)
+        for block in list(self.backbone.blocks)[state.block : until]:
             tokens, weights = block(tokens, maps)
             class_tokens.append(tokens[:, :count])
             if weights is not None:
                 class_to_patch.append(weights[:, :count, count:].contiguous())  # a view would keep all weights alive
                 among = weights[:, count:, count:]
                 summed = among if summed is None else summed + among
-        return Passage(tokens, passage.grid, until, tuple(class_to_patch), summed, tuple(class_tokens))
+        return ForwardState(tokens, state.grid, until, tuple(class_to_patch), summed, tuple(class_tokens))
 
-    def with_patches(self, passage: Passage, change: Callable[[Tensor], Tensor]) -> Passage:
-        """Change the patch tokens of a passage, given and returned as ``(B, D, h, w)``."""
-        count, tokens = self.backbone.classes, passage.tokens
-        changed = change(self.backbone.patches(tokens, passage.grid)).flatten(2).transpose(1, 2)
-        return replace(passage, tokens=torch.cat([tokens[:, :count], changed.to(tokens.dtype)], dim=1))
+    def with_patches(self, state: ForwardState, change: Callable[[Tensor], Tensor]) -> ForwardState:
+        """Apply a function to the patch tokens, which it takes and returns as ``(B, D, h, w)``."""
+        count, tokens = self.backbone.classes, state.tokens
+        changed = change(self.backbone.patches(tokens, state.grid)).flatten(2).transpose(1, 2)
+        return replace(state, tokens=torch.cat([tokens[:, :count], changed.to(tokens.dtype)], dim=1))
 
-    def finish(self, passage: Passage) -> Outputs:
-        """Read the logits and maps of images that have passed all blocks."""
-        class_logits = passage.tokens[:, : self.backbone.classes].mean(-1)
+    def finish(self, state: ForwardState) -> Outputs:
+        """Return logits and maps from the state after all blocks."""
+        class_logits = state.tokens[:, : self.backbone.classes].mean(-1)
         patch_logits = cams = None
         if self.variant != "v1":
-            maps = self.head(self.backbone.patches(passage.tokens, passage.grid))  # (B, C, h, w)
+            maps = self.head(self.backbone.patches(state.tokens, state.grid))  # (B, C, h, w)
             patch_logits = ranked_pooling(maps) if self.variant == "plus" else maps.mean(dim=(2, 3))
             cams = relu(maps.detach() if self.variant == "v2" else maps.clone())
         fused = refined = None
-        if passage.patch_to_patch is not None:
-            fused = self.fuse(passage, cams)
-            refined = refine_by_patches(passage.patch_to_patch, fused)
-        return Outputs(class_logits, patch_logits, cams, fused, refined, passage.class_tokens)
+        if state.patch_to_patch is not None:
+            fused = self.fuse(state, cams)
+            refined = refine_by_patches(state.patch_to_patch, fused)
+        return Outputs(class_logits, patch_logits, cams, fused, refined, state.class_tokens)
 
-    def fuse(self, passage: Passage, cams: Tensor | None) -> Tensor:
+    def fuse(self, state: ForwardState, cams: Tensor | None) -> Tensor:
         """Return the attention of the class tokens in the last blocks, times the maps of the patches, ``(B, C, h, w)``.
 
         V1: ``sum_l A_l``; V2: ``sum_l A_l * cams``; +: ``sqrt(mean_l A_l * cams)``; PCSS: ``mean_l A_l * cams``.
         """
-        chosen = torch.stack(passage.class_to_patch[-self.layers :])
+        chosen = torch.stack(state.class_to_patch[-self.layers :])
         attention = chosen.sum(0) if self.variant in ("v1", "v2") else chosen.mean(0)
-        attention = attention.unflatten(2, passage.grid)
+        attention = attention.unflatten(2, state.grid)
         if cams is None:
             return attention
         return (attention * cams).sqrt() if self.variant == "plus" else attention * cams
 
     def forward(self, images: Tensor, maps: AttentionMaps | None = None) -> Outputs:
-        """Return logits and maps of ``(B, 3, H, W)`` normalised images; those with attention only if asked for."""
+        """Return logits and maps of ``(B, 3, H, W)`` normalised images; attention is used only if ``maps`` is given."""
         return self.finish(self.advance(self.start(images), self.backbone.depth, maps))

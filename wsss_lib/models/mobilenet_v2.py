@@ -1,7 +1,7 @@
 """MobileNetV2 from torchvision, with dilated convolutions in place of the last strides.
 
-Sandler, Howard, Zhu, Zhmoginov, Chen, "MobileNetV2: Inverted Residuals and Linear Bottlenecks" (CVPR 2018). The small
-network of this course: it trains on real photographs on a laptop.
+Sandler, Howard, Zhu, Zhmoginov, Chen, "MobileNetV2: Inverted Residuals and Linear Bottlenecks" (CVPR 2018). A small
+network that trains on photographs on a laptop.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """MSAL's classification network: features and class maps that are mixed along superpixels.
 
-Multi-type semantic affinity learning (MSAL, 2024). The release cannot run, since the convolutions that predict the
-mixing have half as many inputs as they are given; ``concat`` gives them all (as in the authors' earlier ESC), ``noq``
-leaves out what comes from the superpixels, ``off`` the mixing altogether. New layers have the official keys.
+Multi-type semantic affinity learning (MSAL, 2024). The release cannot run: the convolutions that predict the mixture
+expect half as many inputs as they get. The mode ``concat`` takes all inputs (as in the authors' earlier ESC), ``noq``
+leaves out the inputs from the superpixels, and ``off`` has no mixture. New layers have the official keys.
 """
 
 from __future__ import annotations
@@ -48,14 +48,14 @@ def _mix(maps: Tensor, weights: Tensor | None) -> Tensor:
     return maps if weights is None else mix_neighbours(maps, weights)
 
 
-class Passage(NamedTuple):
-    """What arises between images and maps.
+class FeaturesAndMaps(NamedTuple):
+    """Features and class maps before affinity propagation.
 
     Attributes:
-        features: ``(B, c, h, w)``, the last tap but one after DCR, which AP compares.
-        weights: ``(B, 9, h, w)``, with which DCR mixes the maps; None if it is off.
-        plain: ``(B, 1 + K, h, w)``, the maps before it.
-        mixed: ``(B, 1 + K, h, w)``, the maps after it.
+        features: ``(B, c, h, w)``, the last tap but one after DCR; AP compares these features.
+        weights: ``(B, 9, h, w)``, with which DCR mixes the maps; None in the mode ``off``.
+        plain: ``(B, 1 + K, h, w)``, the maps before DCR.
+        mixed: ``(B, 1 + K, h, w)``, the maps after DCR.
     """
 
     features: Tensor
@@ -65,7 +65,7 @@ class Passage(NamedTuple):
 
 
 def mode_of(state: Mapping[str, Tensor]) -> Mode:
-    """Return how the network of an authors' checkpoint mixes: with Q, twice as many channels are joined as without."""
+    """Return the mode of an authors' checkpoint: ``concat`` has twice as many input channels as ``noq``."""
     if (first := state.get("get_tran_conv4.0.0.weight")) is None:
         return "off"
     return "concat" if first.shape[:1] == first.shape[1:2] else "noq"
@@ -79,12 +79,13 @@ class MSALNet(nn.Module):
     class maps.
 
     Args:
-        backbone: Backbone of stride 16 at its last two taps; it must be able to stop before the last one.
-        num_classes: K foreground classes; a channel for the background comes first, which nothing trains.
-        mode: ``concat``, ``noq`` or ``off``, see above.
-        width: Factor of the channels of the small networks; 1 is the published one.
-        own_weight: Weight of a position itself in DCR's mixtures before training. 0 leaves PyTorch's initialisation, in
-            which all nine weigh about 1/9: a blur, which a pre-trained last stage has never seen.
+        backbone: Backbone of stride 16 at its last two taps, with :meth:`until_last` and :meth:`last`.
+        num_classes: K foreground classes. The first channel is the background, which is not trained.
+        mode: ``concat``, ``noq`` or ``off``, see the module.
+        width: Factor of the channels of the small networks; 1 is the published width.
+        own_weight: Weight of a position itself in DCR's mixtures before training. With 0 PyTorch's initialisation is
+            kept, in which all nine positions weigh about 1/9. That blurs the features, and a pre-trained last stage has
+            never seen blurred features.
     """
 
     def __init__(
@@ -132,15 +133,15 @@ class MSALNet(nn.Module):
         joined = reduced if of_superpixels is None else torch.cat([reduced, of_superpixels], dim=1)
         return self.get_submodule(f"get_tran_conv{tap}")(joined)
 
-    def passage(self, images: Tensor, association: Tensor) -> Passage:
-        """Return what arises on the way to the maps, see :meth:`forward`."""
+    def features_and_maps(self, images: Tensor, association: Tensor) -> FeaturesAndMaps:
+        """Return features and maps before affinity propagation; for the arguments see :meth:`forward`."""
         of_superpixels = self.get_qfeats(association) if self.mode == "concat" else None
         x4 = self.backbone.until_last(images)
         x4 = _mix(x4 * self.ala1(_mean(x4)), self._weights(4, x4, of_superpixels))
         x5 = self.backbone.last(x4)
         plain = self.classifier(x5 * self.ala2(_mean(x5.detach())))
         weights = self._weights(5, x5, of_superpixels)
-        return Passage(x4, weights, plain, _mix(plain, weights))
+        return FeaturesAndMaps(x4, weights, plain, _mix(plain, weights))
 
     def forward(
         self, images: Tensor, association: Tensor, iterations: int = 0, threshold: float = 0.6
@@ -154,8 +155,8 @@ class MSALNet(nn.Module):
             threshold: Threshold of AP.
 
         Returns:
-            Signed maps ``(B, 1 + K, H / 16, W / 16)``, and the means ``(B, 1 + K)`` of what they were before DCR.
+            Signed maps ``(B, 1 + K, H / 16, W / 16)``, and the means ``(B, 1 + K)`` of the maps before DCR.
         """
-        way = self.passage(images, association)
+        way = self.features_and_maps(images, association)
         maps = propagate_affinity(way.mixed, way.features, iterations, threshold)
         return maps, F.adaptive_avg_pool2d(way.plain, 1).flatten(1)

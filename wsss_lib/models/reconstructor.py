@@ -1,7 +1,7 @@
-"""ACR's reconstructor: it guesses hidden segments of an image from the features of the rest.
+"""ACR's reconstructor: a network that redraws hidden segments of an image from the features of the other segments.
 
 Kweon, Yoon, Yoon, "Weakly Supervised Semantic Segmentation via Adversarial Learning of Classifier and Reconstructor"
-(CVPR 2023). An encoder that is also a classifier, so that its features stay semantic, and a U-Net that draws the image.
+(CVPR 2023). The encoder is also a classifier, so that its features stay semantic; the decoder is a U-Net.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from wsss_lib.ops.masked_convolution import doubled_convolution, masked_convolut
 MOST_LEVELS = 8
 _FIRST_WITH_DROPOUT = 4
 _REDUCED = {"dr1": 64, "dr2": 128, "fc_recon": 256}
-"""What the three taps are reduced to; the names are the official ones."""
+"""Channels to which the three taps are reduced, by the official names of the layers."""
 
 
 def decoder_levels(crop: int) -> int:
@@ -42,7 +42,8 @@ class UNet(nn.Module):
     """An encoder-decoder with shortcuts, from masked features to an image.
 
     Level i halves the size and has ``min(64 · 2^(i - 1), 512)`` channels at width 1. Instance normalisation has
-    neither weights nor running statistics, so it acts alike in training and evaluation; dropout, from level 4 on, not.
+    neither weights nor running statistics, so it is the same in training and evaluation. Dropout, from level 4 on, acts
+    in training only.
 
     Args:
         channels: Channels of the features.
@@ -78,19 +79,19 @@ class UNet(nn.Module):
         """All other convolutions."""
         return nn.ModuleList([m for m in self.children() if isinstance(m, nn.Conv2d)])
 
-    def enter(self, features: Tensor, mask: Tensor) -> Tensor:
+    def encode_masked(self, features: Tensor, mask: Tensor) -> Tensor:
         """Return ``down1`` of the enlarged and masked features: ``(B, 64, H / 2, W / 2)`` at width 1.
 
         Args:
             features: ``(B, channels, h, w)``.
-            mask: ``(B, 1, H, W)``, what remains visible.
+            mask: ``(B, 1, H, W)`` in [0, 1], 1 where the image remains visible.
         """
         first = self.get_submodule("down1")
         assert isinstance(first, nn.Conv2d)
         return masked_convolution(features, mask, first.weight)
 
-    def leave(self, x: Tensor) -> Tensor:
-        """Return the image ``(B, 3, H, W)`` for what :meth:`enter` returned."""
+    def decode(self, x: Tensor) -> Tensor:
+        """Return the image ``(B, 3, H, W)`` for the output of :meth:`encode_masked`."""
         shortcuts = [x := F.leaky_relu(x, 0.2)]
         for level in range(2, self.levels + 1):
             x = self.get_submodule(f"down{level}")(x)
@@ -106,20 +107,20 @@ class UNet(nn.Module):
         return F.dropout(x, 0.5, self.training) if level >= _FIRST_WITH_DROPOUT else x
 
     def forward(self, features: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Draw the image ``(B, 3, H, W)`` from the features behind a mask, and from those behind its complement.
+        """Draw the image ``(B, 3, H, W)`` twice: from the features behind a mask, and from those behind its complement.
 
         Args:
             features: ``(B, channels, h, w)``.
-            mask: ``(B, 1, H, W)`` in [0, 1], what remains visible.
+            mask: ``(B, 1, H, W)`` in [0, 1], 1 where the image remains visible.
         """
-        seen = self.enter(features, mask)
-        hidden = self.enter(features, torch.ones_like(mask)) - seen  # linear in the mask
-        one, other = self.leave(torch.cat([seen, hidden])).chunk(2)
+        seen = self.encode_masked(features, mask)
+        hidden = self.encode_masked(features, torch.ones_like(mask)) - seen  # linear in the mask
+        one, other = self.decode(torch.cat([seen, hidden])).chunk(2)
         return one, other
 
 
 class Reconstructor(nn.Module):
-    """A classifier of its own, whose features of three depths are joined and drawn.
+    """A second classifier, whose features at three depths are joined and decoded to an image.
 
     Args:
         classifier: The encoder; its backbone starts from ImageNet weights.
@@ -165,16 +166,16 @@ class Reconstructor(nn.Module):
         return self.classifier.maps(list(taps.values())[-1]), torch.cat(reduced, dim=1)
 
     def forward(self, images: Tensor, masks: Sequence[Tensor]) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """Return class maps, the whole image drawn again, and what is drawn of it behind each of several masks.
+        """Return class maps, the image redrawn from all features, and the image redrawn from each masked copy of them.
 
-        Only the decoder learns from the whole image: no gradient flows from it into the features.
+        No gradient flows from the first of these images into the features, so only the decoder learns from it.
 
         Args:
             images: ``(B, 3, H, W)`` normalised images.
-            masks: ``(B, 1, H, W)`` each, what remains visible.
+            masks: Masks ``(B, 1, H, W)`` in [0, 1], 1 where the image remains visible.
         """
         maps, features = self.encode(images)
-        whole = self.decoder.enter(features.detach(), torch.ones_like(images[:, :1]))
-        entered = torch.cat([whole, *(self.decoder.enter(features, mask) for mask in masks)])
-        whole, *drawn = self.decoder.leave(entered).chunk(1 + len(masks))  # in one go: the inner levels are tiny
+        whole = self.decoder.encode_masked(features.detach(), torch.ones_like(images[:, :1]))
+        encoded = torch.cat([whole, *(self.decoder.encode_masked(features, mask) for mask in masks)])
+        whole, *drawn = self.decoder.decode(encoded).chunk(1 + len(masks))  # in one batch: the inner levels are tiny
         return maps, whole, drawn

@@ -1,4 +1,4 @@
-"""ResNet-101 as DeepLab-V2 has it: the network of Caffe, with dilated convolutions in place of the last strides.
+"""ResNet-101 of DeepLab-V2: the network of Caffe, with dilated convolutions in place of the last strides.
 
 Chen, Papandreou, Kokkinos, Murphy, Yuille, "DeepLab: Semantic Image Segmentation with Deep Convolutional Nets, Atrous
 Convolution, and Fully Connected CRFs" (TPAMI 2018). The layer names are those of kazuto1011/deeplab-pytorch, so that
@@ -23,15 +23,15 @@ class ConvNorm(nn.Sequential):
 
 
 class Block(nn.Module):
-    """Residual block of a 1×1, a dilated 3×3 and a 1×1 convolution; the first one has the stride.
+    """Residual block of a 1×1, a dilated 3×3 and a 1×1 convolution; the first has the stride.
 
     Args:
-        inputs: Channels that come in.
+        inputs: Input channels.
         middle: Channels between the convolutions.
-        outputs: Channels that go out.
+        outputs: Output channels.
         stride: Stride of the block.
         dilation: Dilation of the 3×3 convolution.
-        project: Whether the shortcut is a 1×1 convolution; else it is the input.
+        project: Whether the shortcut is a 1×1 convolution instead of the input.
     """
 
     def __init__(self, inputs: int, middle: int, outputs: int, stride: int, dilation: int, project: bool) -> None:
@@ -55,8 +55,8 @@ class CaffeResNet101(Backbone):
     The pooling rounds up, so that a side of n pixels has ``ceil((ceil(n / 2) - 1) / 2) + 1`` positions at stride 4.
 
     Args:
-        width: Factor of all channel counts; 1 is the paper's network. Below 1, every stage also has one block only,
-            which makes the small variant of the toy world.
+        width: Factor of all channel counts; 1 is the paper's network. Below 1, every stage has one block only: the
+            small variant for the toy world.
     """
 
     classifier_keys = ("fc.",)
@@ -87,7 +87,7 @@ class CaffeResNet101(Backbone):
 
 
 def _stage(count: int, inputs: int, middle: int, outputs: int, stride: int = 1, dilation: int = 1) -> nn.Sequential:
-    """Return ``block1``, ``block2``, ..., of which the first has the stride and a projection."""
+    """Return ``block1``, ``block2``, ..., the first with the stride and a projection."""
     stage = nn.Sequential()
     for i in range(count):
         first = i == 0

@@ -1,8 +1,8 @@
 """ResNet-38 with dilated convolutions, output stride 8.
 
 Wu, Shen, van den Hengel, "Wider or Deeper: Revisiting the ResNet Model for Visual Recognition" (Pattern Recognition
-2019), Model A1, as AffinityNet (Ahn and Kwak, CVPR 2018) and most of its successors use it. The layer names are the
-official ones, so that their checkpoints load. All convolutions are without bias.
+2019), Model A1, as AffinityNet (Ahn and Kwak, CVPR 2018) and most of its successors use it. The layer names are
+those of the authors' code, so that its checkpoints load. No convolution has a bias.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ class Block(nn.Module):
     """Pre-activation residual block of two 3×3 convolutions.
 
     Args:
-        inputs: Channels that come in.
+        inputs: Input channels.
         middle: Channels between the convolutions.
-        outputs: Channels that go out.
+        outputs: Output channels.
         stride: Stride of the first convolution and of the shortcut.
         first_dilation: Dilation of the first convolution.
         dilation: Dilation of the second convolution.
@@ -52,7 +52,7 @@ class Block(nn.Module):
         return relu(self.bn_branch2a(x))
 
     def residual(self, x: Tensor, h: Tensor) -> Tensor:
-        """Add what the block computes from ``h`` to the shortcut, which is ``x`` or a projection of ``h``."""
+        """Return the residual computed from ``h`` plus the shortcut, which is ``x`` or a projection of ``h``."""
         shortcut = self.conv_branch1(h) if hasattr(self, "conv_branch1") else x
         y = self.conv_branch2a(h)
         y = self.conv_branch2b1(relu(self.bn_branch2b1(y)))
@@ -67,8 +67,8 @@ class BottleneckBlock(nn.Module):
     """Pre-activation residual block of a 1×1, a dilated 3×3 and a 1×1 convolution, with dropout between them.
 
     Args:
-        inputs: Channels that come in.
-        outputs: Channels that go out, a multiple of 4.
+        inputs: Input channels.
+        outputs: Output channels, a multiple of 4.
         dilation: Dilation of the 3×3 convolution.
         dropout: Probability that a channel is dropped, in training.
     """
@@ -89,7 +89,7 @@ class BottleneckBlock(nn.Module):
         return relu(self.bn_branch2a(x))
 
     def residual(self, h: Tensor) -> Tensor:
-        """Return the projection of ``h`` plus what the block computes from it."""
+        """Return the residual computed from ``h`` plus a projection of ``h``."""
         y = self.conv_branch2a(h)
         y = self.conv_branch2b1(self.dropout(relu(self.bn_branch2b1(y))))
         y = self.conv_branch2b2(self.dropout(relu(self.bn_branch2b2(y))))

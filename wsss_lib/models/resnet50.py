@@ -21,10 +21,10 @@ class ResNet50(Backbone):
     ``layer4`` (2048), the last two at the output stride.
 
     Args:
-        width: Factor of all channel counts; 1 is the paper's network. Below 1, every stage also has one block only,
-            which makes the small variant of the toy world.
+        width: Factor of all channel counts; 1 is the paper's network. Below 1, every stage has one block only: the
+            small variant for the toy world.
         output_stride: 8 or 16.
-        dilated: Whether dilation makes up for the strides that are left out, as far as ``layer4`` is concerned.
+        dilated: Whether the convolutions of ``layer4`` are dilated in place of the strides that are left out.
     """
 
     frozen_layers = ("conv1", "layer1")
@@ -70,7 +70,7 @@ class ResNet50(Backbone):
 def _stage(
     inputs: int, planes: int, blocks: int, stride: int = 1, dilations: tuple[int, int] = (1, 1)
 ) -> nn.Sequential:
-    """Return torchvision's bottlenecks, of which the first has the stride, a projection and the first dilation."""
+    """Return torchvision's bottlenecks; the first has the stride, a projection and the first dilation."""
     outputs = Bottleneck.expansion * planes
     projection = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), BatchNorm2d(outputs))
     first = Bottleneck(inputs, planes, stride, projection, dilation=dilations[0], norm_layer=BatchNorm2d)

@@ -1,7 +1,7 @@
-"""Networks for the final segmentation stage: a backbone, a dilated head, and logits for every feature.
+"""Networks for the final segmentation stage: a backbone and a head with logits for every position.
 
-Two heads are published. ``Aspp`` is that of DeepLab-V2 (Chen et al., TPAMI 2018, figure 7), ``WideHead`` the one that
-MCTformer's segmentation code puts behind ResNet-38. Their parameters have the names of these codes. ``JoinedHead`` is
+Two heads are published. ``Aspp`` is the head of DeepLab-V2 (Chen et al., TPAMI 2018, figure 7), ``WideHead`` the head
+that MCTformer's segmentation code has on ResNet-38. Their parameters have the authors' names. ``JoinedHead`` is
 for small networks: it also sees finer features, as the decoder of DeepLab-V3+ does (Chen et al., ECCV 2018).
 """
 
@@ -26,9 +26,9 @@ class Aspp(nn.Module):
     """Atrous spatial pyramid pooling: the sum of 3×3 convolutions with several dilations.
 
     Args:
-        taps: The backbone's; the last one is used.
+        taps: Taps of the backbone, of which the last is used.
         outputs: Number of classes, with background.
-        dilations: One convolution each.
+        dilations: Dilations of the convolutions.
     """
 
     def __init__(self, taps: Mapping[str, Tap], outputs: int, dilations: Sequence[int] = (6, 12, 18, 24)) -> None:
@@ -41,7 +41,7 @@ class Aspp(nn.Module):
             self.add_module(f"c{i}", branch)
 
     def forward(self, taps: Mapping[str, Tensor]) -> Tensor:
-        """Map the features ``(B, channels, h, w)`` of all taps to logits ``(B, outputs, h, w)``, at the last one."""
+        """Map the features ``(B, channels, h, w)`` of all taps to logits ``(B, outputs, h, w)``, at the last tap."""
         features = deepest(taps)
         branches = [branch(features) for branch in self.children()]
         total = branches[0]
@@ -54,7 +54,7 @@ class WideHead(nn.Module):
     """Two dilated 3×3 convolutions with a wide field of view.
 
     Args:
-        taps: The backbone's; the last one is used.
+        taps: Taps of the backbone, of which the last is used.
         outputs: Number of classes, with background.
         width: Factor of the 512 channels between the convolutions.
     """
@@ -68,15 +68,15 @@ class WideHead(nn.Module):
         nn.init.xavier_uniform_(self.fc8_seg_conv2.weight)
 
     def forward(self, taps: Mapping[str, Tensor]) -> Tensor:
-        """Map the features ``(B, channels, h, w)`` of all taps to logits ``(B, outputs, h, w)``, at the last one."""
+        """Map the features ``(B, channels, h, w)`` of all taps to logits ``(B, outputs, h, w)``, at the last tap."""
         return self.fc8_seg_conv2(relu(self.fc8_seg_conv1(deepest(taps))))
 
 
 class JoinedHead(nn.Module):
-    """The deepest features of every stride, reduced, enlarged to the finest of them, joined and mixed.
+    """The deepest features of every stride, reduced, enlarged to the finest stride, joined and mixed.
 
     Args:
-        taps: The backbone's.
+        taps: Taps of the backbone.
         outputs: Number of classes, with background.
         channels: Number of channels that every tap is reduced to.
     """
@@ -106,13 +106,13 @@ HEADS: dict[str, Callable[..., nn.Module]] = {"aspp": Aspp, "wide": WideHead, "j
 
 
 class SegmentationNet(nn.Module):
-    """A network that says of every feature which class it shows.
+    """A network that predicts the class of every position.
 
     Args:
         backbone: The network in front.
-        head: Maps the features of its taps to logits.
-        pyramid: Factors, besides 1, of the size at which the network also sees its input; the result is then the
-            maximum of the logits, as in DeepLab-V2.
+        head: Module that maps the features of the backbone's taps to logits.
+        pyramid: Further scales, besides 1, at which the network sees its input; the result is the maximum of the
+            logits over the scales, as in DeepLab-V2.
     """
 
     def __init__(self, backbone: Backbone, head: nn.Module, pyramid: Sequence[float] = ()) -> None:
@@ -130,14 +130,14 @@ class SegmentationNet(nn.Module):
         return f"head.{key}" if key.startswith("fc8_seg_") else f"backbone.{key}"
 
     def single(self, images: Tensor) -> Tensor:
-        """Return the logits ``(B, C, h, w)`` of ``(B, 3, H, W)`` normalised images at their own size."""
+        """Return the logits ``(B, C, h, w)`` of ``(B, 3, H, W)`` normalised images at scale 1."""
         return self.head(self.backbone(images))
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Return all the logits that are trained, each ``(B, C, h, w)``; the last are the network's result.
+        """Return all logits that are trained, each ``(B, C, h, w)``; the last are the network's result.
 
-        With a pyramid these are the logits at scale 1, those at every other scale at their own size, and the maximum
-        of all at the size of the first; else only the first.
+        With a pyramid these are the logits at scale 1, the logits at every other scale, each of its own size, and the
+        maximum over the scales, of the size of the first. Without a pyramid there are the logits at scale 1 alone.
         """
         outputs = [self.single(images)]
         for factor in self.pyramid:

@@ -19,7 +19,7 @@ CELL = 16
 """Side of a cell of the grid of superpixels, in pixels."""
 
 SPIXEL_FCN = Normalisation(mean=(0.411, 0.432, 0.45), std=(1.0, 1.0, 1.0))
-"""What the network that Yang et al. published wants, ``SpixelNet_bsd_ckpt.tar``."""
+"""Input normalisation of the network that Yang et al. published, ``SpixelNet_bsd_ckpt.tar``."""
 
 _CHANNELS = (16, 32, 64, 128, 256)
 _SLOPE = 0.1
@@ -37,13 +37,13 @@ def _enlargement(before: int, after: int) -> nn.Sequential:
 class SuperpixelNet(Backbone):
     """A U-Net from images to the association of pixels with the superpixels around them.
 
-    Three of its layers, ``pred_mask1`` to ``pred_mask3``, are part of every checkpoint and have no use.
+    Three layers, ``pred_mask1`` to ``pred_mask3``, are part of every checkpoint and are not used.
 
     Args:
         width: Factor of the channels; 1 is the published network.
 
     Attributes:
-        given: Normalisation of the images that :meth:`forward` gets; None if it is the one that the weights want.
+        given: Normalisation of the images that :meth:`forward` gets; None if it is that of the weights.
     """
 
     given: Normalisation | None = None

@@ -2,7 +2,7 @@
 
 Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition" (ICLR 2015), in the
 reduced 20 M parameter form of DeepLab (``fc6`` and ``fc7`` as small convolutions), as AffinityNet uses it. The layer
-names are the official ones.
+names are those of the authors' code.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class VGG16(Backbone):
         self.fc7 = nn.Conv2d(c1024, c1024, 1)
         initialise(self)
         with torch.no_grad():
-            self.conv1_1.weight /= 64  # about the standard deviation of the inputs, which He's rule takes to be 1
+            self.conv1_1.weight /= 64  # about the standard deviation of the inputs, which He's rule assumes to be 1
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Map ``(B, 3, H, W)`` to the three taps ``(B, channels, ceil(H / 8), ceil(W / 8))``."""

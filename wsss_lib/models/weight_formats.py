@@ -1,8 +1,8 @@
 """Readers for the formats of the first papers' weights, MXNet array lists and Caffe models, and for safetensors.
 
-The first two need NumPy only. They map the file into memory, check every length against what is left of the file
-before anything is allocated, and copy each array once. The third leaves that to the library of the format. Whatever is
-wrong with a file becomes an `InputError`.
+The readers of MXNet and Caffe need NumPy only. They map the file into memory, check every length against the rest of
+the file before they allocate memory, and copy each array once. The reader of safetensors uses the library of the
+format. Every fault of a file raises `InputError`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _log = logging.getLogger(__name__)
 
 
 class _DamagedError(Exception):
-    """The bytes at an offset cannot be what the format demands; the readers add the file's name."""
+    """The bytes at an offset do not fit the format; the readers add the file's name."""
 
     def __init__(self, problem: str, offset: int) -> None:
         super().__init__(f"{problem} (byte {offset})")
@@ -45,7 +45,7 @@ def map_file(path: str | Path) -> memoryview:
     """Return the bytes of a file, mapped into memory and read only when they are touched.
 
     Raises:
-        InputError: The file is absent, empty or cannot be opened.
+        InputError: The file is missing, empty or cannot be opened.
     """
     try:
         return np.memmap(path, dtype=np.uint8, mode="r").data
@@ -58,21 +58,21 @@ def map_file(path: str | Path) -> memoryview:
 # --------------------------------------------------------------------------------------------------------- safetensors
 
 _LONGEST_HEADER = 100_000_000
-"""In bytes; what the format admits."""
+"""Greatest length of a header in bytes, according to the format."""
 
 
 def is_safetensors(data: bytes | memoryview) -> bool:
-    """Return whether a file begins as safetensors do: the length of a header in eight bytes, and the header's brace.
+    """Return whether a file begins like safetensors: with the length of a header in eight bytes and a brace.
 
-    No file of another format begins so: in an MXNet list a zero stands where the brace is, a Caffe model cannot go on
-    with the zeros of a length, and all others begin with numbers that are not such a length.
+    Files of other formats begin differently: an MXNet list has a zero in place of the brace, a Caffe model does not
+    have the zeros of a length, and in all others the first eight bytes are not a possible length.
     """
     length = int.from_bytes(data[:8], "little")
     return bytes(data[8:9]) == b"{" and 2 <= length <= _LONGEST_HEADER
 
 
 def read_safetensors(path: str | Path) -> dict[str, Tensor]:
-    """Read the tensors of a safetensors file; its metadata is ignored, and the format holds no code.
+    """Read the tensors of a safetensors file; its metadata is ignored. The format cannot contain code.
 
     Args:
         path: The file.
@@ -81,14 +81,14 @@ def read_safetensors(path: str | Path) -> dict[str, Tensor]:
         Copies of the tensors on the CPU by key.
 
     Raises:
-        InputError: The file is absent, cut off, damaged or of another format.
+        InputError: The file is missing, cut off, damaged or of another format.
     """
     if not is_safetensors(map_file(path)[:9]):
         raise InputError(f"{path} is not a safetensors file; download it again or give the file that is meant.")
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             return {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
-    except Exception as error:  # the library has an error of its own, and more for types that PyTorch does not know
+    except Exception as error:  # the library raises errors of several kinds
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise InputError(f"{path} is damaged or incomplete ({reason}); download it again.") from None
 
@@ -103,7 +103,7 @@ _STORED = dict(enumerate(("<f4", "<f8", "<f2", "u1", "<i4", "i1", "<i8", "u1", "
 
 
 class MXNetList(NamedTuple):
-    """What `mx.nd.save` wrote.
+    """The content of a file that `mx.nd.save` wrote.
 
     Attributes:
         names: One name per array, in file order; empty if the list was saved without names.
@@ -115,7 +115,7 @@ class MXNetList(NamedTuple):
 
 
 class _Cursor:
-    """A position in the mapped file that refuses to pass its end."""
+    """A position in the mapped file; moving it past the end raises an error."""
 
     def __init__(self, data: memoryview) -> None:
         self.data = data
@@ -140,17 +140,17 @@ class _Cursor:
 def read_mxnet(path: str | Path) -> MXNetList:
     """Read an MXNet array list (`.params`) of any version, also with records of several versions.
 
-    The device that an array was saved from and bytes after the last name are ignored. bfloat16 becomes float32,
-    every other type stays what it is.
+    The device that an array was saved from and bytes after the last name are ignored. bfloat16 is converted to
+    float32; other types are kept.
 
     Args:
         path: The file.
 
     Returns:
-        Names and arrays; each array is a copy in memory that nothing else refers to.
+        Names and arrays; each array is a copy in memory.
 
     Raises:
-        InputError: The file is absent, damaged, of another format, or holds sparse arrays.
+        InputError: The file is missing, damaged, of another format, or holds sparse arrays.
     """
     cursor = _Cursor(map_file(path))
     if bytes(cursor.data[:8]) != MXNET_MAGIC or is_safetensors(cursor.data[:9]):
@@ -190,7 +190,7 @@ def _read_record(cursor: _Cursor, what: str) -> np.ndarray | None:
     shape = tuple(cursor.integer(code, what) for _ in range(dimensions))
     if min(shape, default=0) < 0:
         raise _DamagedError(f"the shape {shape} has a negative side", start)
-    cursor.skip(8, what)  # the device that the array lived on
+    cursor.skip(8, what)  # the device of the array
     flag = cursor.integer("i", what)
     if flag not in _STORED:
         raise _DamagedError(f"there is no type with the number {flag}", cursor.position - 4)
@@ -203,7 +203,7 @@ def _read_values(cursor: _Cursor, shape: tuple[int, ...], flag: int, what: str) 
     cursor.skip(math.prod(shape) * stored.itemsize, f"{what} of shape {shape}")
     try:
         values = np.ndarray(shape, stored, buffer=cursor.data[start : cursor.position])
-    except ValueError:  # no value at all, but a side beyond what NumPy can count
+    except ValueError:  # no values, but a side that is too long for NumPy
         raise _DamagedError(f"the shape {shape} is impossible", start) from None
     if flag == _BOOL:
         return np.asarray(values != 0)
@@ -253,9 +253,9 @@ _CLASSIFIER = ("arg:linear1000_weight", "arg:linear1000_bias")
 
 
 def resnet38d_from_mxnet(arrays: MXNetList, source: str | Path = "the MXNet list") -> dict[str, Tensor]:
-    """Give the arrays of an MXNet ResNet-38 the key names of the PyTorch network.
+    """Convert the arrays of an MXNet ResNet-38 to tensors with the keys of the PyTorch network.
 
-    The ImageNet classifier (`linear1000`) is left out, which is logged.
+    The ImageNet classifier (`linear1000`) is left out, and the log says so.
 
     Args:
         arrays: Result of `read_mxnet`.
@@ -285,7 +285,7 @@ def resnet38d_from_mxnet(arrays: MXNetList, source: str | Path = "the MXNet list
 
 
 def _resnet38d_key(name: str) -> str | None:
-    """Return the PyTorch key for an MXNet name, None if the network has no such array."""
+    """Return the PyTorch key for an MXNet name, or None if the network has no such array."""
     if name == "arg:conv1a_weight":
         return "conv1a.weight"
     if match := _CONVOLUTION.fullmatch(name):
@@ -319,11 +319,11 @@ def read_caffe(path: str | Path) -> dict[str, list[np.ndarray]]:
         path: The file.
 
     Returns:
-        For each layer that has arrays, in file order: its arrays as float32 (or float64 where the file stores those)
-        with the shape that the file states; old files state four sides for everything.
+        For each layer that has arrays, in file order: its arrays as float32 (or float64 if the file stores float64)
+        with the shape that the file states; in old files every shape has four sides.
 
     Raises:
-        InputError: The file is absent, damaged, of another format, or from before 2014.
+        InputError: The file is missing, damaged, of another format, or from before 2014.
     """
     data = map_file(path)
     model: dict[str, list[np.ndarray]] = {}
@@ -352,7 +352,7 @@ def _expect(condition: bool, what: str, offset: int) -> None:
 
 
 def _varint(data: memoryview, position: int, end: int) -> tuple[int, int]:
-    """Return the number at a position and the position behind it."""
+    """Return the number at a position and the position after it."""
     value = 0
     for index in range(10):
         if position + index >= end:
@@ -432,7 +432,7 @@ def _read_blob(data: memoryview, start: int, end: int) -> np.ndarray:
         raise _DamagedError(f"a blob of shape {sides} has {values.size} values", start)
     try:
         return values.reshape(sides)
-    except (ValueError, OverflowError):  # more sides than NumPy has, or no value at all but an impossible side
+    except (ValueError, OverflowError):  # more sides than NumPy allows, or no values but an impossible side
         raise _DamagedError("a blob has an impossible shape", start) from None
 
 
@@ -452,9 +452,9 @@ def _read_shape(data: memoryview, start: int, end: int) -> list[int]:
 def vgg16_from_caffe(
     blobs: Mapping[str, list[np.ndarray]], source: str | Path = "the Caffe model"
 ) -> dict[str, Tensor]:
-    """Pick the layers of VGG-16 out of a Caffe model and give them the key names of the PyTorch network.
+    """Convert the layers of VGG-16 in a Caffe model to tensors with the keys of the PyTorch network.
 
-    Other layers, such as a classifier, are left out, which is logged.
+    Other layers, such as a classifier, are left out, and the log says so.
 
     Args:
         blobs: Result of `read_caffe`.
@@ -465,7 +465,7 @@ def vgg16_from_caffe(
         `<layer>.bias` of shape `(out,)`.
 
     Raises:
-        InputError: A layer is missing, or does not consist of a convolution's weight and bias.
+        InputError: A layer is missing, or is not the weight and the bias of a convolution.
     """
     absent = [layer for layer in VGG16_LAYERS if layer not in blobs]
     if absent:

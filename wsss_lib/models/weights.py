@@ -1,18 +1,15 @@
-"""Reading pre-trained weights and putting them into a network, with nothing silent and nothing half loaded.
+"""Reading pre-trained weights and loading them into a network, completely or not at all.
 
-`read_state` turns a file of any of the four known formats into a flat dictionary of tensors, `read_sidecar` reads
-what a `.json` beside the file says about it, and `load_into` copies such a dictionary into a module after it has
-checked every key, shape and value.
+`read_state` reads a file of any of the four known formats as a flat dictionary of tensors, `read_sidecar` reads the
+`.json` that describes the file, and `load_into` checks every key, shape and value and then copies the tensors into a
+module.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import pickle
 import re
-import warnings
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from wsss_lib.errors import InputError
+from wsss_lib.models.torch_files import TORCH_MAGICS, describe, flat_tensors, is_markup, read_torch
 from wsss_lib.models.weight_formats import (
     MXNET_MAGIC,
     is_safetensors,
@@ -34,16 +32,12 @@ from wsss_lib.models.weight_formats import (
 )
 
 MODEL_A_MD5 = "2421c1945b6797cecd3f89db14ca73f6"
-"""The ResNet-38 that down-samples by pooling: same names and shapes as ours, but another network."""
+"""MD5 of the ResNet-38 that down-samples by pooling: another network with the names and shapes of Model A1."""
 MODEL_A1_MD5 = "ff21f45d6bf03284100dcbec571edfad"
-"""The ResNet-38 that the methods of this library start from."""
+"""MD5 of the ResNet-38 that the methods of this library start from."""
 
-_ZIP_MAGIC = b"PK\x03\x04"
-_TORCH_MAGICS = (_ZIP_MAGIC, b"\x80")  # a zip archive since PyTorch 1.6, a pickle before
 _CAFFE_MAGICS = (b"\x0a", b"\x12", b"\xa2\x06", b"\x1a", b"\x20", b"\x28", b"\x32", b"\x38", b"\x42")
-"""How a Caffe model can begin: the tags of its name, its layers and its inputs."""
-_MOST_UNKNOWN_NAMES = 256
-"""In one file: training leaves some tens of them, and PyTorch goes through all of them at every step."""
+"""First bytes of a Caffe model: the tags of its name, its layers and its inputs."""
 
 
 # ------------------------------------------------------------------------------------------------------ reading a file
@@ -60,32 +54,19 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
         sub-network in front: `conv1a.weight`, not `backbone.conv1a.weight`.
 
     Raises:
-        InputError: The file is absent, damaged, of no known format, or known to hold another network.
+        InputError: The file is missing, damaged, of an unknown format, or known to hold another network.
     """
     head = bytes(map_file(path)[:64])
     if is_safetensors(head):  # before all others: the length with which it begins may be any number
-        return _flat_tensors(path, read_safetensors(path))
+        return flat_tensors(path, read_safetensors(path))
     if head.startswith(MXNET_MAGIC):
         _refuse_model_a(path)
         return resnet38d_from_mxnet(read_mxnet(path), path)
-    if head.startswith(_TORCH_MAGICS):
+    if head.startswith(TORCH_MAGICS):
         return read_torch(path)
-    if head.startswith(_CAFFE_MAGICS) and not _is_markup(head):
+    if head.startswith(_CAFFE_MAGICS) and not is_markup(head):
         return vgg16_from_caffe(read_caffe(path), path)
-    raise InputError(f"{path} is {_describe(head)}; give a PyTorch, safetensors, MXNet or Caffe weight file.")
-
-
-def _is_markup(head: bytes) -> bool:
-    return head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"<")
-
-
-def _describe(head: bytes) -> str:
-    """Say in words what a file is whose first bytes belong to none of the formats."""
-    if is_safetensors(head):
-        return "a safetensors file"
-    if _is_markup(head):
-        return "a web page that was saved in place of the weights"
-    return "not a weight file"
+    raise InputError(f"{path} is {describe(head)}; give a PyTorch, safetensors, MXNet or Caffe weight file.")
 
 
 def _refuse_model_a(path: str | Path) -> None:
@@ -96,154 +77,17 @@ def _refuse_model_a(path: str | Path) -> None:
         )
 
 
-def read_torch(path: str | Path) -> dict[str, Tensor]:
-    """Read a state dictionary that `torch.save` wrote, without executing anything that the file contains.
-
-    A checkpoint that keeps it under `state_dict` or `model` is unwrapped, and a `module.` in front of every key,
-    which data-parallel wrappers leave there, is taken off. What else a checkpoint keeps, such as PyTorch-Lightning's
-    settings and callbacks, is left out, of whatever class it is; yet files are refused that keep filled instances of
-    most subclasses of `dict` and `list`, that name anything in `os` or `sys`, or that keep any object in the format
-    from before PyTorch 1.6.
-
-    Args:
-        path: The file.
-
-    Returns:
-        Dense tensors on the CPU by key.
-
-    Raises:
-        InputError: The file is absent, damaged, no PyTorch file, contains code that is not beside a state dictionary,
-            or holds something else than tensors.
-    """
-    head = bytes(map_file(path)[:64])
-    if not head.startswith(_TORCH_MAGICS) or is_safetensors(head):
-        raise InputError(f"{path} is {_describe(head)}; give a file that was written by torch.save.")
-    try:
-        if head.startswith(_ZIP_MAGIC):
-            check_archive(path)
-        content = _load(path)
-    except pickle.UnpicklingError as error:
-        content = _state_among_objects(path)
-        if content is None:
-            raise InputError(_refusal(path, str(error))) from None
-    except Exception as error:
-        # PyTorch reports damage by whatever exception it happens to run into.
-        if "TorchScript" in str(error):
-            raise InputError(f"{path} is a TorchScript program; give a file with the state dictionary alone.") from None
-        raise InputError(f"{path} is damaged or incomplete ({type(error).__name__}); download it again.") from None
-    return _flat_tensors(path, content)
-
-
-def check_archive(path: str | Path) -> None:
-    """Compare what lies in a ZIP archive with its checksums, which PyTorch does not do: 0.25 s for 500 MB.
-
-    Archives that PyTorch was told to write without checksums have nothing to compare.
-
-    Raises:
-        zipfile.BadZipFile: A checksum is another one, or the file is not such an archive; damage of other kinds raises
-            other errors.
-    """
-    with zipfile.ZipFile(path) as archive:
-        stated = any(member.CRC for member in archive.infolist())
-        damaged = archive.testzip() if stated else None
-    if damaged is not None:
-        raise zipfile.BadZipFile(f"the checksum of {damaged} is wrong")
-
-
-def names_beside_state(path: str | Path) -> frozenset[str]:
-    """Return what a checkpoint of PyTorch calls the things that it holds beside its state dictionary, if any.
-
-    Args:
-        path: A file; of one that :func:`read_torch` refuses, nothing is returned.
-    """
-    try:
-        content = _plain(_load(path))
-    except Exception:  # as various as in read_torch
-        return frozenset()
-    wrapped = isinstance(content, dict) and isinstance(content.get("state_dict"), dict)
-    return frozenset(name for name in content if isinstance(name, str)) - {"state_dict"} if wrapped else frozenset()
-
-
-def _load(path: str | Path) -> Any:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return torch.load(path, map_location="cpu", weights_only=True)
-
-
-class _Inert:
-    """What stands in for every class and function that a file names: it takes anything and does and keeps nothing."""
-
-    def __init__(self, *_: Any) -> None: ...
-
-    def __setstate__(self, _: Any) -> None: ...
-
-
-def _state_among_objects(path: str | Path) -> dict[str, Tensor] | None:
-    """Return the state dictionary of a checkpoint that keeps objects beside it; None if it has none or objects in it.
-
-    No such object is made and no function called: PyTorch reads the file with `_Inert` under all names that it does
-    not know itself.
-    """
-    try:
-        names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-        if len(names) > _MOST_UNKNOWN_NAMES:
-            return None
-        with torch.serialization.safe_globals([(_Inert, name) for name in names]):
-            content = _plain(_load(path))
-    except Exception:  # as various as in read_torch
-        return None
-    state = _plain(content.get("state_dict", content.get("model"))) if isinstance(content, dict) else None
-    if isinstance(state, dict) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
-        return state
-    return None
-
-
-def _plain(content: Any) -> Any:
-    """Take off a dictionary what a file can hang on it, such as attributes that hide its methods."""
-    return dict(dict.items(content)) if isinstance(content, dict) else content
-
-
-def _refusal(path: str | Path, reason: str) -> str:
-    if found := re.search(r"GLOBAL ([\w.]+)", reason):
-        code = f"contains code ({found[1]}), which was not executed"
-    else:
-        code = "is damaged or contains more than tensors, perhaps code; nothing of it was executed"
-    return f"{path} {code}; give a file that was saved with torch.save(network.state_dict(), path)."
-
-
-def _flat_tensors(path: str | Path, content: Any) -> dict[str, Tensor]:
-    content = _plain(content)
-    for wrapper in ("state_dict", "model"):
-        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
-            content = _plain(content[wrapper])
-    if not isinstance(content, dict):
-        raise InputError(f"{path} holds a {type(content).__name__}; give a file with a dictionary of tensors.")
-    if not content:
-        raise InputError(f"{path} holds no tensors; give a file that a network was saved in.")
-    for key, value in content.items():
-        if not isinstance(key, str) or not isinstance(value, Tensor):
-            raise InputError(
-                f"{path} holds a {type(value).__name__} under {key!r}; give a file with a flat dictionary of tensors."
-            )
-        if value.layout != torch.strided or value.is_quantized or value.is_meta:
-            raise InputError(f"{path} holds a sparse, quantised or empty tensor under {key!r}; save it as a dense one.")
-    state = {key: Tensor.detach(value) for key, value in content.items()}  # a file can hide value.detach, too
-    while all(key.startswith("module.") for key in state):
-        state = {key.removeprefix("module."): value for key, value in state.items()}
-    return state
-
-
 # --------------------------------------------------------------------------------------- the description beside a file
 
 
 @dataclass(frozen=True)
 class Sidecar:
-    """What a `.json` of the same stem says about a weight file.
+    """The content of the `.json` that describes a weight file.
 
     Attributes:
         mean: Numbers that are subtracted from the channels of an image on the 0-1 scale; None if not stated.
         std: Numbers that the channels are then divided by; None exactly if `mean` is None.
-        sha256: The checksum in lower-case hexadecimal digits, already found right; None if not stated.
+        sha256: Verified checksum in lower-case hexadecimal digits; None if not stated.
     """
 
     mean: tuple[float, float, float] | None
@@ -261,7 +105,7 @@ def read_sidecar(path: str | Path) -> Sidecar | None:
         The description, or None where there is no such `.json`. Entries with other names are ignored.
 
     Raises:
-        InputError: The description is malformed, or the weight file is absent or not the one described.
+        InputError: The description is malformed, or the weight file is missing or is not the file described.
     """
     sidecar = Path(path).with_suffix(".json")
     try:
@@ -310,13 +154,13 @@ def _verified_checksum(sidecar: Path, content: dict[str, Any], path: Path) -> st
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What became of each tensor when a file met a network.
+    """The result of loading a file into a network, by tensor.
 
     Attributes:
         loaded: Keys of the network that the file filled.
         missing: Keys of the network that the file lacks.
-        unexpected: Keys of the file that the network did not take.
-        mismatched: Keys of the network with the shape in the file and the shape in the network.
+        unexpected: Keys of the file that the network does not have.
+        mismatched: Keys of the network whose shape differs, with the shape in the file and the shape in the network.
     """
 
     loaded: tuple[str, ...]
@@ -351,20 +195,20 @@ def load_into(
     unused: Sequence[str] = (),
     rename: Callable[[str], str | None] | None = None,
 ) -> LoadReport:
-    """Copy tensors into a module, all of them or, if anything is wrong, none.
+    """Copy tensors into a module: all of them, or none if anything is wrong.
 
-    Counters of batch norms (`*.num_batches_tracked`) may always be missing, since the oldest PyTorch did not save
-    them. Values are converted to the module's types.
+    Counters of batch normalisations (`*.num_batches_tracked`) may be missing, because old versions of PyTorch did not
+    save them. Values are converted to the module's types.
 
     Args:
         module: The network to fill.
         state: Tensors by key, as `read_state` returns them.
         source: The file's name for error messages.
-        unused: Beginnings of keys of the file that the module need not have, such as `classifier.`.
-        rename: Turns a key of the file into the module's, or into None to leave that tensor out.
+        unused: Prefixes of keys of the file that the module need not have, such as `classifier.`.
+        rename: Function from a key of the file to the module's key, or to None to leave the tensor out.
 
     Returns:
-        What was loaded; `missing` and `unexpected` list what was allowed to be so, left out tensors included.
+        The loaded keys; `missing` and `unexpected` list keys that may be missing or left out.
 
     Raises:
         InputError: Keys are missing or left over, shapes or kinds of number differ, or a value to be loaded is not a
@@ -401,7 +245,7 @@ def load_into(
 
 
 def _converted(value: Tensor, wanted: Tensor, key: str, source: str | Path) -> Tensor:
-    """Return a tensor in the type of the one that it is to replace, after a check that this loses nothing essential."""
+    """Return a tensor in the type of the tensor that it replaces, after a check that the kinds of number agree."""
     if value.is_floating_point() != wanted.is_floating_point() or value.is_complex() != wanted.is_complex():
         raise InputError(f"{source} has {value.dtype} values in {key}, not {wanted.dtype}; give a file of such values.")
     value = value.to(wanted.dtype)

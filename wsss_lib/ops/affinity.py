@@ -1,12 +1,12 @@
-"""Pairs of nearby pixels on a feature grid, their affinities, and what a label map says about them.
+"""Pairs of nearby pixels on a feature grid, their affinities, and the labels that a label map gives to pairs.
 
 Ahn and Kwak, "Learning Pixel-level Semantic Affinity with Image-level Supervision" (CVPR 2018), section 3.2. A pair has
 a "from" pixel and a "to" pixel at one of P offsets in a half-disc, so that every unordered pair occurs once. Arrays of
 pairs are ``(..., P, n)``: offset after offset, "from" pixels row by row.
 
-In the authors' code a "from" pixel keeps so far from the left, right and lower border that every offset stays inside
-the grid (``border="official"``). Pairs nearer to a border are thereby missing. ``border="full"`` has them all; a pair
-that leaves the grid then has the affinity 0.
+In the authors' code (``border="official"``), a "from" pixel keeps enough distance from the left, right and lower border
+that every offset stays inside the grid. Pairs nearer to a border are therefore missing. ``border="full"`` has all
+pairs; an offset that leaves the grid then gets the affinity 0.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor
 from wsss_lib.errors import InputError
 
 UNKNOWN = 255
-"""In a label map: nothing is known about this pixel."""
+"""Value of a label map where the label is unknown."""
 
 Border = Literal["official", "full"]
 Window = tuple[slice, slice]
@@ -29,7 +29,10 @@ _NOTHING: Window = (slice(0, 0), slice(0, 0))
 
 
 def pair_offsets(radius: int = 5) -> list[tuple[int, int]]:
-    """Return the P offsets (dy, dx) shorter than ``radius``: to the right in the same row, and all below; 34 for 5."""
+    """Return the P offsets (dy, dx) shorter than ``radius``, to the right in the same row and to all rows below.
+
+    A radius of 5 gives 34 offsets.
+    """
     offsets = [(0, dx) for dx in range(1, radius)]
     for dy in range(1, radius):
         offsets += [(dy, dx) for dx in range(-radius + 1, radius) if dx * dx + dy * dy < radius * radius]
@@ -37,7 +40,7 @@ def pair_offsets(radius: int = 5) -> list[tuple[int, int]]:
 
 
 def pair_count(height: int, width: int, radius: int = 5, border: Border = "official") -> tuple[int, int]:
-    """Return the grid (rows, columns) of the "from" pixels; n is their product.
+    """Return the number of rows and of columns of the grid of "from" pixels; n is their product.
 
     Raises:
         InputError: The grid is too small for any pair.
@@ -55,10 +58,10 @@ def pair_count(height: int, width: int, radius: int = 5, border: Border = "offic
 def pair_windows(
     offset: tuple[int, int], height: int, width: int, radius: int = 5, border: Border = "official"
 ) -> tuple[Window, Window, Window]:
-    """Return where the pairs of one offset lie: "from" pixels, "to" pixels, and their place in ``(P, n)``.
+    """Return three windows for the pairs of one offset: their "from" pixels, their "to" pixels, and their place.
 
-    The first two are windows of the feature grid. The last is one of the grid of "from" pixels, see
-    :func:`pair_count`; for ``official`` it is all of it.
+    The first two are windows of the feature grid. The place is a window of the grid of "from" pixels, see
+    :func:`pair_count`; with the border ``official`` it is the whole grid.
     """
     dy, dx = offset
     rows, columns = pair_count(height, width, radius, border)
@@ -75,7 +78,7 @@ def pair_windows(
 
 
 class _Affinity(torch.autograd.Function):
-    """``a = exp(-mean_c |f_to - f_from|)`` by slicing: nothing is gathered, and no difference is kept for backward."""
+    """``a = exp(-mean_c |f_to - f_from|)`` by slicing: no index is gathered, and backward computes differences anew."""
 
     @staticmethod
     def forward(ctx: Any, features: Tensor, radius: int, border: Border) -> Tensor:
@@ -111,8 +114,8 @@ def pair_affinities(features: Tensor, radius: int = 5, border: Border = "officia
 
     Args:
         features: ``(B, C, h, w)`` float.
-        radius: Pairs are nearer to each other than this.
-        border: ``official`` or ``full``.
+        radius: Upper limit of the distance within a pair, in cells; pairs are closer than this.
+        border: Rule for pairs near the border, ``official`` or ``full``.
 
     Returns:
         ``(B, P, n)`` float32 in [0, 1].
@@ -127,13 +130,13 @@ def pair_labels(labels: Tensor, radius: int = 5, border: Border = "official") ->
     """Return which pairs should have a high and which a low affinity (equation 3).
 
     Args:
-        labels: ``(B, h, w)`` uint8: 0 background, another value a class, 255 not known.
-        radius: Pairs are nearer to each other than this.
-        border: ``official`` or ``full``.
+        labels: ``(B, h, w)`` uint8: 0 is background, 255 is unknown, and any other value is a class.
+        radius: Upper limit of the distance within a pair, in cells; pairs are closer than this.
+        border: Rule for pairs near the border, ``official`` or ``full``.
 
     Returns:
-        Three ``(B, P, n)`` bool: both background; both of the same class; different labels. A pair with an unknown
-        pixel is in none.
+        Three ``(B, P, n)`` bool tensors: pairs of two background pixels, pairs of two pixels of one class, and pairs
+        with different labels. A pair with an unknown pixel is in none of them.
 
     Raises:
         InputError: The grid is too small for any pair.
@@ -155,17 +158,17 @@ def pair_labels(labels: Tensor, radius: int = 5, border: Border = "official") ->
 def affinity_of_pixel(
     affinities: Tensor, pixel: tuple[int, int], size: tuple[int, int], radius: int = 5, border: Border = "official"
 ) -> Tensor:
-    """Return the affinities of one pixel with its neighbours, as a picture.
+    """Return the affinities between one pixel and its neighbours, as a picture.
 
     Args:
-        affinities: ``(P, n)`` of one image.
-        pixel: Its (row, column) in the grid.
+        affinities: ``(P, n)`` affinities of one image.
+        pixel: Row and column of the pixel in the grid.
         size: ``(h, w)`` of the grid.
         radius: Radius of the pairs, as in :func:`pair_affinities`.
         border: Rule for pairs near the border, as in :func:`pair_affinities`.
 
     Returns:
-        ``(h, w)`` float32: 1 at the pixel itself, NaN where there is no pair with it.
+        ``(h, w)`` float32: 1 at the pixel itself, NaN at cells that form no pair with the pixel.
     """
     result = torch.full(size, torch.nan)
     grid = affinities.detach().cpu().view(-1, *pair_count(*size, radius, border))

@@ -1,4 +1,4 @@
-"""Boundaries between regions, and how well a division of an image respects them."""
+"""Boundaries between regions, and measures of how well superpixels follow them."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wsss_lib.ops.cam import highest
+from wsss_lib.ops.cam import argmax
 
 IGNORE = 255
 
 
 def boundaries(labels: Tensor) -> Tensor:
-    """Return where ``(H, W)`` labels differ from the pixel on the right or below, on both sides; ``(H, W)`` bool."""
+    """Return the ``(H, W)`` bool boundary of ``(H, W)`` labels: both pixels of each neighbouring pair that differs."""
     result = torch.zeros_like(labels, dtype=torch.bool)
     across, down = labels[:, 1:] != labels[:, :-1], labels[1:] != labels[:-1]
     result[:, 1:] |= across
@@ -22,15 +22,15 @@ def boundaries(labels: Tensor) -> Tensor:
     return result
 
 
-def near(places: Tensor, radius: int) -> Tensor:
-    """Return which pixels are at most ``radius`` rows and columns away from a True of ``(H, W)`` bool."""
-    return F.max_pool2d(places[None, None].float(), 2 * radius + 1, stride=1, padding=radius)[0, 0] > 0
+def dilate(mask: Tensor, radius: int) -> Tensor:
+    """Dilate an ``(H, W)`` bool mask by ``radius`` pixels in each direction, with a square window."""
+    return F.max_pool2d(mask[None, None].float(), 2 * radius + 1, stride=1, padding=radius)[0, 0] > 0
 
 
 def fill_ignored(mask: Tensor) -> Tensor:
-    """Let the labels of a ``(H, W)`` uint8 mask grow into its ignored pixels (255), from all sides at the same speed.
+    """Fill the ignored pixels (255) of an ``(H, W)`` uint8 mask with the nearest labels, one ring of pixels at a time.
 
-    A mask without any label stays as it is.
+    A mask that holds no label is returned unchanged.
     """
     mask = mask.clone()
     while (mask == IGNORE).any() and (mask != IGNORE).any():
@@ -41,11 +41,11 @@ def fill_ignored(mask: Tensor) -> Tensor:
 
 
 def superpixel_labels(association: Tensor, cell: int = 16) -> Tensor:
-    """Return to which superpixel every pixel belongs most, row by row from 0.
+    """Return the superpixel that each pixel belongs to most. Superpixels are numbered row by row from 0.
 
     Args:
         association: ``(B, 9, h S, w S)``, see `wsss_lib.ops.superpixels`; neighbours outside the image do not count.
-        cell: S.
+        cell: Side S of a cell, in pixels.
 
     Returns:
         ``(B, h S, w S)`` int64.
@@ -58,20 +58,20 @@ def superpixel_labels(association: Tensor, cell: int = 16) -> Tensor:
         row, column = rows + k // 3 - 1, columns + k % 3 - 1
         inside.append((row >= 0) & (row < height) & (column >= 0) & (column < width))
         numbers.append(row * width + column)
-    best = highest(torch.where(torch.stack(inside), association, -1.0), 1)  # (B, H, W)
+    best = argmax(torch.where(torch.stack(inside), association, -1.0), 1)  # (B, H, W)
     every = torch.stack(numbers).expand(len(association), -1, -1, -1)
     return every.gather(1, best[:, None])[:, 0]
 
 
 def achievable_accuracy(segments: Tensor, truth: Tensor) -> float:
-    """Return the share of the pixels that are right if every segment gets the label that most of it has.
+    """Return the pixel accuracy if each segment gets the label of most of its pixels.
 
     Args:
-        segments: ``(H, W)`` int64, numbers of segments from 0.
+        segments: ``(H, W)`` int64, the number of each pixel's segment, from 0.
         truth: ``(H, W)`` uint8 mask; 255 does not count.
 
     Returns:
-        In [0, 1]; NaN if nothing counts.
+        Accuracy in [0, 1]; NaN if no pixel counts.
     """
     known = truth != IGNORE
     counts = torch.zeros(int(segments.max()) + 1, 256, dtype=torch.int64)
@@ -81,20 +81,20 @@ def achievable_accuracy(segments: Tensor, truth: Tensor) -> float:
 
 
 def boundary_recall(segments: Tensor, truth: Tensor, radius: int = 2) -> float:
-    """Return the share of the true boundary that lies within ``radius`` of a boundary between segments.
+    """Return the share of the true boundary that lies within ``radius`` pixels of a boundary between segments.
 
     Args:
-        segments: ``(H, W)`` int64.
-        truth: ``(H, W)`` uint8 mask; into ignored pixels the labels around them are grown.
+        segments: ``(H, W)`` int64, the number of each pixel's segment, from 0.
+        truth: ``(H, W)`` uint8 mask; ignored pixels get the nearest labels, see :func:`fill_ignored`.
         radius: Greatest distance between the two boundaries, in pixels.
 
     Returns:
-        In [0, 1]; NaN if there is no boundary.
+        Share in [0, 1]; NaN if the mask has no boundary.
     """
     true = boundaries(fill_ignored(truth))
-    return float((near(boundaries(segments), radius) & true).sum() / true.sum())
+    return float((dilate(boundaries(segments), radius) & true).sum() / true.sum())
 
 
 def boundary_band(truth: Tensor, radius: int = 5) -> Tensor:
-    """Return a mask of which only what lies within ``radius`` pixels of a boundary counts, the rest being 255."""
-    return torch.where(near(boundaries(fill_ignored(truth)), radius), truth, IGNORE)
+    """Return a mask with all pixels set to 255 that are more than ``radius`` pixels away from a boundary."""
+    return torch.where(dilate(boundaries(fill_ignored(truth)), radius), truth, IGNORE)

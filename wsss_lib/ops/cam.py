@@ -1,4 +1,4 @@
-"""Class activation maps after the network: normalisation, CAM seeds, and how much of an object they find."""
+"""Class activation maps after the network: normalisation, CAM seeds, and the share of an object that a map finds."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ def upsample(maps: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def enlarged_bands(maps: Tensor, size: tuple[int, int], values: int = 2**22) -> Iterator[tuple[slice, Tensor]]:
-    """Yield what :func:`upsample` returns, some rows after others, so that large maps are never in memory as a whole.
+    """Yield the result of :func:`upsample` in bands of rows, so that large maps never have to fit into memory.
 
     Args:
         maps: ``(C, h, w)`` float.
-        size: ``(H, W)``. Maps that have this size already are yielded as they are, all rows together.
-        values: Greatest number of values in a band, which has at least one row.
+        size: Size ``(H, W)`` of the result. Maps of this size are yielded unchanged, as one band.
+        values: Greatest number of values in a band. A band has at least one row.
 
     Yields:
-        Which rows, and their ``(C, rows, W)`` values; they differ from :func:`upsample`'s by rounding alone.
+        The rows of a band as a slice, and their ``(C, rows, W)`` values, equal to :func:`upsample` up to rounding.
     """
     (channels, height, _), (rows, columns) = maps.shape, size
     if maps.shape[1:] == size:
@@ -46,21 +46,21 @@ def enlarged_bands(maps: Tensor, size: tuple[int, int], values: int = 2**22) -> 
         yield band, upsample(between[None], (between.shape[1], columns))[0] if channels else found
 
 
-def highest(scores: Tensor, dim: int) -> Tensor:
-    """Return where along a dimension the scores are highest, int64; of equals the first.
+def argmax(scores: Tensor, dim: int) -> Tensor:
+    """Return the index of the highest score along a dimension as int64; the first index if several are equal.
 
-    It is what ``argmax`` returns, which on a CPU takes ten times as long along any but the last dimension.
+    The result equals that of :meth:`torch.Tensor.argmax`, which is ten times slower on a CPU unless ``dim`` is last.
     """
     return scores.max(dim).indices
 
 
 def merge_mirrored(maps: Tensor) -> Tensor:
-    """Add the maps of mirrored images to those of the plain ones.
+    """Add the maps of mirrored images to the maps of the plain images.
 
-    Bilinear resizing commutes with mirroring, so this may be done at feature resolution.
+    Bilinear resizing commutes with mirroring, so the sum can be taken at feature resolution.
 
     Args:
-        maps: ``(2B, K, h, w)``: B plain images, then the same B mirrored left to right.
+        maps: ``(2B, K, h, w)``: maps of B plain images, then maps of the same images mirrored left to right.
 
     Returns:
         ``(B, K, h, w)``.
@@ -86,20 +86,20 @@ def normalise_range(maps: Tensor, eps: float = 1e-5) -> Tensor:
 
 
 def cam_label(scores: Tensor, classes: Tensor, threshold: float) -> Tensor:
-    """Return the CAM seed: at every pixel the class of the highest score, or background.
+    """Return the CAM seed: the class with the highest score at each pixel, or background.
 
-    Background has the score ``threshold`` everywhere and wins ties; of two classes the first wins.
+    Background has the score ``threshold`` everywhere and wins ties; the first of several equal classes wins.
 
     Args:
         scores: ``(n, H, W)`` float, the normalised maps of the n classes that the image shows; n may be 0.
-        classes: ``(n,)`` int64, which classes these are, from 0.
-        threshold: The background score.
+        classes: ``(n,)`` int64, the class of each map, from 0.
+        threshold: Score of the background.
 
     Returns:
-        ``(H, W)`` uint8: 0 background, k + 1 class k.
+        ``(H, W)`` uint8: 0 for background, k + 1 for class k.
 
     Raises:
-        InputError: A score is not finite, or there are not as many classes as scores.
+        InputError: A score is not finite, or the numbers of maps and classes differ.
 
     Example:
         >>> import torch
@@ -119,14 +119,14 @@ def cam_label(scores: Tensor, classes: Tensor, threshold: float) -> Tensor:
 
 
 def background_power(cams: Tensor, alpha: float) -> Tensor:
-    """Put a background score ``(1 - max_k A_k)^alpha`` before the maps (AffinityNet, equation 2).
+    """Prepend the background score ``(1 - max_k A_k)^alpha`` to the maps (AffinityNet, equation 2).
 
     Args:
         cams: ``(n, H, W)`` float in [0, 1]; n may be 0.
-        alpha: The higher, the lower the background.
+        alpha: Power of the background; a higher power lowers the background score.
 
     Returns:
-        ``(1 + n, H, W)``.
+        ``(1 + n, H, W)`` scores, background first.
 
     Raises:
         InputError: A value is not a number in [0, 1].
@@ -144,7 +144,7 @@ def background_power(cams: Tensor, alpha: float) -> Tensor:
 
 
 def activation_share(maps: Tensor, region: Tensor) -> Tensor:
-    """Return which share of the activation falls into a region.
+    """Return the share of the activation that lies inside a region.
 
     Args:
         maps: ``(..., H, W)`` float, at least 0.
@@ -157,12 +157,12 @@ def activation_share(maps: Tensor, region: Tensor) -> Tensor:
 
 
 def covered_share(maps: Tensor, region: Tensor, threshold: float) -> Tensor:
-    """Return which share of a region's pixels has an activation above ``threshold``.
+    """Return the share of a region's pixels whose activation is above ``threshold``.
 
     Args:
         maps: ``(..., H, W)`` float.
         region: ``(..., H, W)`` bool.
-        threshold: The activation above which a pixel counts as found.
+        threshold: Activation above which a pixel counts as found.
 
     Returns:
         ``(...)`` in [0, 1]; NaN where a region is empty.

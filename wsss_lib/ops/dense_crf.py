@@ -1,14 +1,14 @@
-"""Fully connected conditional random fields: sharpen the scores of pixels along the edges of their image.
+"""Fully connected conditional random fields (CRFs), which align label scores with the edges of an image.
 
-Krähenbühl and Koltun, "Efficient Inference in Fully Connected CRFs with Gaussian Edge Potentials" (NIPS 2011). Every
-pixel is connected with every other; the closer two are in place and colour, the more they want the same label. The
-mean-field approximation (algorithm 1 of the paper) repeats, from ``Q = softmax(-U)``,
+Krähenbühl and Koltun, "Efficient Inference in Fully Connected CRFs with Gaussian Edge Potentials" (NIPS 2011). Each
+pixel is connected with every other pixel. Two pixels favour the same label more strongly the closer they are in
+position and colour. The mean-field approximation (algorithm 1 of the paper) starts from ``Q = softmax(-U)`` and repeats
 
     ``Q_i(l) <- softmax_l( -U_i(l) + sum_m w_m sum_j k_m(f_i, f_j) Q_j(l) )``
 
-with the sums over j done on a permutohedral lattice. Two backends compute the same: ``torch``, which needs no compiler
-and runs on any device, several images and several unaries at once; and ``pydensecrf``, the authors' C++ code, if that
-is installed. As there, a pixel's own contribution is not removed from the sum.
+A permutohedral lattice computes the sums over j. Two backends compute the same result. ``torch`` needs no compiler,
+runs on any device, and takes several images and several unaries at once. ``pydensecrf`` is the authors' C++ code and
+must be installed. Both keep a pixel's own contribution in the sum, as the C++ code does.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ Normalisation = Literal["symmetric", "before", "after", "none"]
 Backend = Literal["auto", "torch", "pydensecrf"]
 
 PIXELS_PER_BATCH = {"cpu": 1, "cuda": 2**22}
-"""Number of pixels that the torch backend solves at once, at least one image. On a CPU one image fills the cache."""
+"""Number of pixels that the torch backend solves at once; at least one image. On a CPU, one image fills the cache."""
 
-_OVERSHOOT = 1.25
-"""Up to which value a score counts as 1, as in the C++ code's helper: a bicubic enlargement overshoots by so much."""
+_MAX_SCORE = 1.25
+"""Greatest score that is accepted; scores above 1 count as 1, because bicubic enlargement overshoots by up to 0.25."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,11 @@ class Pairwise:
 
     Attributes:
         sxy: Standard deviation along x and y, in pixels.
-        srgb: Standard deviation of red, green and blue, in grey levels of 0-255; None if colour does not count.
-        weight: w of Potts' model; or L values v for the message ``-v · k Q``; or an ``(L, L)`` matrix M for
+        srgb: Standard deviation of red, green and blue, in grey levels of 0-255; None for a kernel without colour.
+        weight: Weight w of the Potts model; or L values v for the message ``-v · k Q``; or an ``(L, L)`` matrix M for
             ``-(M + Mᵀ)/2 · k Q``.
-        normalisation: Normalisation of the kernel: ``symmetric`` is ``k_ij / sqrt(sum_j k_ij · sum_i k_ij)``; the
-            others divide by the sum before or after filtering, or not at all.
+        normalisation: Normalisation of the kernel. ``symmetric`` gives ``k_ij / sqrt(sum_j k_ij · sum_i k_ij)``,
+            ``before`` and ``after`` divide by the sum before or after filtering, and ``none`` does not normalise.
     """
 
     sxy: tuple[float, float]
@@ -68,7 +68,7 @@ class CRFSettings:
 def settings(
     sxy: float, weight: float, bilateral_sxy: float, srgb: float, bilateral_weight: float, steps: int = 10
 ) -> CRFSettings:
-    """Return the usual field: one kernel of position, one of position and colour, the same along all axes."""
+    """Return the usual field: a kernel of position and a kernel of position and colour, both equal along all axes."""
     position = Pairwise((sxy, sxy), None, weight)
     return CRFSettings((position, Pairwise((bilateral_sxy,) * 2, (srgb,) * 3, bilateral_weight)), steps)
 
@@ -92,12 +92,13 @@ def unary_from_scores(scores: Tensor, clip: float | None = 1e-5, scale: float | 
     """Return the unary energies ``-log p`` of scores.
 
     Args:
-        scores: ``(..., L, H, W)`` in [0, 1]; they need not add up to 1 over the labels. Up to 1.25 they count as 1.
-        clip: Scores below count as this, in [0, 1]; None for no bound.
-        scale: If given, ``p <- scale · p + (1 - scale) / L`` first, in (0, 1].
+        scores: ``(..., L, H, W)`` in [0, 1], which need not add up to 1 over the labels. Scores from 1 to 1.25 count as
+            1.
+        clip: Lower bound in [0, 1] to which scores are raised; None for no bound.
+        scale: Factor in (0, 1] of ``p <- scale · p + (1 - scale) / L``, applied first; None to leave scores unchanged.
 
     Returns:
-        The same shape, float32.
+        Energies of the shape of the scores, float32.
 
     Raises:
         InputError: The scores have no label, a score is negative, above 1.25 or not finite, or ``clip`` or ``scale`` is
@@ -110,7 +111,7 @@ def unary_from_scores(scores: Tensor, clip: float | None = 1e-5, scale: float | 
     if scale is not None and not 0 < scale <= 1:
         raise InputError(f"scale is {scale}; it must be above 0 and at most 1.")
     scores = scores.float()
-    if not all_within(scores, _OVERSHOOT):
+    if not all_within(scores, _MAX_SCORE):
         raise InputError(
             "scores hold negative or non-finite values or values above 1; a dense CRF needs probabilities in [0, 1]."
         )
@@ -121,19 +122,19 @@ def unary_from_scores(scores: Tensor, clip: float | None = 1e-5, scale: float | 
 
 
 def unary_from_labels(labels: Tensor, num_labels: int, confidence: float, unknown: bool = False) -> Tensor:
-    """Return the unary energies of a label map that is right with the probability ``confidence``.
+    """Return the unary energies of a label map whose labels are right with the probability ``confidence``.
 
     Args:
-        labels: ``(..., H, W)`` integers in [0, L).
-        num_labels: L, without ``unknown``.
-        confidence: Probability of the given label, in (0, 1); the others share the rest.
-        unknown: If so, 0 in ``labels`` means that nothing is known, and label l is row l - 1.
+        labels: ``(..., H, W)`` integers in [0, L); in [0, L] with ``unknown``.
+        num_labels: Number of labels L, not counting the unknown label.
+        confidence: Probability of the given label, in (0, 1); the other labels share the rest.
+        unknown: Whether 0 in ``labels`` means an unknown label; label l is then row l - 1 of the result.
 
     Returns:
         ``(..., L, H, W)`` float32.
 
     Raises:
-        InputError: A label is not a whole number or out of range, or the confidence is out of range.
+        InputError: A label is not an integer or is out of range, or the confidence is out of range.
     """
     if not 0 < confidence < 1:
         raise InputError(f"confidence is {confidence}; it must lie between 0 and 1.")
@@ -155,7 +156,7 @@ def unary_from_labels(labels: Tensor, num_labels: int, confidence: float, unknow
 
 
 class Kernel:
-    """A normalised, weighted kernel: the sum over j of the update, as sparse matrices.
+    """A normalised, weighted kernel: sparse matrices that compute the sum over j of the update.
 
     Args:
         lattice: Lattice of the pixels' features.
@@ -178,7 +179,7 @@ class Kernel:
         after = (ones if normalisation == "before" else after) * lattice.scale
 
         compatibility = torch.as_tensor(weight, dtype=torch.float32, device=device)
-        self.compatibility: Tensor | None = None  # (L, L), unless it is Potts'
+        self.compatibility: Tensor | None = None  # (L, L); None for the Potts model
         if compatibility.ndim == 0:
             after = after * compatibility
         else:
@@ -189,7 +190,7 @@ class Kernel:
         self.slicing = SparseRows(cut.columns, cut.weights * after[:, None])
 
     def __call__(self, q: Tensor, labels: int) -> Tensor:
-        """Return the message ``(N, G·L)`` of the probabilities ``(N, G·L)``, G fields of L labels beside each other."""
+        """Return the messages of the probabilities, both ``(N, G·L)``: the columns are G fields of L labels each."""
         message = self.slicing @ self.lattice.blur(self.splatting @ q)
         if self.compatibility is None:
             return message
@@ -202,9 +203,9 @@ def mean_field(unary: Tensor, kernels: Sequence[Kernel], steps: int = 10) -> Ten
     """Do ``steps`` parallel mean-field updates.
 
     Args:
-        unary: ``(G, L, N)`` float32, the energies of G fields over the same N points; infinite for a label that a
-            point must not get.
-        kernels: Kernels that all the fields share.
+        unary: ``(G, L, N)`` float32, the energies of G fields over the same N points; an infinite energy excludes a
+            label.
+        kernels: Kernels that all fields share.
         steps: Number of updates; 0 returns ``softmax(-U)``.
 
     Returns:
@@ -212,7 +213,7 @@ def mean_field(unary: Tensor, kernels: Sequence[Kernel], steps: int = 10) -> Ten
     """
     groups, labels, points = unary.shape
     q = (-unary).softmax(1)
-    columns = unary.new_empty(points, groups * labels)  # as products want it; the softmax is faster along rows
+    columns = unary.new_empty(points, groups * labels)  # layout for the products; the softmax is faster along rows
     for _ in range(steps if kernels else 0):
         columns.copy_(q.view(groups * labels, points).t())
         message = kernels[0](columns, labels)
@@ -223,10 +224,10 @@ def mean_field(unary: Tensor, kernels: Sequence[Kernel], steps: int = 10) -> Ten
 
 
 def free_energy(q: Tensor, unary: Tensor, kernels: Sequence[Kernel]) -> float:
-    """Return what the updates try to make small: the Kullback-Leibler divergence up to a constant.
+    """Return the quantity that the updates minimise: the Kullback-Leibler divergence up to a constant.
 
-    ``sum Q log Q + sum U Q - sum_m sum w_m Q k_m Q``, every pair counted twice, as ``pydensecrf`` does. Shapes as in
-    :func:`mean_field`.
+    It is ``sum Q log Q + sum U Q - sum_m sum w_m Q k_m Q``, where each pair counts twice, as in ``pydensecrf``. Shapes
+    are the same as in :func:`mean_field`.
     """
     groups, labels, points = q.shape
     columns = q.view(groups * labels, points).t().contiguous()
@@ -240,7 +241,13 @@ def free_energy(q: Tensor, unary: Tensor, kernels: Sequence[Kernel]) -> float:
 
 
 def position_features(sizes: Sequence[tuple[int, int]], sxy: tuple[float, float], device: torch.device) -> Tensor:
-    """Return ``(2, N)``: x and y of the pixels of images of the given (height, width), row by row, over ``sxy``."""
+    """Return ``(2, N)``: x and y of all pixels, image by image and row by row, divided by ``sxy``.
+
+    Args:
+        sizes: Height and width of each image.
+        sxy: Standard deviations along x and y, in pixels.
+        device: Device of the result.
+    """
     places = []
     for height, width in sizes:
         y, x = torch.meshgrid(
@@ -255,10 +262,10 @@ def position_features(sizes: Sequence[tuple[int, int]], sxy: tuple[float, float]
 def make_kernel(images: Sequence[Tensor], pairwise: Pairwise) -> Kernel:
     """Build a kernel for one or more ``(3, H, W)`` RGB images with values of 0-255, see :func:`dense_crf`.
 
-    A kernel without colour depends on the sizes alone and is kept for the next images of the same sizes.
+    A kernel without colour depends only on the sizes. It is cached and reused for images of the same sizes.
 
     Raises:
-        InputError: An image does not hold whole numbers of 0-255, or a standard deviation is too small.
+        InputError: An image holds values that are not integers of 0-255, or a standard deviation is too small.
     """
     images = [_eight_bit(image, i) for i, image in enumerate(images)]
     sizes = tuple((int(x.shape[1]), int(x.shape[2])) for x in images)
@@ -270,7 +277,7 @@ def make_kernel(images: Sequence[Tensor], pairwise: Pairwise) -> Kernel:
 
 
 def _features(images: Sequence[Tensor], pairwise: Pairwise) -> Tensor:
-    """Return what a kernel compares, ``(d, N)``: places, and colours if they count, in standard deviations."""
+    """Return the ``(d, N)`` features of a kernel, positions and perhaps colours, in standard deviations."""
     sizes = [(int(x.shape[1]), int(x.shape[2])) for x in images]
     features = position_features(sizes, pairwise.sxy, images[0].device)
     if pairwise.srgb is None:
@@ -285,7 +292,7 @@ def _names(pairwise: Pairwise) -> list[str]:
 
 @lru_cache(maxsize=8)
 def _position_kernel(sizes: tuple[tuple[int, int], ...], pairwise: Pairwise, device: torch.device) -> Kernel:
-    with torch.inference_mode(False), torch.no_grad():  # what is kept must be usable everywhere
+    with torch.inference_mode(False), torch.no_grad():  # cached tensors are also used in training
         lattice = Lattice(position_features(sizes, pairwise.sxy, device), _batch(sizes, device), _names(pairwise))
         return Kernel(lattice, pairwise.weight, pairwise.normalisation)
 
@@ -306,20 +313,20 @@ def dense_crf(
     """Infer the label probabilities of images.
 
     Args:
-        images: ``(3, H, W)`` uint8 RGB, of any sizes, all on one device. Other types are taken if the values are whole
-            numbers of 0-255; floats must then reach beyond 1, else they may be meant as 0-1.
-        unaries: For each image ``(L, H, W)`` float32 energies, or ``(G, L, H, W)`` for G fields over the same image,
-            which cost little more than one, on the device of the image. L may differ between the images. An energy
-            may be infinite, but not those of all labels of a pixel.
-        preset: A name of `PRESETS`, or settings of one's own.
+        images: ``(3, H, W)`` uint8 RGB images of any sizes, all on one device. Other types are accepted if all values
+            are integers of 0-255. Floats must have a value above 1, because otherwise they may be scaled to 0-1.
+        unaries: ``(L, H, W)`` float32 energies for each image, on the device of the image; or ``(G, L, H, W)`` for G
+            fields over the same image, which cost little more than one field. L may differ between images. An energy
+            may be infinite, but not the energies of all labels of a pixel.
+        preset: Name in `PRESETS`, or settings.
         backend: ``torch``, ``pydensecrf``, or ``auto`` for the faster one, which is ``torch`` on every device. All
-            accept and refuse the same.
+            backends accept and refuse the same input.
 
     Returns:
-        For each image the probabilities, of the shape of its unary, float32, on the device of the image.
+        Probabilities for each image, of the shape of its unary, float32, on the device of the image.
 
     Raises:
-        InputError: Sizes or devices do not fit, an image does not hold values of 0-255, an energy is NaN, a setting is
+        InputError: Sizes or devices do not fit, an image has values outside 0-255, an energy is NaN, a setting is
             unusable, or ``pydensecrf`` is not installed.
 
     Example:
@@ -350,7 +357,7 @@ def dense_crf(
 
 
 def check(preset: str | CRFSettings, backend: Backend = "auto") -> CRFSettings:
-    """Return the settings of a preset; raise InputError if they, or the backend, cannot be used."""
+    """Return the settings of a preset. Raise InputError if the settings or the backend cannot be used."""
     if backend not in ("auto", "torch", "pydensecrf"):
         raise InputError(f"CRF backend {backend!r} is unknown; choose auto, torch or pydensecrf.")
     if backend == "pydensecrf" and importlib.util.find_spec("pydensecrf") is None:
@@ -376,14 +383,14 @@ def check(preset: str | CRFSettings, backend: Backend = "auto") -> CRFSettings:
 def _check_weight(weight: object) -> None:
     try:
         values = np.asarray(weight, np.float32)
-    except (TypeError, ValueError):  # rows of different lengths, or no numbers
+    except (TypeError, ValueError):  # rows of different lengths, or values that are not numbers
         values = np.full(1, np.nan)
     if not np.isfinite(values).all() or (values.ndim == 2 and values.shape[0] != values.shape[1]) or values.ndim > 2:
         raise InputError(f"weight {weight} of a kernel must be a number, one for each label, or a square matrix.")
 
 
 def _eight_bit(image: Tensor, index: int) -> Tensor:
-    """Return an image as uint8; raise InputError if its values have another meaning."""
+    """Return an image as uint8. Raise InputError if its values may not be grey levels of 0-255."""
     if image.ndim != 3 or image.shape[0] != 3 or image.numel() == 0:
         raise InputError(f"image {index} has the shape {tuple(image.shape)}; a dense CRF needs (3, H, W) RGB.")
     if image.dtype == torch.uint8:
@@ -391,14 +398,14 @@ def _eight_bit(image: Tensor, index: int) -> Tensor:
     whole = not image.is_complex() and bool((image == image.to(torch.uint8)).all())
     if not whole or image.dtype == torch.bool or (image.is_floating_point() and not image.max() > 1):
         raise InputError(
-            f"image {index} has {image.dtype} values that are not surely the picture's grey levels of 0-255; give them "
-            "as uint8, neither scaled to 0-1 nor normalised."
+            f"image {index} has {image.dtype} values that may not be grey levels of 0-255; give the image as uint8, "
+            "neither scaled to 0-1 nor normalised."
         )
     return image.to(torch.uint8)
 
 
 def _energies(unary: Tensor, image: Tensor, field: CRFSettings, index: int) -> Tensor:
-    """Return a unary as ``(G, L, H, W)`` float32; raise InputError if it does not fit the image and the field."""
+    """Return a unary as ``(G, L, H, W)`` float32. Raise InputError if it does not fit the image and the field."""
     if unary.ndim not in (3, 4) or unary.shape[-2:] != image.shape[-2:] or unary.shape[-3] == 0:
         raise InputError(
             f"the unary of image {index} has the shape {tuple(unary.shape)}, which does not fit {tuple(image.shape)}; "
@@ -411,14 +418,14 @@ def _energies(unary: Tensor, image: Tensor, field: CRFSettings, index: int) -> T
     energies = unary.detach().float()
     if not torch.isfinite(energies.amin(-3)).all():  # a label may have an infinite energy, but not all of them
         raise InputError(
-            f"the unary of image {index} holds NaN or rules out all labels of a pixel; give finite energies."
+            f"the unary of image {index} holds NaN or excludes all labels of a pixel; give finite energies."
         )
     for kernel in field.kernels:
         size = np.shape(kernel.weight)
         if size and size[0] != unary.shape[-3]:
             raise InputError(
                 f"the weight of a kernel is for {size[0]} labels, but the unary of image {index} has "
-                f"{unary.shape[-3]}; give a weight for as many."
+                f"{unary.shape[-3]}; give one weight for each label."
             )
     return energies if unary.ndim == 4 else energies[None]
 
@@ -427,17 +434,18 @@ def _energies(unary: Tensor, image: Tensor, field: CRFSettings, index: int) -> T
 def _solve_torch(images: Sequence[Tensor], unaries: Sequence[Tensor], field: CRFSettings) -> list[Tensor]:
     results: list[Tensor] = []
     start = 0
-    alike = all(isinstance(kernel.weight, float | int) for kernel in field.kernels)  # whatever the number of labels
+    # Images with different numbers of labels are solved together only if no weight depends on the label.
+    joint = all(isinstance(kernel.weight, float | int) for kernel in field.kernels)
     with torch.autocast(images[0].device.type if images else "cpu", enabled=False):
         while start < len(images):
-            stop = start + (_how_many(images[start:]) if alike else 1)
-            results += _solve_together(images[start:stop], unaries[start:stop], field)
+            stop = start + (_batch_length(images[start:]) if joint else 1)
+            results += _solve_batch(images[start:stop], unaries[start:stop], field)
             start = stop
     return results
 
 
-def _how_many(images: Sequence[Tensor]) -> int:
-    """Return how many of the images are solved at once."""
+def _batch_length(images: Sequence[Tensor]) -> int:
+    """Return the number of images, from the first, that are solved at once."""
     left = PIXELS_PER_BATCH.get(images[0].device.type, PIXELS_PER_BATCH["cuda"])
     count = 0
     for image in images:
@@ -448,14 +456,14 @@ def _how_many(images: Sequence[Tensor]) -> int:
     return max(1, count)
 
 
-def _solve_together(images: Sequence[Tensor], unaries: Sequence[Tensor], field: CRFSettings) -> list[Tensor]:
+def _solve_batch(images: Sequence[Tensor], unaries: Sequence[Tensor], field: CRFSettings) -> list[Tensor]:
     groups, labels = (max(u.shape[i] for u in unaries) for i in (0, 1))
     counts = [image[0].numel() for image in images]
-    together = unaries[0].new_full((groups, labels, sum(counts)), torch.inf)  # labels that an image does not have
-    together[:, 0] = 0.0
-    for part, unary in zip(together.split(counts, dim=2), unaries, strict=True):
+    batch = unaries[0].new_full((groups, labels, sum(counts)), torch.inf)  # infinite for labels that an image lacks
+    batch[:, 0] = 0.0
+    for part, unary in zip(batch.split(counts, dim=2), unaries, strict=True):
         part[: unary.shape[0], : unary.shape[1]] = unary.flatten(2)
-    q = mean_field(together, [make_kernel(images, kernel) for kernel in field.kernels], field.steps)
+    q = mean_field(batch, [make_kernel(images, kernel) for kernel in field.kernels], field.steps)
     return [
         part[: unary.shape[0], : unary.shape[1]].reshape(unary.shape)
         for part, unary in zip(q.split(counts, dim=2), unaries, strict=True)
@@ -473,7 +481,7 @@ def _solve_pydensecrf(image: Tensor, unary: Tensor, field: CRFSettings) -> Tenso
     }
     labels, height, width = unary.shape[1:]
     for kernel in field.kernels:
-        check_features(_features([image], kernel), _names(kernel))  # the C++ code says nothing of too many cells
+        check_features(_features([image], kernel), _names(kernel))  # the C++ code does not report too many cells
     pixels = np.ascontiguousarray(image.permute(1, 2, 0).cpu().numpy())
     results = []
     for energies in unary.cpu().numpy():

@@ -1,8 +1,9 @@
 """Images and features as sums of waves: magnitudes, phases, filters, and the blocks of frequencies that PCSS probes.
 
-Everything here is real and works on the half plane of frequencies that ``torch.fft.rfft2`` returns, in its order. The
-papers' code multiplies the whole, centred spectrum by a mask that need not be symmetric about the origin, and drops the
-imaginary part of the result. That is the same as multiplying by the mask's symmetric part, which half a plane holds.
+All filters here are real. They work on the half plane of frequencies that ``torch.fft.rfft2`` returns, in its order.
+The authors' code multiplies the whole, centred spectrum by a mask that need not be symmetric about the origin, and
+drops the imaginary part of the result. Multiplying by the symmetric part of that mask gives the same result, and half a
+plane is enough to store the symmetric part.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from torch import Tensor
 
 
 def half_plane(mask: Tensor) -> Tensor:
-    """Return the symmetric part ``(M(s) + M(-s)) / 2`` of masks over a whole, centred spectrum, as half a plane.
+    """Return the symmetric part ``(M(s) + M(-s)) / 2`` of masks of a whole, centred spectrum, as a half plane.
 
     Args:
         mask: ``(..., H, W)`` float, frequency 0 at ``(H // 2, W // 2)`` as after ``fftshift``.
@@ -36,7 +37,7 @@ def apply_filter(images: Tensor, half: Tensor) -> Tensor:
 
 
 def magnitude(images: Tensor) -> Tensor:
-    """Return how strong every wave is in ``(..., H, W)`` real images, ``(..., H, W // 2 + 1)``, at least 0."""
+    """Return the magnitude of each wave in ``(..., H, W)`` real images as ``(..., H, W // 2 + 1)``, at least 0."""
     return torch.fft.rfft2(images.float()).abs()
 
 
@@ -58,21 +59,21 @@ def with_magnitude(images: Tensor, wanted: Tensor) -> Tensor:
 def probe_filters(
     size: int, block: int, mirror: Literal["official", "exact"] = "official"
 ) -> tuple[Tensor, list[list[tuple[int, int]]]]:
-    """Return filters that each take one block of frequencies out of an image.
+    """Return filters, called probes, each of which removes one block of frequencies from an image.
 
-    The centred spectrum is divided into ``(size / block)^2`` blocks. The opposite frequencies of a block carry the same
-    information in a real image; so a probe zeroes a second block, too, and stands for both.
+    The centred spectrum is divided into ``(size / block)^2`` blocks. In a real image, the opposite frequencies of a
+    block carry the same information. A probe therefore removes two opposite blocks and measures both.
 
     Args:
         size: Side of the images, a multiple of the block.
         block: Side of a block.
-        mirror: ``official``: the second block is one off, as in the authors' code; since the result is made real, most
-            coefficients are then halved instead of zeroed. ``exact``: the second block has the opposite frequencies,
-            and all coefficients of both are zeroed.
+        mirror: Position of the second block. ``official``: shifted by one frequency, as in the authors' code; as the
+            result is made real, most coefficients are then halved instead of zeroed. ``exact``: the opposite
+            frequencies; all coefficients of both blocks are zeroed.
 
     Returns:
         ``(P, size, size // 2 + 1)`` float32 in {0, 0.5, 1}, see :func:`half_plane`; and for each of the P probes the
-        cells (row, column) of the table of blocks that it fills. No two probes are alike, every cell is filled once.
+        cells (row, column) of the table of blocks that it fills. All probes are distinct; each cell is filled once.
     """
     last = size // block - 1
     filters: list[Tensor] = []
@@ -97,18 +98,18 @@ def probe_filters(
 
 
 def influence_maps(table: Tensor, highest: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Turn a table of losses into maps of how much a classifier depends on every frequency (PCSS).
+    """Turn a table of losses into influence maps: how strongly a classifier depends on each frequency (PCSS).
 
-    ``K = (U - min U) / (m - min U)``, where U is the table enlarged bicubically and m the highest value of U over all
-    tables so far. A class without any loss (never seen) keeps its m.
+    ``K = (U - min U) / (m - min U)``, where U is the table enlarged bicubically and m is the highest value of U in all
+    tables so far. A class that no image showed has no losses and keeps its m.
 
     Args:
-        table: ``(C, g, g)`` float, at least 0: the loss of a class without each block of frequencies.
-        highest: ``(C,)``, m before this table; 0 before the first.
-        size: Side of the map.
+        table: ``(C, g, g)`` float, at least 0: the loss of each class after each block of frequencies is removed.
+        highest: ``(C,)``, the value of m before this table; 0 before the first table.
+        size: Side of the maps.
 
     Returns:
-        ``(C, size, size)`` in [0, 1], centred, 0 for a class without any loss; and the new ``(C,)`` m.
+        ``(C, size, size)`` maps in [0, 1], centred, 0 for a class without losses; and the new ``(C,)`` value of m.
     """
     enlarged = F.interpolate(table[None], size=(size, size), mode="bicubic", align_corners=False)[0]
     low, high = enlarged.amin(dim=(1, 2)), enlarged.amax(dim=(1, 2))

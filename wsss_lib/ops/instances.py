@@ -1,4 +1,4 @@
-"""Instances of a class from displacements: cells whose displacements lead to the same centre belong together.
+"""Instances of a class from displacements: cells whose displacements end at the same centre form one instance.
 
 Ahn, Cho and Kwak, "Weakly Supervised Learning of Instance Segmentation with Inter-pixel Relations" (CVPR 2019).
 """
@@ -18,7 +18,7 @@ class Instances:
 
     Attributes:
         classes: ``(N,)`` int64, from 0.
-        scores: ``(N,)`` float32, the highest score within the mask; 0 for tiny ones.
+        scores: ``(N,)`` float32, the highest score within the mask; 0 for very small instances.
         masks: ``(N, H, W)`` bool; no two overlap.
     """
 
@@ -28,14 +28,14 @@ class Instances:
 
 
 def find_centres(displacements: Tensor, steps: int = 300) -> Tensor:
-    """Follow the displacements from every cell, step by step.
+    """Follow the displacements from each cell, step by step.
 
     Args:
         displacements: ``(2, h, w)`` float, (dy, dx) in cells.
-        steps: Number of times that the displacement at the present place is added.
+        steps: Number of steps. Each step adds the displacement at the current position.
 
     Returns:
-        ``(2, h, w)`` int64, row and column of the cell where each one ends.
+        ``(2, h, w)`` int64, row and column of the cell at which the path of each cell ends.
     """
     height, width = displacements.shape[1:]
     y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
@@ -54,14 +54,14 @@ def find_centres(displacements: Tensor, steps: int = 300) -> Tensor:
 
 
 def group_cells(displacements: Tensor, centres: Tensor, weak: float = 2.5) -> Tensor:
-    """Return ``(h, w)`` int64, the group of every cell from 0.
+    """Return the group of each cell as ``(h, w)`` int64, from 0.
 
-    Cells around a centre have short displacements; connected ones are one centre.
+    A cell with a short displacement lies at a centre. Connected cells of this kind form one centre.
 
     Args:
-        displacements: ``(2, h, w)`` float.
+        displacements: ``(2, h, w)`` float, (dy, dx) in cells.
         centres: ``(2, h, w)`` int64, see :func:`find_centres`.
-        weak: Displacements shorter than this lie at a centre, in cells.
+        weak: Length below which a displacement counts as short, in cells.
     """
     short = displacements.square().sum(0).sqrt() < weak
     regions = torch.from_numpy(ndimage.label(short.cpu().numpy())[0]).long().to(centres.device)
@@ -69,13 +69,13 @@ def group_cells(displacements: Tensor, centres: Tensor, weak: float = 2.5) -> Te
 
 
 def separate(scores: Tensor, classes: Tensor, background: float, least_share: float = 0.01) -> Instances:
-    """Return the connected areas in which the map of a class and a group has the highest score.
+    """Return one instance for each connected area in which the map of one class and one group has the highest score.
 
     Args:
-        scores: ``(n, G, H, W)`` float in [0, 1], of n classes and G groups.
-        classes: ``(n,)`` int64, from 0.
+        scores: ``(n, G, H, W)`` float in [0, 1], one map for each of n classes and G groups.
+        classes: ``(n,)`` int64, the class of each row of ``scores``, from 0.
         background: Score of the background.
-        least_share: Areas that are a smaller share of the image get the score 0.
+        least_share: Share of the image below which an area gets the score 0.
     """
     groups, height, width = scores.shape[1:]
     maps = scores.flatten(0, 1)

@@ -1,8 +1,8 @@
-"""Convolutions of enlarged feature maps, without ever enlarging the features: the two ends of ACR's decoder.
+"""Convolutions of enlarged feature maps that never enlarge the features: the first and the last layer of ACR's decoder.
 
-It begins with a 4×4 convolution of stride 2 on ``m ⊙ U f``: coarse features f of hundreds of channels,
+The decoder begins with a 4×4 convolution of stride 2 on ``m ⊙ U f``: coarse features f with hundreds of channels,
 enlarged bilinearly (U) to the image and multiplied by a mask m. Enlarging, masking and convolving are linear, and the
-first two act on each channel alone. So the channels can be mixed first, while the features are small:
+first two act on each channel separately. So the channels can be mixed first, while the features are small:
 ``W * (m ⊙ U f) = sum_k S_k (m ⊙ U (W_k f))``, where k runs over the taps of the kernel, W_k is the tap's matrix from
 input to output channels, and S_k shifts by the tap and keeps every second pixel.
 """
@@ -32,7 +32,7 @@ def _tap_matrices(length: int, size: int, kernel: int, like: Tensor) -> Tensor:
 
 
 class _SumOverTaps(torch.autograd.Function):
-    """``y = sum_{u, v} m[u, v] * (R_u z[u, v] C_v')``; the enlarged maps are made again for the gradient."""
+    """``y = sum_{u, v} m[u, v] * (R_u z[u, v] C_v')``; backward computes the enlarged maps again."""
 
     @staticmethod
     def forward(ctx: Any, mixed: Tensor, masks: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
@@ -60,13 +60,13 @@ class _SumOverTaps(torch.autograd.Function):
 
 
 def _window(masks: Tensor, u: int, v: int) -> Tensor:
-    """Return the view ``(B, 1, H / 2, W / 2)`` of padded masks that a tap of the kernel meets."""
+    """Return the view ``(B, 1, H / 2, W / 2)`` of the padded masks that one tap of the kernel reads."""
     height, width = masks.shape[2] - 2 * _PADDING, masks.shape[3] - 2 * _PADDING
     return masks[:, :, u : u + height : _STRIDE, v : v + width : _STRIDE]
 
 
 def masked_convolution(features: Tensor, mask: Tensor, weight: Tensor) -> Tensor:
-    """Convolve enlarged and masked features with stride 2 and padding 1, equal to the plain form up to rounding.
+    """Convolve enlarged, masked features with stride 2 and padding 1; equal to the plain form up to rounding.
 
     The plain form is ``conv2d(mask * interpolate(features, mask's size, "bilinear"), weight, stride=2, padding=1)``.
 
@@ -76,7 +76,7 @@ def masked_convolution(features: Tensor, mask: Tensor, weight: Tensor) -> Tensor
         weight: ``(O, C, 4, 4)`` float.
 
     Returns:
-        ``(B, O, H / 2, W / 2)``, differentiable once with respect to all three.
+        ``(B, O, H / 2, W / 2)``, differentiable once with respect to all three arguments.
     """
     outputs, inputs, kernel = weight.shape[:3]
     height, width = mask.shape[2:]
@@ -88,15 +88,15 @@ def masked_convolution(features: Tensor, mask: Tensor, weight: Tensor) -> Tensor
 
 
 _ROWS_READ = torch.tensor([[[1.0, 0, 0], [0, 1, 1], [0, 0, 0]], [[0, 0, 0], [1, 1, 0], [0, 0, 1]]])
-"""For an even and an odd pixel: which row of the small map, before, at or behind it, each row of a 3×3 kernel reads."""
+"""For an even and an odd pixel: the row of the small map (before, at, after) that each row of a 3×3 kernel reads."""
 
 
 def doubled_convolution(features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Double the size by repeating pixels, then convolve with padding 1; equal to the plain form up to rounding.
 
-    The plain form is ``conv2d(interpolate(features, scale_factor=2, mode="nearest"), weight, bias, padding=1)``. Where
-    pixels are repeated, kernel values that meet the same one can be added first: four kernels, one for each of the four
-    new pixels, on the small map.
+    The plain form is ``conv2d(interpolate(features, scale_factor=2, mode="nearest"), weight, bias, padding=1)``.
+    Repeated pixels are equal, so the kernel values that multiply them can be added first. This gives four kernels for
+    the small map, one for each of the four new pixels.
 
     Args:
         features: ``(B, C, h, w)`` float.

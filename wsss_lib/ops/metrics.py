@@ -1,7 +1,7 @@
-"""Scores of label maps and of classifiers. Label maps are counted once, and everything else follows from the counts.
+"""Scores of label maps and of classifiers. Label maps are counted once; all scores are computed from the counts.
 
-C counts the classes with background, K = C - 1 without it. A confusion matrix has the true class in its rows and the
-predicted one in its columns. Pixels whose truth is 255 are left out.
+C is the number of classes with background, and K = C - 1 is their number without background. A confusion matrix has the
+true class in its rows and the predicted class in its columns. Pixels whose truth is 255 are left out.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 from wsss_lib.ops.values import all_finite, all_within
 
 IGNORE = 255
-"""The value of ``truth`` for pixels that are left out."""
+"""Value of ``truth`` for pixels that are left out."""
 
 
 def confusion_matrix(truth: Tensor, prediction: Tensor, num_classes: int, ignore: int = IGNORE) -> Tensor:
@@ -26,7 +26,7 @@ def confusion_matrix(truth: Tensor, prediction: Tensor, num_classes: int, ignore
         truth: Integer tensor of any shape; values outside 0..C-1 are left out, as is ``ignore``.
         prediction: Integer tensor of the same shape, values 0..C-1.
         num_classes: C.
-        ignore: Another value of ``truth`` to leave out.
+        ignore: Value of ``truth`` for pixels that are left out.
 
     Returns:
         ``(C, C)`` int64.
@@ -48,21 +48,21 @@ def confusion_matrix(truth: Tensor, prediction: Tensor, num_classes: int, ignore
 
 
 def sweep_histogram(scores: Tensor, classes: Tensor, truth: Tensor, thresholds: Tensor, num_classes: int) -> Tensor:
-    """Count, for all background thresholds at once, what :func:`wsss_lib.ops.cam.seed` would label.
+    """Count the labels of :func:`wsss_lib.ops.cam.cam_label` for all background thresholds in one pass.
 
-    The label of a pixel is background while the threshold is at least its highest score, else the class of that
-    score. So one histogram over true class × class of the highest score × number of thresholds below that score
-    holds the confusion matrices of all thresholds.
+    A pixel is background if the threshold is at least its highest score. Otherwise it has the class of that score. So
+    one histogram over true class × class of the highest score × number of thresholds below that score holds the
+    confusion matrices of all thresholds.
 
     Args:
         scores: ``(n, H, W)`` float in [0, 1], the normalised maps of the n classes that the image shows; n may be 0.
-        classes: ``(n,)`` int64, which classes these are, from 0, each once.
+        classes: ``(n,)`` int64, the class of each map, from 0, without repetition.
         truth: ``(H, W)`` uint8, 0..C-1 or 255.
-        thresholds: ``(T,)`` ascending; compared in float32.
+        thresholds: ``(T,)`` thresholds in ascending order; compared in float32.
         num_classes: C.
 
     Returns:
-        ``(C, C, T + 1)`` int64. Histograms of several images may be added.
+        ``(C, C, T + 1)`` int64. The histograms of several images can be added.
 
     Raises:
         ValueError: Sizes do not fit, a score is not a number in [0, 1], a value of ``truth`` or ``classes`` is not a
@@ -81,7 +81,7 @@ def sweep_histogram(scores: Tensor, classes: Tensor, truth: Tensor, thresholds: 
     bins, columns = len(thresholds) + 1, max(1, len(classes))
     cells = truth.flatten().int() * (columns * bins)  # ignored pixels get a row of their own, dropped below
     if len(classes):
-        best, which = _highest(scores.flatten(1).float())
+        best, which = _maximum(scores.flatten(1).float())
         cells += which * bins + torch.bucketize(best, thresholds.float(), out_int32=True)  # thresholds below the score
     counts = torch.bincount(cells, minlength=256 * columns * bins).view(256, columns, bins)
     if counts[num_classes:IGNORE].any():
@@ -102,8 +102,8 @@ def _check_sweep(scores: Tensor, classes: list[int], truth: Tensor, thresholds: 
         raise ValueError("scores hold negative or non-finite values or values above 1; give maps in [0, 1]")
 
 
-def _highest(scores: Tensor) -> tuple[Tensor, Tensor]:
-    """Return ``scores.max(dim=0)`` of ``(n, N)``, of equals the first, n being so small that a loop is faster."""
+def _maximum(scores: Tensor) -> tuple[Tensor, Tensor]:
+    """Return ``scores.max(dim=0)`` of ``(n, N)`` scores, the first of equal ones; for small n, a loop is faster."""
     best = scores[0]
     which = torch.zeros_like(best, dtype=torch.int32)
     for i in range(1, len(scores)):
@@ -152,22 +152,22 @@ def recall(confusion: Tensor) -> Tensor:
 
 
 def pixel_accuracy(confusion: Tensor) -> Tensor:
-    """Return which share of all pixels has the right label, ``(...)`` float64, of ``(..., C, C)``."""
+    """Return the share of pixels with the right label as ``(...)`` float64, from ``(..., C, C)`` confusion matrices."""
     counts = confusion.double()
     return counts.diagonal(dim1=-2, dim2=-1).sum(-1) / counts.sum((-2, -1))
 
 
 def frequency_weighted_iou(confusion: Tensor) -> Tensor:
-    """Return the mean of the intersection over union weighted by how often classes occur, ``(...)`` float64."""
+    """Return the mean IoU, weighted by the number of pixels of each true class, as ``(...)`` float64."""
     counts = confusion.double()
     weighted = counts.sum(-1) * intersection_over_union(confusion).nan_to_num(0.0)
     return weighted.sum(-1) / counts.sum((-2, -1))
 
 
 def occurring(values: Tensor, confusion: Tensor) -> Tensor:
-    """Return ``(..., C)`` values with NaN for every class that never occurs, although it may be predicted.
+    """Return ``(..., C)`` values with NaN for each class that never occurs in the truth, even if it is predicted.
 
-    The mean of these is that of DeepLab's code; ours counts a class that is only predicted as 0.
+    DeepLab's code averages these values. Our mean counts a class that is predicted but never occurs as 0.
     """
     return values.masked_fill(confusion.sum(-1) == 0, torch.nan)
 
@@ -176,21 +176,22 @@ def class_mean(values: Tensor, absent: Literal["skip", "zero"] = "skip") -> Tens
     """Average ``(..., C)`` values over the classes.
 
     Args:
-        values: For example the result of :func:`intersection_over_union`.
-        absent: Whether NaN (a class that does not occur) is left out, or counts as 0 as in the evaluation code of
-            OC-CSE, ACR and PCSS.
+        values: ``(..., C)`` float, for example the result of :func:`intersection_over_union`.
+        absent: Treatment of NaN, the value of a class that does not occur: ``skip`` leaves it out, ``zero`` counts it
+            as 0, as in the evaluation code of OC-CSE, ACR and PCSS.
     """
     return values.nanmean(-1) if absent == "skip" else values.nan_to_num(0.0).mean(-1)
 
 
 def average_precision(scores: Tensor, labels: Tensor) -> Tensor:
-    """Return the average precision of every class: how well its score ranks the images that show it first.
+    """Return the average precision of each class, which is high if images that show the class have the highest scores.
 
-    Mean, over the images that show the class, of the precision among all images with at least their score.
+    It is the mean of a precision over the images that show the class: the precision among all images with at least the
+    score of that image.
 
     Args:
         scores: ``(n, K)`` float, for example logits.
-        labels: ``(n, K)`` 0 or 1.
+        labels: ``(n, K)``, 1 if image n shows class K, else 0.
 
     Returns:
         ``(K,)`` float64 in [0, 1]; NaN for a class that no image shows.
@@ -208,14 +209,14 @@ def average_precision(scores: Tensor, labels: Tensor) -> Tensor:
 
 
 def top_recall(scores: Tensor, labels: Tensor) -> Tensor:
-    """Return which share of all labels are among the highest scores, of each image as many as it has labels.
+    """Return the share of labels that are among the top scores; an image with m labels contributes its m top scores.
 
     Args:
         scores: ``(n, K)`` float, for example logits.
-        labels: ``(n, K)`` 0 or 1.
+        labels: ``(n, K)``, 1 if image n shows class K, else 0.
 
     Returns:
-        Scalar float64 in [0, 1]; NaN if no image has a label. Images without any count for nothing.
+        Scalar float64 in [0, 1]; NaN if no image has a label. Images without labels have no effect.
 
     Raises:
         ValueError: A score is not finite, or the shapes differ.

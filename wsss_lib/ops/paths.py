@@ -1,11 +1,11 @@
-"""Affinities along paths: two cells belong together unless a boundary lies between them.
+"""Affinities along paths: the affinity of two cells is high if no boundary lies between them.
 
 Ahn, Cho and Kwak, "Weakly Supervised Learning of Instance Segmentation with Inter-pixel Relations" (CVPR 2019).
 The affinity of two cells is one minus the highest boundary probability on the straight path between them.
-Pairs, their order and the two borders are those of :mod:`wsss_lib.ops.affinity`.
+Pairs, their order and the two border rules are the same as in :mod:`wsss_lib.ops.affinity`.
 
-The authors gather the boundary values of all paths: 2134 values per cell at radius 10. Here a path is a few straight
-runs of cells, and the highest value of every run comes from one table per length, so that nothing is gathered.
+The authors gather the boundary values of all paths: 2134 values per cell at radius 10. Here a path is split into a few
+straight runs of cells, and the highest value of each run is read from one table per run length.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Offset = tuple[int, int]
 
 
 class _Run(NamedTuple):
-    """Cells of a path that lie in a row (``axis`` 2) or in a column (``axis`` 1): the first cell, and how many."""
+    """Cells of a path in one row (``axis`` 2) or in one column (``axis`` 1): the first cell and the number of cells."""
 
     y: int
     x: int
@@ -36,10 +36,10 @@ class _Run(NamedTuple):
 
 
 def path(offset: Offset) -> list[Offset]:
-    """Return the path to an offset: all cells between that are less than 1 away from the straight line.
+    """Return the path from the origin to an offset: all cells between them less than 1 away from the straight line.
 
     Returns:
-        (y, x) of every cell, from the destination to the origin, both included.
+        (y, x) of each cell, from the destination to the origin; both are included.
     """
     dy, dx = offset
     square = dy * dy + dx * dx
@@ -49,7 +49,7 @@ def path(offset: Offset) -> list[Offset]:
 
 
 def official_order(radius: int) -> list[int]:
-    """Return the positions in ``pair_offsets(radius)`` in the order of the authors' arrays: the shorter paths first."""
+    """Return positions in ``pair_offsets(radius)`` in the order of the authors' arrays: short paths first."""
     offsets = pair_offsets(radius)
     return sorted(range(len(offsets)), key=lambda k: len(path(offsets[k])))
 
@@ -57,12 +57,13 @@ def official_order(radius: int) -> list[int]:
 def path_affinities(boundaries: Tensor, radius: int = 10, border: Border = "official") -> Tensor:
     """Return the affinity of every pair, ``a_ij = 1 - max over the path from i to j of the boundary probability``.
 
-    The gradient of a pair goes to the highest value only; of equals to the first in the order of :func:`path`.
+    The gradient of a pair goes to the highest value only; if several are equal, to the first in the order of
+    :func:`path`.
 
     Args:
         boundaries: ``(B, h, w)`` float in [0, 1], the probability that a boundary crosses the cell.
-        radius: Pairs are nearer to each other than this, in cells.
-        border: ``official`` or ``full``.
+        radius: Upper limit of the distance within a pair, in cells; pairs are closer than this.
+        border: Rule for pairs near the border, ``official`` or ``full``.
 
     Returns:
         ``(B, P, n)`` float32 in [0, 1]; 0 where a pair leaves the grid.
@@ -75,7 +76,7 @@ def path_affinities(boundaries: Tensor, radius: int = 10, border: Border = "offi
 
 
 def check_boundaries(boundaries: Tensor, radius: int) -> None:
-    """Raise InputError unless boundaries are probabilities ``(B, h, w)`` and there are pairs within the radius."""
+    """Raise InputError unless boundaries are ``(B, h, w)`` probabilities and some pair lies within the radius."""
     check_radius("radius", radius)
     if boundaries.ndim != 3:
         raise InputError(f"boundaries of shape {tuple(boundaries.shape)} have no paths; give (B, h, w).")
@@ -84,14 +85,14 @@ def check_boundaries(boundaries: Tensor, radius: int) -> None:
 
 
 def check_radius(name: str, radius: int) -> None:
-    """Raise InputError, which calls the radius ``name``, if no pair lies within it."""
+    """Raise InputError if no pair lies within the radius; the message calls the radius ``name``."""
     if radius < 2:
         raise InputError(f"{name} is {radius}, which leaves no pairs; give at least 2.")
 
 
 @lru_cache(maxsize=32)
 def _runs(radius: int) -> list[list[_Run]]:
-    """Return the runs of the path to every offset: along the axis on which fewer are needed."""
+    """Return the runs of the path to each offset, along the axis that needs fewer runs."""
     result = []
     for offset in pair_offsets(radius):
         line = int(offset[0] > abs(offset[1]))  # 0: along rows
@@ -102,7 +103,7 @@ def _runs(radius: int) -> list[list[_Run]]:
 
 
 def _windows(keys: Tensor, axis: int, longest: int) -> list[Tensor]:
-    """Return for the lengths 1, 2, ... the highest key of every run of that length, stored where the run begins."""
+    """Return one table for each length 1, 2, ...: the highest key of each run of that length, at its first cell."""
     windows = [keys]
     for length in range(2, min(longest, keys.shape[axis]) + 1):
         count = keys.shape[axis] - length + 1
@@ -111,13 +112,13 @@ def _windows(keys: Tensor, axis: int, longest: int) -> list[Tensor]:
 
 
 @lru_cache(maxsize=32)
-@torch.inference_mode(mode=False)  # what is kept must serve training, too
+@torch.inference_mode(mode=False)  # cached tensors are also used in training
 def _ranks(height: int, width: int, device: torch.device) -> Tensor:
-    """Return two ranks of every cell, ``(2, h, w)`` int64: for paths to the right and for those to the left.
+    """Return two ranks of each cell, ``(2, h, w)`` int64: for paths to the right and for paths to the left.
 
-    Of two cells of a path, the one with the higher rank comes first. One order serves all paths that go to the right
-    (the farther from the upper left corner, the earlier, and above before below), and another one those to the left.
-    The ranks of the second order follow those of the first.
+    The cell with the higher rank comes first on a path. One order is right for all paths that go to the right: cells
+    farther from the upper left corner come first, and of equally far cells the upper one. Another order is right for
+    all paths to the left. The ranks of the second order start after those of the first.
     """
     y = torch.arange(height, device=device)[:, None]
     x = torch.arange(width, device=device)
@@ -130,11 +131,11 @@ class Crossing(NamedTuple):
 
     Attributes:
         number: Position of the offset in :func:`wsss_lib.ops.affinity.pair_offsets`.
-        start: Window of the grid in which the "from" cells lie.
-        end: Window of the grid in which the "to" cells lie.
-        place: Window of the grid of "from" cells in which the pairs lie.
-        values: ``(B, rows, columns)`` float32, the highest boundary probability of each pair.
-        ranks: ``(B, rows, columns)`` int64, the rank of the cell that has it, see :func:`per_cell`.
+        start: Window of the grid that holds the "from" cells.
+        end: Window of the grid that holds the "to" cells.
+        place: Window of the grid of "from" cells that holds the pairs.
+        values: ``(B, rows, columns)`` float32, the highest boundary probability on the path of each pair.
+        ranks: ``(B, rows, columns)`` int64, the rank of the cell with that probability, see :func:`per_cell`.
     """
 
     number: int
@@ -146,10 +147,10 @@ class Crossing(NamedTuple):
 
 
 def crossings(boundaries: Tensor, radius: int, border: Border) -> Iterator[Crossing]:
-    """Yield the highest boundaries offset by offset, so that only those of one offset need memory at a time.
+    """Yield the highest boundaries offset by offset, so that memory holds the values of one offset at a time.
 
-    A key is a value and, below it, the rank of its cell; the highest key of a path so tells both. Numbers that are not
-    negative have the order of their bits.
+    A key holds the bits of a value and, below them, the rank of its cell. So the highest key of a path gives both the
+    highest value and its cell. The bits of non-negative floats have the same order as the floats.
 
     Args:
         boundaries: ``(B, h, w)`` float32 in [0, 1].
@@ -176,13 +177,13 @@ def crossings(boundaries: Tensor, radius: int, border: Border) -> Iterator[Cross
 
 
 def per_cell(per_rank: Tensor, height: int, width: int) -> Tensor:
-    """Return what every cell got, ``(..., h, w)``, from what every rank got, ``(..., 2 h w)``."""
+    """Return ``(..., h, w)`` sums for the cells from ``(..., 2 h w)`` sums for the ranks; a cell has two ranks."""
     ranks = _ranks(height, width, per_rank.device)
     return per_rank[..., ranks[0]] + per_rank[..., ranks[1]]
 
 
 class _PathAffinity(torch.autograd.Function):
-    """``a = 1 - max``; of every pair only the rank of the cell that has the maximum is kept for backward."""
+    """``a = 1 - max``; backward needs only the rank of the cell with the maximum of each pair."""
 
     @staticmethod
     def forward(ctx: Any, boundaries: Tensor, radius: int, border: Border) -> Tensor:

@@ -5,8 +5,8 @@ divides feature space into simplices, triangles in two dimensions. A point gives
 simplex (*splat*), every corner exchanges values with its neighbours along each axis (*blur*), and a point reads what it
 gets from the corners of its simplex (*slice*). The cost is linear in the number of points.
 
-The numbers are those of the C++ filter behind ``pydensecrf``. Corners are indexed by sorting integer keys instead of by
-a hash table, which works on any device, cannot collide, and makes every sum deterministic.
+The results equal those of the C++ filter in ``pydensecrf``. Corners are found by sorting integer keys instead of with a
+hash table. Sorting works on any device, has no collisions, and makes every sum deterministic.
 """
 
 from __future__ import annotations
@@ -20,30 +20,30 @@ from torch import Tensor
 from wsss_lib.errors import InputError
 from wsss_lib.ops.sparse import SparseRows
 
-_BITS = 62
-"""Number of bits that the integer key of a corner may have."""
+_KEY_BITS = 62
+"""Greatest number of bits in the integer key of a corner."""
 
-_GREATEST_FEATURE = 2.0**17
-"""Beyond this, single precision no longer tells the cells of the lattice apart."""
+_MAX_FEATURE = 2.0**17
+"""Greatest feature for which single precision can tell the cells of the lattice apart."""
 
 
 class Lattice:
-    """The lattice of a set of points. It depends on their features only; any values can be filtered with it.
+    """The lattice of a set of points. It depends only on their features and can filter any values of the points.
 
     Args:
         features: ``(d, N)`` float32, the positions of the points in units of the kernel's standard deviation.
-        batch: ``(N,)`` int64, the image that each point belongs to, from 0; points of different images do not
-            see each other. None for a single image.
-        names: Names of the d features' standard deviations in an error message.
+        batch: ``(N,)`` int64, the image of each point, from 0, or None for a single image. Points of different images
+            do not affect each other.
+        names: Names of the standard deviations of the d features, for error messages.
 
     Attributes:
         size: M, the number of corners.
-        slicing: The sparse ``(N, M)`` matrix of the barycentric weights, d + 1 per point.
-        splatting: Its transpose.
-        axes: For each of the d + 1 axes the sparse ``(M, M)`` matrix of the blur with (1/2, 1, 1/2).
+        slicing: Sparse ``(N, M)`` matrix of the barycentric weights, d + 1 per point.
+        splatting: Transpose of ``slicing``.
+        axes: Sparse ``(M, M)`` matrices of the blur with (1/2, 1, 1/2), one for each of the d + 1 axes.
 
     Raises:
-        InputError: The features are not finite, or too large to be told apart.
+        InputError: A feature is not finite, or too large for single precision.
     """
 
     def __init__(self, features: Tensor, batch: Tensor | None = None, names: Sequence[str] = ()) -> None:
@@ -55,33 +55,34 @@ class Lattice:
         features, batch = _with_padding(features.float(), batch)
         nearest, rank, barycentric = _enclosing_simplices(features)
 
-        # Neighbouring points mostly share a simplex, so corners are made once for every simplex, not for every point.
+        # Neighbouring points often share a simplex, so corners are computed once per simplex instead of once per point.
+        # The nearest lattice point and the ranks of the residuals identify a simplex.
         digits = [*nearest[:d], *rank[:d].to(nearest.dtype)]
         if batch is not None:
             digits.insert(0, batch.to(nearest.dtype))
         packed, _ = _pack(digits, [0] * len(digits), widest)
-        _, which = torch.unique(packed, return_inverse=True)
-        member = torch.empty(int(which.max()) + 1, dtype=torch.int64, device=which.device)
-        member[which] = torch.arange(len(which), device=which.device)  # any point of the simplex will do
+        _, simplex = torch.unique(packed, return_inverse=True)  # the number of the simplex of each point
+        member = torch.empty(int(simplex.max()) + 1, dtype=torch.int64, device=simplex.device)
+        member[simplex] = torch.arange(len(simplex), device=simplex.device)  # one point of each simplex, whichever
 
         corners = _corners(nearest[:, member], rank[:, member])  # (d + 1 corners, d coordinates, S)
         coordinates = list(corners.permute(1, 2, 0).flatten(1))  # d times (S * (d + 1))
         if batch is not None:
             coordinates.insert(0, batch[member].repeat_interleave(d + 1).to(corners.dtype))
-        margins = [0] * (len(coordinates) - d) + [d + 1] * d  # neighbours must not run into the next digit
+        margins = [0] * (len(coordinates) - d) + [d + 1] * d  # room in each digit for the neighbours of a corner
         keys, places = _pack(coordinates, margins, widest)
-        self.keys, vertex = torch.unique(keys, return_inverse=True)
+        self.keys, corner = torch.unique(keys, return_inverse=True)  # simplices share corners
         self.size = len(self.keys)
-        self._any = torch.empty(self.size, dtype=torch.int64, device=vertex.device)
-        self._any[vertex] = torch.arange(len(vertex), device=vertex.device)
+        self._occurrence = torch.empty(self.size, dtype=torch.int64, device=corner.device)
+        self._occurrence[corner] = torch.arange(len(corner), device=corner.device)  # one column of _coordinates each
         self._coordinates = torch.stack(coordinates[-d:])
-        of_points = vertex.view(-1, d + 1).int()[which[:points]]
+        of_points = corner.view(-1, d + 1).int()[simplex[:points]]
         self.slicing = SparseRows(of_points, barycentric[:, :points].t().contiguous())
         self.splatting = self.slicing.transpose(self.size)
         self.axes = [self._axis(j, places[-d:]) for j in range(d + 1)]
 
     def _axis(self, axis: int, places: Sequence[int]) -> SparseRows:
-        """Return the blur along one axis: ``z + (z[before] + z[after]) / 2``, absent neighbours counting 0."""
+        """Return the blur along one axis, ``z + (z[before] + z[after]) / 2``; an absent neighbour counts as 0."""
         step = -sum(places) + (self.dimensions + 1) * (places[axis] if axis < self.dimensions else 0)
         own = torch.arange(self.size, device=self.keys.device)
         columns, weights = [own], [torch.ones(self.size, device=own.device)]
@@ -99,10 +100,10 @@ class Lattice:
 
     @cached_property
     def positions(self) -> Tensor:
-        """Where the corners lie in feature space, ``(d, M)`` float32; for pictures."""
+        """Positions of the corners in feature space, ``(d, M)`` float32; for pictures."""
         d = self.dimensions
-        key = self._coordinates[:, self._any].double()
-        elevated = torch.cat([key, -key.sum(0, keepdim=True)])  # the last coordinate is implied
+        key = self._coordinates[:, self._occurrence].double()
+        elevated = torch.cat([key, -key.sum(0, keepdim=True)])  # the d + 1 coordinates add up to 0
         features = torch.zeros_like(key)
         rest = torch.zeros_like(key[0])
         for j in range(d, 0, -1):
@@ -121,7 +122,7 @@ class Lattice:
 
         Args:
             values: ``(N, L)`` float32.
-            reverse: Blur in reverse order, which makes it the transposed filter.
+            reverse: Whether to blur in reverse order, which gives the transposed filter.
 
         Returns:
             ``(N, L)`` float32.
@@ -130,7 +131,7 @@ class Lattice:
 
 
 def check_features(features: Tensor, names: Sequence[str]) -> None:
-    """Raise InputError for features of which no `Lattice` can be made, which is mostly known without making it.
+    """Raise InputError for features that no `Lattice` can hold. The check rarely has to build the lattice.
 
     Args:
         features: ``(d, N)`` float32, as for a `Lattice`.
@@ -139,23 +140,23 @@ def check_features(features: Tensor, names: Sequence[str]) -> None:
     _check(features, names)
     d = len(features)
     extents = (features.amax(1) - features.amin(1)) * _scales(d, features.device)
-    widest = d * float(extents.sum()) + 8 * (d + 1)  # more values than any coordinate of a corner can have
-    if widest**d >= 2**_BITS:
+    widest = d * float(extents.sum()) + 8 * (d + 1)  # upper limit of the number of values of a corner's coordinate
+    if widest**d >= 2**_KEY_BITS:
         Lattice(features, names=names)
 
 
 def _check(features: Tensor, names: Sequence[str]) -> None:
     greatest = features.abs().amax(1) if features.numel() else features.new_zeros(len(features))
     for value, name in zip(greatest.tolist(), names, strict=True):
-        if not value <= _GREATEST_FEATURE:
+        if not value <= _MAX_FEATURE:
             raise InputError(f"{name} is too small: positions reach {value:.3g} standard deviations; make it larger.")
 
 
 def _with_padding(features: Tensor, batch: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """Add a point at 0 for every image whose number of points is not a multiple of 4.
 
-    The C++ filter fills up its last group of four with such points. They carry no value, but their corners take part
-    in the blur, which shows in images that are small or dark.
+    The C++ filter pads its last group of four points in this way. The added points have no value, but their corners
+    take part in the blur, which changes the result in small or dark images.
     """
     counts = torch.tensor([features.shape[1]]) if batch is None else torch.bincount(batch)
     padded = (counts % 4).nonzero().flatten()
@@ -164,28 +165,28 @@ def _with_padding(features: Tensor, batch: Tensor | None) -> tuple[Tensor, Tenso
 
 
 def _scales(d: int, device: torch.device) -> Tensor:
-    """Return by what each feature is multiplied so that the blur has a standard deviation of 1."""
+    """Return the factor for each feature that gives the blur a standard deviation of 1."""
     inverse = torch.tensor([1 / ((i + 1) * (i + 2)) ** 0.5 for i in range(d)], dtype=torch.float64)
     total = torch.tensor((2 / 3) ** 0.5 * (d + 1), dtype=torch.float32).double()
     return (inverse * total).float().to(device)
 
 
 def _enclosing_simplices(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Find the simplex that each point lies in.
+    """Find the simplex that contains each point.
 
     Args:
         features: ``(d, N)`` float32.
 
     Returns:
-        The nearest lattice point of remainder 0, divided by d + 1, ``(d + 1, N)`` int32; the rank of each coordinate's
-        residual, ``(d + 1, N)`` int8; and the barycentric weights of the d + 1 corners, ``(d + 1, N)`` float32.
+        The nearest lattice point of remainder 0, divided by d + 1, as ``(d + 1, N)`` int32; the rank of the residual of
+        each coordinate as ``(d + 1, N)`` int8; and the barycentric weights of the corners as ``(d + 1, N)`` float32.
     """
     d, n = features.shape
     size = d + 1
     scaled = features * _scales(d, features.device)[:, None]
     elevated = features.new_empty(size, n)
     running = torch.zeros_like(scaled[0])
-    for j in range(d, 0, -1):  # onto the plane where the d + 1 coordinates add up to 0
+    for j in range(d, 0, -1):  # map to the plane where the d + 1 coordinates add up to 0
         elevated[j] = running - j * scaled[j - 1]
         running = running + scaled[j - 1]
     elevated[0] = running
@@ -193,7 +194,7 @@ def _enclosing_simplices(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     inverse = torch.tensor(1 / size, dtype=torch.float32, device=features.device)
     rounded = (elevated * inverse).round_()
     residual = elevated - rounded * size
-    excess = rounded.sum(0).to(torch.int8)  # rounding left the plane by so many steps
+    excess = rounded.sum(0).to(torch.int8)  # number of steps by which rounding left the plane
     rank = excess.expand(size, n).clone()
     for i in range(size):
         for j in range(i + 1, size):
@@ -220,7 +221,7 @@ def _corners(nearest: Tensor, rank: Tensor) -> Tensor:
 
 
 def _pack(digits: Sequence[Tensor], margins: Sequence[int], name: str) -> tuple[Tensor, list[int]]:
-    """Pack integers into one, so that equal keys mean equal integers; also return the place value of each digit."""
+    """Pack several integers into one key; keys are equal only if all integers are. Also return the place values."""
     lowest = [int(x.min()) - margin for x, margin in zip(digits, margins, strict=True)]
     extents = [int(x.max()) + m - low + 1 for x, m, low in zip(digits, margins, lowest, strict=True)]
     places: list[int] = []
@@ -228,7 +229,7 @@ def _pack(digits: Sequence[Tensor], margins: Sequence[int], name: str) -> tuple[
     for extent in reversed(extents):
         places.insert(0, place)
         place *= extent
-    if place >= 2**_BITS:
+    if place >= 2**_KEY_BITS:
         raise InputError(f"{name} is too small: the lattice gets more cells than can be numbered; make it larger.")
     key = torch.zeros_like(digits[0], dtype=torch.int64)
     for x, low, value in zip(digits, lowest, places, strict=True):

@@ -1,4 +1,4 @@
-"""Spreading maps among positions whose features point into the same direction."""
+"""Propagation of maps between positions with similar features."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from torch import Tensor
 
 
 def propagate_affinity(maps: Tensor, features: Tensor, iterations: int, threshold: float = 0.6) -> Tensor:
-    """Replace every value by the mean over the positions with similar features, several times (MSAL's AP).
+    """Replace each value by the mean over positions with similar features, several times (MSAL's affinity propagation).
 
-    ``M <- M a`` with ``a_ij = s_ij / sum_i s_ij``, s the cosine similarities, cut to [0.01, 0.999], those below the
-    threshold left out. Gradients reach the features, too, through the similarities that are not cut.
+    ``M <- M a`` with ``a_ij = s_ij / sum_i s_ij``, where s holds the cosine similarities, clamped to [0.01, 0.999];
+    similarities below the threshold are left out. Gradients also reach the features, through unclamped similarities.
 
     Args:
         maps: ``(B, C, h, w)`` float, M.
@@ -20,11 +20,11 @@ def propagate_affinity(maps: Tensor, features: Tensor, iterations: int, threshol
         threshold: Least similarity that counts.
 
     Returns:
-        ``(B, C, h, w)``. A position whose features are 0 is like no other, and becomes 0.
+        ``(B, C, h, w)``. A position whose features are all 0 is similar to no position, and its values become 0.
     """
     if not iterations:
         return maps
-    if len(maps) > 1 and not torch.is_grad_enabled():  # one by one, as similarities are what takes the memory
+    if len(maps) > 1 and not torch.is_grad_enabled():  # image by image, because the similarities need much memory
         pairs = zip(maps.split(1), features.split(1), strict=True)
         return torch.cat([propagate_affinity(m, f, iterations, threshold) for m, f in pairs])
     directions = F.normalize(features.flatten(2), dim=1, eps=1e-12)

@@ -1,12 +1,12 @@
-"""Spread scores along affinities: a random walk from pixel to pixel.
+"""Refinement of scores by a random walk between pixels with high affinities.
 
 Ahn and Kwak (CVPR 2018), equations 4-6: with ``A = a^beta`` (element by element) and ``T = D⁻¹ A``, where D holds the
-row sums of A, the refined scores are ``T^t M``. A is sparse, as only nearby pixels are connected, and there are few
-rows of scores; so the scores are multiplied by a sparse matrix instead of squaring a dense one.
+row sums of A, the refined scores are ``T^t M``. A is sparse, because only nearby pixels are connected, and there are
+few rows of scores. So the scores are multiplied by a sparse matrix several times; no dense matrix is squared.
 
-T is similar to the symmetric ``S = D^-½ A D^-½``, whose eigenvalues lie in [-1, 1]. There ``x^t`` is the sum of
-``c_k T_k(x)`` over the Chebyshev polynomials with ``c_k = 2^(1-t) C(t, (t-k)/2)`` (half of it for k = 0). The c_k are
-positive, add up to 1 and soon vanish: about ``√(2 t ln(2 / ε))`` products suffice instead of t.
+T is similar to the symmetric matrix ``S = D^-½ A D^-½``, whose eigenvalues lie in [-1, 1]. In this interval, ``x^t`` is
+the sum of ``c_k T_k(x)`` over the Chebyshev polynomials, with ``c_k = 2^(1-t) C(t, (t-k)/2)`` (half of it for k = 0).
+The c_k are positive, add up to 1 and soon vanish: about ``√(2 t ln(2 / ε))`` products are enough instead of t.
 """
 
 from __future__ import annotations
@@ -30,37 +30,36 @@ from wsss_lib.ops.values import all_finite, all_within
 TOLERANCE = 1e-6
 """Greatest sum of the Chebyshev coefficients that a walk leaves out."""
 
-_FEW = 6
-"""Up to so many rows of scores, times threads, a CPU multiplies a matrix of diagonals faster than one of rows."""
+_MAX_ROWS_FOR_DIAGONALS = 6
+"""Greatest product of score rows and CPU threads for which a matrix stored by diagonals is faster than by rows."""
 
 
 @lru_cache(maxsize=32)
 def _diagonals(height: int, width: int, radius: int, border: Border) -> list[tuple[int, Window, Window, Window]]:
-    """Return for every offset the distance of its pixels in the flat grid, and its :func:`pair_windows`."""
+    """Return for each offset the distance of its two pixels in the flat grid, and its :func:`pair_windows`."""
     offsets = pair_offsets(radius)
     return [(dy * width + dx, *pair_windows((dy, dx), height, width, radius, border)) for dy, dx in offsets]
 
 
 def _distances(diagonals: Sequence[tuple[int, Window, Window, Window]]) -> list[int]:
-    """Return how far the entries of each diagonal of the matrix lie to the right of its main one, from the left."""
+    """Return the positions of the matrix's diagonals relative to the main diagonal, in ascending order."""
     return sorted({sign * distance for distance, *_ in diagonals for sign in (-1, 1)} | {0})
 
 
 @lru_cache(maxsize=32)
-@torch.inference_mode(mode=False)  # what is kept must serve training, too
+@torch.inference_mode(mode=False)  # cached tensors are also used in training
 def _structure(
     height: int, width: int, radius: int, border: Border, device: torch.device
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the sparse symmetric matrix of a grid: row and column of every entry, and which pair it comes from.
+    """Return the structure of the sparse symmetric matrix of a grid: row, column and pair of each entry, as int32.
 
-    The entries are int32, in the order of their rows, then of their columns. Those of the diagonal come from "pair"
-    P · n.
+    Entries are ordered by row, then by column. Entries of the main diagonal have the pair number P · n.
     """
     grid = pair_count(height, width, radius, border)
     diagonals = _diagonals(height, width, radius, border)
     pairs = torch.arange(len(diagonals) * grid[0] * grid[1], dtype=torch.int32).view(len(diagonals), *grid)
     distances = _distances(diagonals)
-    table = torch.full((len(distances), height, width), -1, dtype=torch.int32)  # pair by distance and row
+    table = torch.full((len(distances), height, width), -1, dtype=torch.int32)  # pair number by diagonal and row
     table[distances.index(0)] = pairs.numel()
     for of_offset, (distance, start, end, place) in zip(pairs, diagonals, strict=True):
         table[distances.index(distance), *start] = of_offset[place]
@@ -76,11 +75,12 @@ def _structure(
 def _summation(
     height: int, width: int, radius: int, border: Border, device: torch.device
 ) -> list[tuple[Tensor, Tensor]]:
-    """Return in which steps the rows of the matrix are added up: the terms of every sum, and where each sum begins.
+    """Return the steps in which the rows of the matrix are added up: the terms of each sum, and where each sum begins.
 
-    The authors' matrix is dense, and in hundreds of walking steps the last bit of D shows. On a CPU, PyTorch adds up
-    the columns of a dense matrix in sums of 16 values, adds up 16 such sums each, again 16 of these, and then what
-    there is. Zeros change no sum. So the few entries of a column, which are those of the row, too, are enough.
+    The authors' matrix is dense, and hundreds of steps of the walk amplify a difference in the last bit of D. On a CPU,
+    PyTorch adds up the columns of a dense matrix in groups: 16 values, then 16 such sums, then 16 of those, then the
+    rest. This function gives the same order for a sparse matrix, since adding zeros does not change a sum. The matrix
+    is symmetric, so its rows have the entries of its columns.
     """
     rows, columns, pairs = (part.long() for part in _structure(height, width, radius, border, torch.device("cpu")))
     size = height * width
@@ -95,10 +95,10 @@ def _summation(
     return [(part.int().to(device), starts.int().to(device)) for part, starts in steps]
 
 
-def _weigh(
+def _weights_and_sums(
     affinities: Sequence[Tensor], sizes: Sequence[tuple[int, int]], beta: float, radius: int, border: Border
 ) -> list[tuple[Tensor, Tensor]]:
-    """Return for each image ``a^beta`` ``(P · n + 1,)`` float32, with the diagonal's 1 last, and D ``(h · w,)``."""
+    """Return ``a^beta`` ``(P · n + 1,)``, with the diagonal's 1 last, and D ``(h · w,)`` for each image."""
     if not 0 <= beta < inf:
         raise InputError(f"beta is {beta}; it must be a finite number of at least 0.")
     results = []
@@ -124,7 +124,7 @@ def _weigh(
 
 
 def _last_sums(weights: Tensor, rows: Tensor, columns: Tensor, pairs: Tensor, size: int) -> Tensor:
-    """Add up the last columns of the dense matrix: PyTorch takes 64 at once, and those left over in another order."""
+    """Add up the last columns of the dense matrix. PyTorch sums 64 columns at once and the rest in another order."""
     start = max(0, size - size % 64 - 64)
     begin = int(torch.searchsorted(rows, torch.tensor([start], dtype=rows.dtype)))
     dense = weights.new_zeros(size, size - start)
@@ -135,7 +135,7 @@ def _last_sums(weights: Tensor, rows: Tensor, columns: Tensor, pairs: Tensor, si
 def _blocks(
     entries: Sequence[tuple[Tensor, Tensor, Tensor]], weights: Sequence[Tensor], sizes: Sequence[tuple[int, int]]
 ) -> SparseRows:
-    """Return the images' matrices as the blocks of one, from :func:`_structure` and the entries' values."""
+    """Return one matrix with the images' matrices as its blocks, from their :func:`_structure` and their values."""
     columns, lengths, first = [], [], 0
     for (rows, others, _), (height, width) in zip(entries, sizes, strict=True):
         columns.append(others + first)
@@ -156,9 +156,9 @@ def transition_matrix(
     """Return ``T = D⁻¹ a^beta`` for one or more images, as the blocks of one sparse matrix.
 
     Args:
-        affinities: For each image ``(P, n)`` float in [0, 1], see :func:`wsss_lib.ops.affinity.pair_affinities`.
-        sizes: For each image the ``(h, w)`` of its grid.
-        beta: The greater, the less do doubtful pairs count.
+        affinities: ``(P, n)`` float in [0, 1] for each image, see :func:`wsss_lib.ops.affinity.pair_affinities`.
+        sizes: Size ``(h, w)`` of the grid of each image.
+        beta: Power of the affinities; a higher power reduces the weight of pairs with medium affinity.
         radius: Radius of the pairs, the same as for the affinities.
         border: Rule for pairs near the border, the same as for the affinities.
 
@@ -166,9 +166,9 @@ def transition_matrix(
         InputError: Affinities and sizes do not fit, an affinity is not a number in [0, 1], or ``beta`` is negative or
             not finite.
     """
-    weighed = _weigh(affinities, sizes, beta, radius, border)
+    weighted = _weights_and_sums(affinities, sizes, beta, radius, border)
     entries = [_structure(*size, radius, border, a.device) for size, a in zip(sizes, affinities, strict=True)]
-    weights = [w[pairs] / sums[rows] for (w, sums), (rows, _, pairs) in zip(weighed, entries, strict=True)]  # A / D
+    weights = [w[pairs] / sums[rows] for (w, sums), (rows, _, pairs) in zip(weighted, entries, strict=True)]  # A / D
     return _blocks(entries, weights, sizes)
 
 
@@ -176,15 +176,16 @@ def transition_matrix(
 def walk_coefficients(steps: int, tolerance: float = TOLERANCE) -> tuple[float, ...]:
     """Return the sums ``s_k = c_k + c_(k+1) + …`` of Chebyshev coefficients of ``x^t``, from s_1 on.
 
-    With them ``x^t = 1 + s_1 (T_1 - T_0) + s_2 (T_2 - T_1) + …``, a polynomial that is 1 at 1 wherever it ends.
+    With these sums, ``x^t = 1 + s_1 (T_1 - T_0) + s_2 (T_2 - T_1) + …``. This polynomial is 1 at x = 1 even if its last
+    terms are left out.
 
     Args:
-        steps: t, at least 0.
-        tolerance: Greatest sum of the c_k that are left out, in [0, 0.5). The polynomial then differs from ``x^t`` by
-            at most twice as much in [-1, 1].
+        steps: Number of steps t, at least 0.
+        tolerance: Greatest sum of the c_k that are left out, in [0, 0.5). In [-1, 1] the polynomial then differs from
+            ``x^t`` by at most twice the tolerance.
 
     Returns:
-        As many falling numbers in (0, 1] as the polynomial's degree, which are the products that a walk needs.
+        Decreasing numbers in (0, 1]. Their count is the degree of the polynomial and the number of products of a walk.
     """
     value, k = 1.0, steps % 2
     coefficients = [0.0] * k + [value if k else value / 2]
@@ -196,8 +197,8 @@ def walk_coefficients(steps: int, tolerance: float = TOLERANCE) -> tuple[float, 
     return tuple(float(x) for x in sums[1:] if x > tolerance)
 
 
-def _together(scores: Sequence[Tensor], change: Callable[[Tensor], Tensor]) -> list[Tensor]:
-    """Change the scores ``(C, h, w)`` of all images as the rows of one matrix, a column for each class."""
+def _map_jointly(scores: Sequence[Tensor], change: Callable[[Tensor], Tensor]) -> list[Tensor]:
+    """Apply ``change`` to one matrix with the pixels of all images as rows and a column for each class."""
     counts = [maps.shape[1] * maps.shape[2] for maps in scores]
     x = scores[0].new_zeros(sum(counts), max(len(maps) for maps in scores), dtype=torch.float32)
     for part, maps in zip(x.split(counts), scores, strict=True):
@@ -206,8 +207,8 @@ def _together(scores: Sequence[Tensor], change: Callable[[Tensor], Tensor]) -> l
     return [part[:, : len(maps)].t().reshape(maps.shape) for part, maps in zip(changed, scores, strict=True)]
 
 
-def _apply(change: Any, values: Any, coefficients: Sequence[float]) -> Any:
-    """Multiply values by the polynomial of a matrix S, given ``2 (S - 1)``; both of PyTorch, or of SciPy and NumPy."""
+def _apply_polynomial(change: Any, values: Any, coefficients: Sequence[float]) -> Any:
+    """Multiply values by a polynomial of the matrix S, given as ``2 (S - 1)``, in PyTorch or in SciPy with NumPy."""
     step = 0.5 * (change @ values)  # T_k - T_(k-1)
     current = values + step
     result = values + coefficients[0] * step
@@ -219,16 +220,16 @@ def _apply(change: Any, values: Any, coefficients: Sequence[float]) -> Any:
 
 
 def _diagonal(sums: Tensor) -> Tensor:
-    """Return the diagonal of ``2 (S - 1)``; without 1 - 1/D, which would lose the last digits of a lonely pixel."""
+    """Return the diagonal of ``2 (S - 1)``. Computing 1 - 1/D would lose digits at a pixel with weak connections."""
     return 2 * (1 - sums) / sums
 
 
 def _symmetric_rows(
-    weighed: Sequence[tuple[Tensor, Tensor]], sizes: Sequence[tuple[int, int]], radius: int, border: Border
+    weighted: Sequence[tuple[Tensor, Tensor]], sizes: Sequence[tuple[int, int]], radius: int, border: Border
 ) -> SparseRows:
     """Return ``2 (S - 1)`` of all images, as the blocks of one matrix."""
     entries, weights = [], []
-    for (values, sums), size in zip(weighed, sizes, strict=True):
+    for (values, sums), size in zip(weighted, sizes, strict=True):
         rows, columns, pairs = _structure(*size, radius, border, values.device)
         root = sums.double().rsqrt()
         scaled = (2 * values[pairs] * root[rows] * root[columns]).float()
@@ -238,15 +239,15 @@ def _symmetric_rows(
 
 
 def _symmetric_diagonals(values: Tensor, sums: Tensor, size: tuple[int, int], radius: int, border: Border) -> dia_array:
-    """Return ``2 (S - 1)`` of one image on a CPU by its diagonals: no column numbers, and products of whole rows."""
+    """Return ``2 (S - 1)`` of one image on a CPU , stored by diagonals, which needs no column numbers."""
     diagonals = _diagonals(*size, radius, border)
     pairs = values[:-1].view(len(diagonals), *pair_count(*size, radius, border)).numpy()
-    root = sums.double().rsqrt().view(size).numpy()  # what is kept is rounded once
+    root = sums.double().rsqrt().view(size).numpy()  # float64, so that each entry is rounded once
     distances = _distances(diagonals)
     number = {distance: k for k, distance in enumerate(distances)}
     result = np.zeros((len(distances), *size), np.float32)
     for part, (distance, start, end, place) in zip(pairs, diagonals, strict=True):
-        scaled = result[number[distance]][end]  # SciPy keeps an entry where its column is
+        scaled = result[number[distance]][end]  # SciPy stores an entry at the position of its column
         np.multiply(2 * part[place] * root[start], root[end], out=scaled, casting="same_kind")
         result[number[-distance]][start] = scaled
     result[number[0]] = _diagonal(sums).view(size).numpy()
@@ -299,20 +300,22 @@ def random_walk(
     coefficients = walk_coefficients(steps, tolerance)
     if len(coefficients) >= steps:  # the plain power needs no more products
         transition = transition_matrix(affinities, sizes, beta, radius, border)
-        return _together(scores, lambda x: reduce(lambda x, _: transition @ x, range(steps), x))
-    weighed = _weigh(affinities, sizes, beta, radius, border)
-    roots = [sums.sqrt().view(size) for (_, sums), size in zip(weighed, sizes, strict=True)]
+        return _map_jointly(scores, lambda x: reduce(lambda x, _: transition @ x, range(steps), x))
+    weighted = _weights_and_sums(affinities, sizes, beta, radius, border)
+    roots = [sums.sqrt().view(size) for (_, sums), size in zip(weighted, sizes, strict=True)]
     scores = [maps.float() for maps in scores]
     scaled = [maps * root for maps, root in zip(scores, roots, strict=True)]
-    if scores[0].is_cpu and torch.get_num_threads() * max(len(maps) for maps in scores) <= _FEW:
+    if scores[0].is_cpu and torch.get_num_threads() * max(len(maps) for maps in scores) <= _MAX_ROWS_FOR_DIAGONALS:
         walked = []
-        for values, weights, size in zip(scaled, weighed, sizes, strict=True):
+        for values, weights, size in zip(scaled, weighted, sizes, strict=True):
             diagonals = _symmetric_diagonals(*weights, size, radius, border)
-            rows = [torch.from_numpy(_apply(diagonals, row, coefficients)) for row in values.flatten(1).numpy()]
+            rows = [
+                torch.from_numpy(_apply_polynomial(diagonals, row, coefficients)) for row in values.flatten(1).numpy()
+            ]
             walked.append(torch.stack(rows).view(values.shape) if rows else values)
     else:
-        change = _symmetric_rows(weighed, sizes, radius, border)
-        walked = _together(scaled, lambda x: _apply(change, x, coefficients))
+        change = _symmetric_rows(weighted, sizes, radius, border)
+        walked = _map_jointly(scaled, lambda x: _apply_polynomial(change, x, coefficients))
     return [
         (x / root).clamp(maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True))  # a mean lies between
         for x, root, maps in zip(walked, roots, scores, strict=True)

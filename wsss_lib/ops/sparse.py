@@ -1,4 +1,4 @@
-"""Sparse matrices in row form, times a few dense columns: the one operation behind dense CRF and random walk."""
+"""Products of sparse matrices with a few dense columns: the operation that dense CRF and random walk are built on."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class SparseRows:
-    """A sparse matrix, row by row. Every row is summed in the order of its entries, so products are deterministic.
+    """A sparse matrix, stored by rows. Each row is summed in the order of its entries, so products are deterministic.
 
     Attributes:
-        columns: ``(n, k)`` int32, the columns of the k entries of each row; or, for rows of different lengths,
-            ``(entries,)`` int32, row after row.
-        weights: The entries, float32, of the same shape.
-        offsets: For rows of different lengths ``(n + 1,)`` int32: where each row begins, and where the last one ends.
+        columns: Column of each entry, int32: ``(n, k)`` for n rows of k entries, or ``(entries,)``, row after row, if
+            the rows have different lengths.
+        weights: Value of each entry, float32, of the same shape as ``columns``.
+        offsets: Start of each row and end of the last one, ``(n + 1,)`` int32; None if all rows have k entries.
     """
 
     columns: Tensor
@@ -38,7 +38,7 @@ class SparseRows:
         )
 
     def transpose(self, size: int) -> SparseRows:
-        """Return the transpose of a matrix of rows of equal length with ``size`` columns."""
+        """Return the transpose. The matrix must have rows of equal length; ``size`` is its number of columns."""
         if self.columns.is_cpu:
             return self._count_transpose(size)
         length = self.columns.shape[1]
@@ -47,7 +47,7 @@ class SparseRows:
         return SparseRows(order.int() // length, self.weights.flatten()[order], starts.int())
 
     def _count_transpose(self, size: int) -> SparseRows:
-        """Transpose in linear time: SciPy counts where a device sorts, and leaves entries in the same order."""
+        """Transpose in linear time with SciPy, which counts instead of sorting and gives the same order of entries."""
         rows, length = self.columns.shape
         starts = np.arange(0, rows * length + 1, length, dtype=np.int32)
         entries = self.weights.numpy().ravel(), self.columns.numpy().ravel(), starts

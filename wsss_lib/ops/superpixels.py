@@ -1,10 +1,10 @@
 """Superpixels as a soft association of pixels with the cells of a grid: pooling, up-sampling, adjacency, random walk.
 
-An image is divided into cells of S × S pixels, and every cell has a superpixel. A pixel belongs with probability
-``Q_k`` to the superpixel of its own cell or of one of the eight around it (Yang et al., "Superpixel Segmentation with
-Fully Convolutional Networks", CVPR 2020). Neighbour k is ``3 (dy + 1) + (dx + 1)``: top left, top, top right, left,
-own, right, bottom left, bottom, bottom right. At the border of the image some of them do not exist; what the
-association gives them is lost, as in the authors' code.
+An image is divided into cells of S × S pixels, and each cell has one superpixel. A pixel belongs to the superpixels of
+its own cell and of the eight cells around it, with probabilities ``Q_k`` that add up to 1 (Yang et al., "Superpixel
+Segmentation with Fully Convolutional Networks", CVPR 2020). Neighbour k is ``3 (dy + 1) + (dx + 1)``: top left, top,
+top right, left, own, right, bottom left, bottom, bottom right. At the border of the image some neighbours do not exist.
+Their probabilities are dropped, as in the authors' code.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _EPS = 1e-8
 
 
 def _cells(values: Tensor, size: int) -> Tensor:
-    """Sort ``(B, c, h S, w S)`` values by cell: ``(B, h w, c, S S)``."""
+    """Group ``(B, c, h S, w S)`` values by cell: ``(B, h w, c, S S)``."""
     batch, channels, height, width = values.shape
     cells = values.reshape(batch, channels, height // size, size, width // size, size)
     return cells.permute(0, 2, 4, 1, 3, 5).reshape(batch, -1, channels, size * size)
@@ -28,7 +28,7 @@ def _cells(values: Tensor, size: int) -> Tensor:
 def _check(association: Tensor, height: int, width: int) -> None:
     if association.shape[1] != 9 or association.shape[2:] != (height, width):
         raise InputError(
-            f"the association must be (B, 9, {height}, {width}), as large as the features, not "
+            f"the association must have the shape (B, 9, {height}, {width}), which fits the features, not "
             f"{tuple(association.shape)}."
         )
 
@@ -41,13 +41,13 @@ def superpixel_pool(features: Tensor, association: Tensor, cell: int = 16) -> Te
     Args:
         features: ``(B, c, H, W)`` float, f.
         association: ``(B, 9, H, W)`` float in [0, 1], Q.
-        cell: S, the side of a cell; rows and columns behind the last whole cell do not count.
+        cell: Side S of a cell, in pixels; rows and columns after the last whole cell do not count.
 
     Returns:
         ``(B, c, H // S, W // S)``.
 
     Raises:
-        InputError: The association is not as large as the features.
+        InputError: The association does not have the size of the features.
     """
     _check(association, features.shape[2], features.shape[3])
     height, width = features.shape[2] // cell, features.shape[3] // cell
@@ -60,18 +60,18 @@ def superpixel_pool(features: Tensor, association: Tensor, cell: int = 16) -> Te
 
 
 def superpixel_upsample(maps: Tensor, association: Tensor, cell: int = 16) -> Tensor:
-    """Give every pixel what its superpixels have: ``up(p) = sum_s Q(p, s) g(s)``.
+    """Give each pixel the weighted mean of its superpixels' values: ``up(p) = sum_s Q(p, s) g(s)``.
 
     Args:
         maps: ``(B, c, h, w)`` float, g.
         association: ``(B, 9, h S, w S)`` float in [0, 1], Q.
-        cell: S.
+        cell: Side S of a cell, in pixels.
 
     Returns:
         ``(B, c, h S, w S)``.
 
     Raises:
-        InputError: The association does not fit.
+        InputError: The association does not have S times the size of the maps.
     """
     batch, channels, height, width = maps.shape
     _check(association, height * cell, width * cell)
@@ -82,16 +82,16 @@ def superpixel_upsample(maps: Tensor, association: Tensor, cell: int = 16) -> Te
 
 
 def mix_neighbours(features: Tensor, weights: Tensor) -> Tensor:
-    """Mix every position with those around it: ``(B, c, h, w)`` with weights ``(B, r r, h, w)``, r odd, zeros outside.
+    """Filter ``(B, c, h, w)`` features with kernels ``(B, r r, h, w)`` of their own for each position, r odd.
 
-    With nine weights this is :func:`superpixel_upsample` with cells of one pixel, a filter that depends on the place
-    and is shared by all channels.
+    All channels share the kernels. Neighbours outside the features count as 0. With nine weights this equals
+    :func:`superpixel_upsample` with cells of one pixel.
     """
     side = round(weights.shape[1] ** 0.5)
     height, width = features.shape[2:]
     padded = F.pad(features, [side // 2] * 4)
     result = None
-    for k in range(side**2):  # views of one padded tensor, where unfold would make copies
+    for k in range(side**2):  # views of one padded tensor; unfold would copy
         row, column = divmod(k, side)
         part = padded[:, :, row : row + height, column : column + width] * weights[:, k : k + 1]
         result = part if result is None else result + part
@@ -100,14 +100,14 @@ def mix_neighbours(features: Tensor, weights: Tensor) -> Tensor:
 
 
 def superpixel_adjacency(association: Tensor, cell: int = 16) -> Tensor:
-    """Return how much the pixels of a superpixel also belong to those around it.
+    """Return the adjacency of superpixels: how much the pixels of one superpixel also belong to its neighbours.
 
     ``A_k(s) = sum_p Q(p, s) Q(p, s + d_k) / (sum_p Q(p, s) + 1e-8)`` for the 25 neighbours ``d_k`` up to two cells
     away, k = ``5 (dy + 2) + (dx + 2)``; 0 for neighbours outside the image.
 
     Args:
         association: ``(B, 9, h S, w S)`` float in [0, 1], Q.
-        cell: S.
+        cell: Side S of a cell, in pixels.
 
     Returns:
         ``(B, 25, h, w)``.
@@ -128,17 +128,17 @@ def superpixel_adjacency(association: Tensor, cell: int = 16) -> Tensor:
 
 
 def refine_on_superpixels(maps: Tensor, association: Tensor, steps: int, cell: int = 16) -> Tensor:
-    """Let maps walk among superpixels: every step takes the mean over the neighbours, weighted by the adjacency.
+    """Refine maps by a random walk among superpixels. A step takes the mean over neighbours, weighted by adjacency.
 
     Args:
-        maps: ``(B, c, h, w)`` per superpixel; or ``(B, c, h S, w S)``, which are pooled, which counts as a step, and
-            up-sampled in the end.
-        association: ``(B, 9, h S, w S)``.
+        maps: ``(B, c, h, w)`` maps of superpixels, or ``(B, c, h S, w S)`` maps of pixels. Maps of pixels are pooled
+            first, which counts as one step, and up-sampled at the end.
+        association: ``(B, 9, h S, w S)``, Q.
         steps: Number of steps.
-        cell: S.
+        cell: Side S of a cell, in pixels.
 
     Returns:
-        Maps of the size that came in.
+        Maps of the size of the given maps.
     """
     adjacency = superpixel_adjacency(association, cell)
     whole = maps.shape[2:] == association.shape[2:]
@@ -150,12 +150,13 @@ def refine_on_superpixels(maps: Tensor, association: Tensor, steps: int, cell: i
 
 
 def tile(maps: Tensor, count: int) -> Tensor:
-    """Cut ``(B, c, h, w)`` maps into ``count`` patches, a square number, and stack these along the batch.
+    """Cut ``(B, c, h, w)`` maps into ``count`` patches, a square number, and stack the patches along the batch.
 
-    Rows and columns that do not divide are left out at the bottom and on the right.
+    Rows and columns that do not fill a patch are dropped at the bottom and on the right.
 
     Returns:
-        ``(count * B, c, h // q, w // q)`` with ``q = sqrt(count)``; patch by patch, row by row, in each all images.
+        ``(count * B, c, h // q, w // q)`` with ``q = sqrt(count)``. Patches follow row by row; all images of the batch
+        come first for the first patch, then for the second, and so on.
     """
     side = int(count**0.5)
     height, width = maps.shape[2] // side, maps.shape[3] // side

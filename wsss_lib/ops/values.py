@@ -1,16 +1,16 @@
-"""What values a tensor may hold, for operators that refuse what they cannot mean."""
+"""Checks of the values of tensors, for operators that refuse unusable values."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
 ROUNDING = 1e-6
-"""Distance that a value may lie outside [0, 1]: interpolation and sums round by some units of the last place."""
+"""Greatest distance of a value from [0, 1], as interpolation and sums round by some units in the last place."""
 
 
 def all_finite(values: Tensor) -> bool:
     """Return whether no value is NaN or infinite."""
-    # NaN and infinity show in a sum, which is many times faster than to ask every value; but a sum can also overflow.
+    # A sum is much faster than a test of each value, and is not finite if any value is not. But it can also overflow.
     return bool(values.sum().isfinite()) or bool(values.isfinite().all())
 
 

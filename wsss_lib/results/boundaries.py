@@ -1,4 +1,4 @@
-"""How well CAM seeds and superpixels follow the boundaries of objects."""
+"""Measures of how well CAM seeds and superpixels follow the boundaries of objects."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from wsss_lib.results.compare import Comparison
 from wsss_lib.runs.cam import CamRun
 from wsss_lib.stages.evaluate import score_cams
 
-Divide = Callable[[Image.Image], Tensor]
-"""Divides an RGB picture into segments ``(H, W)`` int64, numbered from 0."""
+Segmenter = Callable[[Image.Image], Tensor]
+"""Function from an RGB picture to the ``(H, W)`` int64 number of each pixel's segment, from 0."""
 
 
 class NearBoundaries(DatasetView):
     """A data set in which only the pixels near the boundaries of objects are scored.
 
     Args:
-        whole: The data set, with masks.
+        whole: Data set with masks.
         radius: Greatest distance from a boundary, in pixels of the working size.
     """
 
@@ -43,7 +43,7 @@ class NearBoundaries(DatasetView):
         return boundary_band(torch.from_numpy(super().mask(index)), self.radius).numpy()
 
     def own_mask(self, index: int) -> np.ndarray:
-        """Return the mask at the image's own size; what is far from boundaries is found at its working size."""
+        """Return the mask at the image's own size. Pixels far from boundaries are found at the working size."""
         if (size := self.own_size(index)) == self.size(index):
             return self.mask(index)
         far = resize_labels(self.mask(index), size) == IGNORE
@@ -51,10 +51,10 @@ class NearBoundaries(DatasetView):
 
 
 def boundary_scores(runs: Mapping[str, CamRun], comparison: Comparison, radius: int = 5) -> dict[str, float]:
-    """Return the mean IoU on ``val`` near boundaries, of every run at its threshold; empty without masks.
+    """Return the mean IoU of each run on ``val`` near boundaries, at the run's threshold; empty without masks.
 
     Args:
-        runs: The runs by name.
+        runs: Runs by name.
         comparison: Result of :func:`wsss_lib.results.compare.compare` for these runs.
         radius: See `NearBoundaries`.
     """
@@ -71,12 +71,13 @@ def boundary_scores(runs: Mapping[str, CamRun], comparison: Comparison, radius: 
 
 @dataclass(frozen=True)
 class SegmentQuality:
-    """How good segments are for objects, as means over the images; all but the last in [0, 1].
+    """Scores of segments as means over the images; all except the last are in [0, 1].
 
     Attributes:
-        accuracy: See :func:`wsss_lib.ops.boundaries.achievable_accuracy`.
-        recall: See :func:`wsss_lib.ops.boundaries.boundary_recall`, 2 pixels; over images with a boundary.
-        count: Segments per image.
+        accuracy: Achievable accuracy, see :func:`wsss_lib.ops.boundaries.achievable_accuracy`.
+        recall: Boundary recall within 2 pixels, see :func:`wsss_lib.ops.boundaries.boundary_recall`; images without a
+            boundary do not count.
+        count: Number of segments per image.
     """
 
     accuracy: float
@@ -84,11 +85,11 @@ class SegmentQuality:
     count: float
 
 
-def segment_quality(divide: Divide, data: Dataset, indices: Sequence[int]) -> SegmentQuality:
+def segment_quality(segmenter: Segmenter, data: Dataset, indices: Sequence[int]) -> SegmentQuality:
     """Score the segments of some images of a data set with masks."""
     rows = []
     for index in indices:
-        segments, truth = divide(data.image(index)), torch.from_numpy(data.mask(index))
+        segments, truth = segmenter(data.image(index)), torch.from_numpy(data.mask(index))
         rows.append(
             [achievable_accuracy(segments, truth), boundary_recall(segments, truth), float(len(segments.unique()))]
         )
@@ -96,43 +97,43 @@ def segment_quality(divide: Divide, data: Dataset, indices: Sequence[int]) -> Se
 
 
 def grid_size(image: Image.Image, scale: float) -> tuple[int, int]:
-    """Return how many rows and columns of cells an image has, enlarged by a factor to whole cells."""
+    """Return the numbers of rows and columns of cells in an image that is enlarged by ``scale`` to whole cells."""
     rows, columns = (max(1, -(-round(length * scale) // CELL)) for length in (image.height, image.width))
     return rows, columns
 
 
-def by_network(network: SuperpixelNet, normalise: Normalise, scale: float = 1.0) -> Divide:
-    """Return what divides pictures with the superpixel network, after they are enlarged by a factor to whole cells."""
+def by_network(network: SuperpixelNet, normalise: Normalise, scale: float = 1.0) -> Segmenter:
+    """Return a segmenter that enlarges a picture by ``scale`` to whole cells and applies the superpixel network."""
 
     @torch.inference_mode()
-    def divide(image: Image.Image) -> Tensor:
+    def segment(image: Image.Image) -> Tensor:
         rows, columns = grid_size(image, scale)
         device = next(network.parameters()).device
         pixels = normalise(to_tensor(resize(image, rows * CELL, columns * CELL)))[None].to(device)
         labels = superpixel_labels(network.eval()(pixels)["association"]).cpu()
         return F.interpolate(labels[None].double(), (image.height, image.width), mode="nearest-exact")[0, 0].long()
 
-    return divide
+    return segment
 
 
-def by_slic(scale: float = 1.0, compactness: float = 10.0) -> Divide:
-    """Return what divides pictures by SLIC (Achanta et al., PAMI 2012), into as many segments as there are cells."""
+def by_slic(scale: float = 1.0, compactness: float = 10.0) -> Segmenter:
+    """Return a segmenter that applies SLIC (Achanta et al., PAMI 2012), with one segment for each cell."""
 
-    def divide(image: Image.Image) -> Tensor:
+    def segment(image: Image.Image) -> Tensor:
         rows, columns = grid_size(image, scale)
         count = rows * columns
         return torch.from_numpy(slic(np.asarray(image), count, compactness, start_label=0).astype(np.int64))
 
-    return divide
+    return segment
 
 
-def by_squares(scale: float = 1.0) -> Divide:
-    """Return what divides pictures into the cells themselves."""
+def by_squares(scale: float = 1.0) -> Segmenter:
+    """Return a segmenter whose segments are the cells."""
 
-    def divide(image: Image.Image) -> Tensor:
+    def segment(image: Image.Image) -> Tensor:
         rows, columns = grid_size(image, scale)
         row = torch.arange(image.height) * rows // image.height
         column = torch.arange(image.width) * columns // image.width
         return row[:, None] * columns + column
 
-    return divide
+    return segment

@@ -1,4 +1,4 @@
-"""The results of many runs side by side: the scores of CAM seed, CRF, walk and final network."""
+"""Table of the results of many runs: the scores of CAM seed, CRF, walk and final network."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from wsss_lib.show.tables import markdown_table
 from wsss_lib.stages.store import read_json
 
 STAGES = ("CAM seed", "CRF", "walk", "walk, CRF", "network", "network, CRF")
-"""Titles of the results that a run may have, in this order."""
+"""Names of the results that a run may have, in the order of the columns."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """What one run has reached.
+    """The results of one run.
 
     Attributes:
         folder: Folder of the run.
-        seed: Seed of the run's random draws.
-        threshold: Background threshold of its CAM seeds, best on ``train`` if that has masks; None without any masks.
-        stages: Mean IoU in [0, 1] of everything that the run has made and scored, by split and by name, see `STAGES`.
-        seconds: Seconds of all the run's stages together, those of the final network included.
+        seed: Random seed of the run.
+        threshold: Background threshold of the CAM seeds, best on ``train`` if ``train`` has masks; None without masks.
+        stages: Mean IoU in [0, 1] of each result that the run has scored, by split and by name, see `STAGES`.
+        seconds: Sum of the seconds of all stages, with those of the final network.
         memory: Peak memory in MiB.
-        network: Folder of the final network; None without one. Of several, the network that is best on ``train``.
+        network: Folder of the final network, the best on ``train`` if there are several; None if there is none.
     """
 
     folder: Path
@@ -46,13 +46,13 @@ class Result:
 
 
 def find_results(runs: Path, preset: str, variant: str = "") -> dict[str, list[Result]]:
-    """Return the results of all finished runs with a preset's own settings, by notebook and ordered by seed.
+    """Return the results of all finished runs with the settings of a preset, by notebook and ordered by random seed.
 
     Args:
-        runs: A folder with a folder for each notebook, such as ``runs``.
+        runs: Folder with a folder for each notebook, such as ``runs``.
         preset: Name of the preset.
-        variant: Difference between the runs and the preset besides the seed, as in the names of their folders, such as
-            ``precision=bf16-mixed``; "" for none.
+        variant: Setting, other than the random seed, in which the runs differ from the preset, as in the names of their
+            folders, such as ``precision=bf16-mixed``; "" for none.
 
     Raises:
         InputError: A ``metrics.json`` is damaged or of another version.
@@ -66,7 +66,7 @@ def find_results(runs: Path, preset: str, variant: str = "") -> dict[str, list[R
 
 
 def read_result(folder: Path) -> Result:
-    """Return what the run in a folder has reached.
+    """Return the results of the run in a folder.
 
     Raises:
         InputError: Its ``metrics.json`` is damaged or of another version.
@@ -88,11 +88,11 @@ def read_result(folder: Path) -> Result:
             network=best,
         )
     except (KeyError, TypeError, AttributeError, ValueError):
-        raise InputError(f"{path} is of another version; finish the notebook of its run again.") from None
+        raise InputError(f"{path} is of another version; run the notebook of this run again to its end.") from None
 
 
 def _stages(metrics: Mapping[str, Any], network: Mapping[str, Any] | None) -> dict[str, dict[str, float]]:
-    """Return what was scored; a mean over masks in which every pixel is ignored is null, and is left out."""
+    """Return the scores by split and name. A score of null, whose masks ignore all pixels, is left out."""
     refined: Mapping[str, Mapping[str, Any]] = metrics.get("refinements", {})
     beginnings = {"CRF": "crf-", "walk": "walk", "walk, CRF": "walk-crf"}
     found: dict[str, dict[str, Any]] = {
@@ -101,7 +101,7 @@ def _stages(metrics: Mapping[str, Any], network: Mapping[str, Any] | None) -> di
     for stage, beginning in beginnings.items():
         train = refined.get("train") or next(iter(refined.values()), {})
         names = [name for name in train if (name.startswith(beginning) if stage == "CRF" else name == beginning)]
-        if names:  # of the powers of a CRF the best on train; without a score there, the first
+        if names:  # a CRF may have several powers: take the best on train, or the first if train has no scores
             best = max(names, key=lambda name: _score(refined.get("train", {}).get(name)))
             for split, rows in refined.items():
                 found[split][stage] = rows[best]["mean_iou"]
@@ -128,7 +128,7 @@ def _on_train(network: Mapping[str, Any]) -> float:
 
 
 def open_first(results: Mapping[str, Sequence[Result]]) -> dict[str, Run]:
-    """Open the first run of every notebook; print why a run cannot be opened.
+    """Open the first run of each notebook; if a run cannot be opened, print the reason.
 
     Args:
         results: Result of :func:`find_results`.
@@ -143,11 +143,11 @@ def open_first(results: Mapping[str, Sequence[Result]]) -> dict[str, Run]:
 
 
 def results_table(results: Mapping[str, Sequence[Result]], split: str) -> str:
-    """Return the results as a Markdown table: mean, standard deviation and number of runs of every stage in percent.
+    """Return the results as a Markdown table: mean and standard deviation of each stage in percent, and number of runs.
 
     Args:
         results: Result of :func:`find_results`.
-        split: ``train`` or ``val``.
+        split: Name of the split, ``train`` or ``val``.
     """
     shown = [s for s in STAGES if any(s in r.stages.get(split, {}) for runs in results.values() for r in runs)]
     head = ["", "runs", *shown, "threshold", "minutes", "peak MiB"]
@@ -170,7 +170,7 @@ def _spread(values: Sequence[float]) -> str:
 
 
 def missing(results: Mapping[str, Sequence[Result]], preset: str) -> list[str]:
-    """Return, for every notebook without a result, a line that says how to get one."""
+    """Return a line for each notebook without a result, with the command that makes one."""
     data = "" if preset == "toy" else " -p data_root FOLDER"
     return [
         f"no run of {name}: papermill notebooks/{name}.ipynb runs/{name}.ipynb -p preset {preset}{data}"
@@ -183,10 +183,10 @@ def check_parameters(namespace: Mapping[str, Any]) -> tuple[Path, Path | None]:
     """Check the parameters of ``06_compare``.
 
     Args:
-        namespace: The notebook's ``globals()``.
+        namespace: ``globals()`` of the notebook.
 
     Returns:
-        The folder of the runs, and the file of weights for the final network; None for the default file.
+        Folder of the runs, and file with the weights for the final network; None for the default file.
 
     Raises:
         InputError: A parameter is unknown, of the wrong type or out of range.
@@ -200,8 +200,8 @@ def check_parameters(namespace: Mapping[str, Any]) -> tuple[Path, Path | None]:
         check_final_network(values["preset"], backbone, file is not None)
     elif backbone or file:
         name = "backbone" if backbone else "weights"
-        raise InputError(f"{name} is of the final network, which is not trained; add segmentation=True.")
+        raise InputError(f"{name} applies to the final network, which is not trained; add segmentation=True.")
     folder = Path(values["runs"]).expanduser() if values["runs"] else project_root() / "runs"
     if values["runs"] and not folder.is_dir():
-        raise InputError(f"runs {folder} is not a folder; give the one with the runs of the notebooks.")
+        raise InputError(f"runs {folder} is not a folder; give the folder with the runs of the notebooks.")
     return folder, file

@@ -1,4 +1,4 @@
-"""Several runs on the same data, side by side."""
+"""Comparison of several runs on the same data."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ _PERCENT = {
     "train": "mIoU % train",
     "val": "mIoU % val",
     "boundary": "mIoU % val, near boundaries",
-    "part": "of the activation on an object, % on its part",
-    "peaks": "% of the peaks on it",
-    "covered": "% of the body found",
+    "part": "activation on the part, %",
+    "peaks": "peaks on the part, %",
+    "covered": "body found, %",
     "own": "activation on own background, %",
-    "other": "on other, %",
+    "other": "activation on other background, %",
 }
 
 
 def compare(runs: Mapping[str, CamRun]) -> Comparison:
-    """Train, infer and score several runs, as far as this is not done yet.
+    """Train, infer and score several runs; results that exist already are reused.
 
     Args:
-        runs: The runs by name, on the same data.
+        runs: Runs on the same data, by name.
 
     Returns:
-        For every run its ``threshold``, see :func:`wsss_lib.runs.report.choose_threshold`, and at this threshold
-        the mean IoU on each split that has masks; on the toy world also what :func:`part_focus` and
-        :func:`context_leak` measure on ``val``. Empty without masks.
+        Scores of each run: its ``threshold``, see :func:`wsss_lib.runs.report.choose_threshold`, and at this threshold
+        the mean IoU on each split that has masks; on the toy world also the results of :func:`part_focus` and
+        :func:`context_leak` on ``val``. Empty without masks.
     """
     results: Comparison = {}
     for name, run in runs.items():
@@ -61,13 +61,13 @@ def compare(runs: Mapping[str, CamRun]) -> Comparison:
 
 
 def _silent(row: Mapping[str, Any]) -> None:
-    """Report nothing."""
+    """Ignore the report of an epoch."""
 
 
 def comparison_table(comparison: Comparison) -> str:
     """Return the result of :func:`compare` as a Markdown table."""
     if not comparison:
-        return "Without masks there is nothing to compare."
+        return "The data has no masks, so the runs cannot be compared."
     columns = [name for name in _PERCENT if name in next(iter(comparison.values()))]
     lines = []
     for name, row in comparison.items():
@@ -77,16 +77,16 @@ def comparison_table(comparison: Comparison) -> str:
 
 
 def differences(one: CamRun, other: CamRun, comparison: Comparison, names: tuple[str, str]) -> Tensor:
-    """Return by how much the first run's mean IoU is higher on every image of ``val``, ``(n,)``, each at its threshold.
+    """Return the mean IoU of the first run minus that of the second, for each image of ``val``.
 
     Args:
-        one: A run.
-        other: Another run on the same data.
-        comparison: The result of :func:`compare`.
+        one: First run.
+        other: Second run, on the same data.
+        comparison: Result of :func:`compare`, with the threshold of each run.
         names: Names of the two runs in the comparison.
 
     Returns:
-        NaN for an image without a mask.
+        Differences ``(n,)`` float64; NaN for an image without a mask.
     """
     val = one.splits.scored["val"]
     if not val.has_masks:

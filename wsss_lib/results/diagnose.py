@@ -1,4 +1,4 @@
-"""How far the traps of the toy world mislead a method: the part, the context, the shortcut."""
+"""Measures of how strongly the traps of the toy world mislead a method: part, context and shortcut."""
 
 from __future__ import annotations
 
@@ -17,12 +17,14 @@ from wsss_lib.stages.store import CamStore
 
 @dataclass(frozen=True)
 class PartFocus:
-    """Where on the objects the activation lies. Means over the classes of all images, in [0, 1]; NaN if all maps are 0.
+    """Distribution of the activation on objects, as means over the classes of all images, in [0, 1].
+
+    All values are NaN if all maps are 0.
 
     Attributes:
-        share: Share of the activation on an object that falls on its discriminative part.
-        area: Share of the object's visible pixels that are that part; what `share` would be for an even activation.
-        peak: Share of the maps whose highest activation on the object lies on the part.
+        share: Share of the activation on an object that is on its discriminative part.
+        area: Share of the object's visible pixels that belong to the part. An even activation has this `share`.
+        peak: Share of the maps whose highest activation on the object is on the part.
         covered: Share of the object's other pixels, its body, with an activation above the threshold.
     """
 
@@ -34,11 +36,11 @@ class PartFocus:
 
 @dataclass(frozen=True)
 class ContextLeak:
-    """How strongly the background lights up. Means over the classes of all images.
+    """Activation on background, as means over the classes of all images.
 
     Attributes:
-        own: Mean activation, in [0, 1], on the class's own background, where the image shows it.
-        other: Mean activation on the rest of the background.
+        own: Mean activation, in [0, 1], on the class's own background, if the image shows it.
+        other: Mean activation, in [0, 1], on the rest of the background.
     """
 
     own: float
@@ -47,13 +49,13 @@ class ContextLeak:
 
 @dataclass(frozen=True)
 class ShortcutReliance:
-    """How much a classifier owes to the frequency pattern, on the same images with and without it.
+    """Scores of a classifier on the same images with and without the frequency pattern.
 
     Attributes:
-        accuracy: Share of the images on which every label is right (logit above 0 or not), with the pattern.
-        accuracy_without: The same without the pattern.
+        accuracy: Share of the images with all labels right (logit above 0 or not), with the pattern.
+        accuracy_without: Share of the images with all labels right, without the pattern.
         precision: Mean average precision with the pattern.
-        precision_without: The same without the pattern.
+        precision_without: Mean average precision without the pattern.
     """
 
     accuracy: float
@@ -63,7 +65,7 @@ class ShortcutReliance:
 
 
 def _shown_classes(store: CamStore, world: ToyWorld) -> Iterator[tuple[int, int, Tensor, Tensor]]:
-    """Yield the position of an image, a class it shows, the class's map ``(H, W)`` and its object's pixels."""
+    """Yield the position of an image, one of its classes, the class's map ``(H, W)`` and the pixels of its objects."""
     for index, image_id in enumerate(world.ids):
         mask = torch.from_numpy(world.mask(index))
         for kind, cam in zip(*store.read(image_id), strict=True):
@@ -71,37 +73,37 @@ def _shown_classes(store: CamStore, world: ToyWorld) -> Iterator[tuple[int, int,
 
 
 def _means(rows: list[list[Tensor]], columns: int) -> list[float]:
-    """Return the mean of every column; NaN if there is no row."""
+    """Return the mean of each column; NaN if there are no rows."""
     return torch.tensor(rows).view(-1, columns).mean(0).tolist()
 
 
 def part_focus(store: CamStore, world: ToyWorld, threshold: float) -> PartFocus:
-    """Measure how much plain activation prefers the discriminative part to the body that two classes share.
+    """Measure how the activation is divided between the discriminative part and the body, which two classes share.
 
     Args:
-        store: The maps of the images of ``world``.
-        world: A split of the toy world.
-        threshold: The activation from which a pixel counts as found.
+        store: Maps of the images of ``world``.
+        world: Split of the toy world.
+        threshold: Activation above which a pixel counts as found.
     """
     rows = []
-    for index, kind, cam, thing in _shown_classes(store, world):
-        part = torch.from_numpy(world.part(index) == kind + 1) & thing
-        body = thing & ~part
-        on_thing = cam * thing
-        if part.any() and body.any() and on_thing.any():
-            peak = part.flatten()[on_thing.argmax()]
+    for index, kind, cam, pixels in _shown_classes(store, world):
+        part = torch.from_numpy(world.part(index) == kind + 1) & pixels
+        body = pixels & ~part
+        inside = cam * pixels
+        if part.any() and body.any() and inside.any():
+            peak = part.flatten()[inside.argmax()]
             rows.append(
-                [activation_share(on_thing, part), part.sum() / thing.sum(), peak, covered_share(cam, body, threshold)]
+                [activation_share(inside, part), part.sum() / pixels.sum(), peak, covered_share(cam, body, threshold)]
             )
     return PartFocus(*_means(rows, 4))
 
 
 def context_leak(store: CamStore, world: ToyWorld) -> ContextLeak:
-    """Measure whether a class's own background lights up more than other background.
+    """Measure the activation on a class's own background and on other background.
 
     Args:
-        store: The maps of the images of ``world``.
-        world: A split of the toy world.
+        store: Maps of the images of ``world``.
+        world: Split of the toy world.
     """
     rows = []
     for index, kind, cam, _ in _shown_classes(store, world):
@@ -114,11 +116,12 @@ def context_leak(store: CamStore, world: ToyWorld) -> ContextLeak:
 
 
 def shortcut_reliance(classify: Callable[[Dataset], Tensor], world: ToyWorld) -> ShortcutReliance:
-    """Measure what a classifier loses when the frequency pattern is taken off the images that it was trained on.
+    """Score a classifier on images with the frequency pattern, and on the same images without it.
 
     Args:
-        classify: Returns the logits ``(n, K)`` of a data set, see :meth:`wsss_lib.runs.cam.CamRun.classify`.
-        world: The training split of the toy world.
+        classify: Function that returns the logits ``(n, K)`` of a data set, such as
+            :meth:`wsss_lib.runs.cam.CamRun.classify`.
+        world: Images of the toy world that have the pattern.
     """
     results = []
     for data in (world, ShortcutFree(world)):

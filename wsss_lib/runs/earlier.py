@@ -47,7 +47,9 @@ def earlier_run(
         InputError: The run is on other data, or makes no class activation maps.
     """
     common = {"seed": settings.seed, "limit": settings.limit, "precision": settings.precision}
-    default = default_folder("00_cam", settings.preset, common, {})
+    config = _short(settings, backbone)
+    differs = config.pretrained != type(config).preset(settings.preset, config.backbone).pretrained
+    default = default_folder("00_cam", settings.preset, common, {"pretrained": config.pretrained} if differs else {})
     here = _data(identity)
     given: Path | None = getattr(settings, role)
     fits = _fits(default, identity, backbone)
@@ -66,7 +68,6 @@ def earlier_run(
         if not isinstance(earlier.config, CamConfig):
             raise InputError(f"{role} {folder} is a run of {earlier.method}, which makes no CAMs; give one of 00_cam.")
     else:
-        config = _short(settings, backbone)
         weights = settings.weights if config.backbone == settings.config.backbone else None
         earlier = replace(
             settings, notebook="00_cam", method="cam", config=config, weights=weights, folder=own, checkpoint=None
@@ -87,7 +88,8 @@ def _short(settings: Settings, backbone: str) -> CamConfig:
         settings.preset, backbone or further_backbone(settings.preset, settings.config.backbone)
     )
     batch_size = min(config.batch_size, settings.config.batch_size)
-    return config.replace(epochs=max(1, config.epochs // 2), batch_size=batch_size)
+    pretrained = settings.config.pretrained if settings.preset == "toy" else config.pretrained
+    return config.replace(epochs=max(1, config.epochs // 2), batch_size=batch_size, pretrained=pretrained)
 
 
 def _data(identity: Mapping[str, Any]) -> str:

@@ -52,6 +52,7 @@ FILES = (
     "training.json",
     "images.json",
     "model.safetensors",
+    "report.html",
 )
 """Files of a run besides ``config.json``."""
 

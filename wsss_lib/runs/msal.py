@@ -16,7 +16,7 @@ from wsss_lib.methods.method import CamMethod
 from wsss_lib.methods.superpixels import Superpixels
 from wsss_lib.models.pretrained import load_backbone
 from wsss_lib.models.superpixel_net import SPIXEL_FCN, SuperpixelNet
-from wsss_lib.models.weights import names_beside_state
+from wsss_lib.models.torch_files import names_beside_state
 from wsss_lib.runs.cam import CamRun
 from wsss_lib.runs.earlier import continued
 from wsss_lib.runs.folder import holds_run

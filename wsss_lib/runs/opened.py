@@ -12,7 +12,6 @@ from wsss_lib.data.dataset import Dataset
 from wsss_lib.data.splits import open_splits
 from wsss_lib.data.toy import ToyOptions
 from wsss_lib.errors import InputError
-from wsss_lib.models.pretrained import find_weights
 from wsss_lib.runs.folder import RunFolder, is_helper
 from wsss_lib.runs.identity import (
     has_changed_pictures,
@@ -21,7 +20,7 @@ from wsss_lib.runs.identity import (
     same_images,
     settings_identity,
 )
-from wsss_lib.runs.settings import PATHS, Settings
+from wsss_lib.runs.settings import PATHS, Settings, default_weights
 from wsss_lib.stages.contents import Digests
 from wsss_lib.stages.engine import check_devices
 
@@ -92,7 +91,9 @@ class OpenedRun:
         settings = self.settings
         if settings.checkpoint is not None or not settings.config.pretrained:
             return None  # a checkpoint holds the whole network
-        return settings.weights or find_weights(settings.config.backbone, settings.pretrained_folder)
+        return settings.weights or default_weights(
+            settings.preset, settings.config.backbone, settings.pretrained_folder
+        )
 
     def _make_room(self) -> None:
         """Remove the run in the folder if the settings say so, or if an earlier removal was killed."""

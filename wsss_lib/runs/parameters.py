@@ -13,9 +13,9 @@ from wsss_lib.errors import InputError
 from wsss_lib.methods import load_method
 from wsss_lib.methods.fields import Kind, Limits, kinds_of
 from wsss_lib.methods.method import PRESETS, Config, further_backbone
-from wsss_lib.models.pretrained import backbone_of_weights, find_weights
+from wsss_lib.models.pretrained import backbone_of_weights
 from wsss_lib.runs.refiners import check_refiner
-from wsss_lib.runs.settings import PATHS, RENAMED, Settings, project_root
+from wsss_lib.runs.settings import PATHS, RENAMED, Settings, default_weights, project_root
 from wsss_lib.stages.engine import PRECISIONS
 
 NOTEBOOKS = {
@@ -43,6 +43,7 @@ COMMON: dict[str, Kind] = {
     "checkpoint": Kind(str),
     "out": Kind(str),
     "backbone": Kind(str),
+    "pretrained": Kind(bool),
     "seed": Kind(int, Limits(0, 2**31 - 1)),
     "limit": Kind(int),
     "accelerator": Kind(str),
@@ -92,7 +93,10 @@ def read_parameters(notebook: str, method: str, namespace: Mapping[str, Any]) ->
     if preset == "photos" and not backbone and values.get("weights") and "mobilenet_v2" in config_class.backbones:
         backbone = backbone_of_weights(existing("weights", values["weights"]))
     changes = {k: v for k, v in values.items() if k not in COMMON and v}
-    config = config_class.preset(preset, backbone).replace(**changes)
+    config = config_class.preset(preset, backbone)
+    if values.get("pretrained", config.pretrained) != config.pretrained:
+        changes["pretrained"] = values["pretrained"]
+    config = config.replace(**changes)
     config.check()
     _refuse_ignored(preset, values)
     if values.get("segmentation"):
@@ -154,13 +158,15 @@ def parameter_types(method: str) -> dict[str, Kind]:
 
 
 def _refuse_ignored(preset: str, values: Mapping[str, Any]) -> None:
-    """Raise for a parameter that the toy world would silently ignore."""
+    """Raise for a parameter that the other parameters would make the run silently ignore."""
     given = [name for name in ("data_root", "labels", "mask_values", "weights", "checkpoint") if values.get(name)]
     if preset == "toy" and given:
         raise InputError(
-            f"{given[0]} is given, but preset toy draws its own data and trains from scratch; "
+            f"{given[0]} is given, but preset toy draws its own data and brings its own weights; "
             "choose another preset, such as photos."
         )
+    if values.get("weights") and not values.get("pretrained", True):
+        raise InputError("weights is given, but pretrained False trains from scratch; leave one of the two out.")
 
 
 def check_final_network(preset: str, backbone: str, weights_given: bool) -> None:
@@ -176,7 +182,7 @@ def check_final_network(preset: str, backbone: str, weights_given: bool) -> None
     """
     config = load_method("segmentation").Config.preset(preset, backbone)
     if config.pretrained and not weights_given:
-        find_weights(config.backbone, project_root() / "pretrained")
+        default_weights(preset, config.backbone, project_root() / "pretrained")
 
 
 def refuse_unknown(namespace: Mapping[str, Any], known: Iterable[str]) -> None:

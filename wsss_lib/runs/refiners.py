@@ -5,8 +5,7 @@ from __future__ import annotations
 from wsss_lib.errors import InputError
 from wsss_lib.methods import load_method
 from wsss_lib.methods.method import Config, further_backbone
-from wsss_lib.models.pretrained import find_weights
-from wsss_lib.runs.settings import project_root
+from wsss_lib.runs.settings import default_weights, project_root
 
 REFINERS = {"affinitynet": "01_affinitynet", "irn": "01b_irn"}
 """For every refiner, the notebook that makes the same run."""
@@ -41,4 +40,4 @@ def check_refiner(refiner: str, preset: str, backbone: str, weights_given: bool)
         raise InputError(f"refiner {refiner!r} is unknown; choose one of {', '.join(REFINERS)}.")
     config = refiner_config(refiner, preset, backbone)
     if config.pretrained and not (weights_given and config.backbone == backbone):
-        find_weights(config.backbone, project_root() / "pretrained")
+        default_weights(preset, config.backbone, project_root() / "pretrained")

@@ -10,6 +10,7 @@ import wsss_lib
 from wsss_lib.errors import InputError
 from wsss_lib.methods import load_method
 from wsss_lib.methods.method import Config
+from wsss_lib.models.pretrained import find_toy_weights, find_weights
 from wsss_lib.runs.folder import read_config, writer
 
 PATHS = (
@@ -121,6 +122,20 @@ def project_root() -> Path:
         if (folder / "notebooks").is_dir() and (folder / "wsss_lib").is_dir():
             return folder
     return here
+
+
+def default_weights(preset: str, backbone: str, folder: Path) -> Path:
+    """Return the file of the pre-trained weights that a backbone starts from unless the user names another.
+
+    Args:
+        preset: Name of the preset; the weights for ``toy`` come with the package.
+        backbone: Name of the backbone.
+        folder: Folder of the weight files for all other presets.
+
+    Raises:
+        InputError: The file is missing, and cannot be downloaded either.
+    """
+    return find_toy_weights(backbone) if preset == "toy" else find_weights(backbone, folder)
 
 
 def read_settings(folder: Path) -> Settings:

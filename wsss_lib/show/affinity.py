@@ -1,4 +1,4 @@
-"""Pictures of pairs, of what is known about them, and of the affinities of one pixel."""
+"""Figures of pairs, of the labels of pairs, and of the affinities of one pixel."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from wsss_lib.show import figures
 
 
 def enlarge_cells(cells: np.ndarray, stride: int, size: tuple[int, int]) -> np.ndarray:
-    """Show every cell of an ``(h, w)`` map as a square of ``stride`` pixels, cut to ``size``."""
+    """Enlarge each cell of an ``(h, w)`` map to a square of ``stride`` pixels, and crop the result to ``size``."""
     return cells.repeat(stride, 0).repeat(stride, 1)[: size[0], : size[1]]
 
 
@@ -23,7 +23,7 @@ def known_cells(image: figures.Picture, labels: Tensor, classes: Tensor, stride:
 
     Args:
         image: RGB picture, ``(H, W)`` pixels.
-        labels: ``(h, w)`` uint8: 0 background, i the i-th of the classes, 255 unknown.
+        labels: ``(h, w)`` uint8: 0 is background, i is the i-th class in ``classes``, 255 is unknown.
         classes: ``(n,)`` int64, from 0.
         stride: Side of a cell in pixels.
 
@@ -39,7 +39,7 @@ def known_cells(image: figures.Picture, labels: Tensor, classes: Tensor, stride:
 
 
 def offsets_of_pixel(radius: int) -> figures.Plot:
-    """Show the "to" pixels of one "from" pixel, and the pixels whose "to" pixel it is."""
+    """Show the "to" pixels of one "from" pixel, and the pixels for which it is itself the "to" pixel."""
     figure = figures.Plot(figsize=(3, 3), layout="constrained")
     axis = figure.subplots()
     offsets = np.array(pair_offsets(radius))
@@ -56,12 +56,12 @@ def offsets_of_pixel(radius: int) -> figures.Plot:
 def pairs_of_pixel(
     image: figures.Picture, labels: Tensor, pixel: tuple[int, int], stride: int, radius: int
 ) -> figures.Plot:
-    """Draw the pairs of one cell: to cells of its kind green, to others red, to unknown ones grey.
+    """Draw the pairs of one cell as lines: green to cells of the same label, red to others, grey to unknown cells.
 
     Args:
         image: RGB picture.
         labels: ``(h, w)`` uint8, see `wsss_lib.methods.affinitynet.semi_labels`.
-        pixel: The (row, column) of the cell.
+        pixel: Row and column of the cell.
         stride: Side of a cell in pixels.
         radius: Radius of the pairs, in cells.
     """
@@ -73,16 +73,17 @@ def pairs_of_pixel(
     axis = figure.subplots()
     axis.imshow(np.asarray(image))
     axis.axis("off")
-    for cells, colour, name in ((unknown, "0.7", "not known"), (same, "lime", "alike"), (other, "red", "different")):
+    for cells, colour, name in ((unknown, "0.7", "unknown"), (same, "lime", "same label"), (other, "red", "different")):
         _lines(axis, pixel, cells, stride, colour, name)
     axis.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
     return figure
 
 
 def _pairs_with(labels: Tensor, pixel: tuple[int, int], size: tuple[int, int], radius: int, kind: str) -> np.ndarray:
-    """Return ``(h, w)`` bool: which cells form a pair of a kind with one cell."""
-    background, object_, different = pair_labels(labels[None], radius, "full")
-    chosen = {"same": background | object_, "different": different, "all": torch.ones_like(different)}[kind][0].float()
+    """Return ``(h, w)`` bool, True for cells that form a pair of the given kind with one cell."""
+    background, foreground, different = pair_labels(labels[None], radius, "full")
+    kinds = {"same": background | foreground, "different": different, "all": torch.ones_like(different)}
+    chosen = kinds[kind][0].float()
     picture = affinity_of_pixel(chosen, pixel, size, radius, "full")
     picture[pixel] = 0
     return (picture == 1).numpy()
@@ -98,12 +99,12 @@ def _lines(axis: Axes, pixel: tuple[int, int], cells: np.ndarray, stride: int, c
 def affinity_picture(
     image: figures.Picture, affinities: Tensor, pixel: tuple[int, int], stride: int, radius: int, border: Border
 ) -> np.ndarray:
-    """Lay the affinities of one cell over the image as heat; the rest of the image is dimmed.
+    """Lay the affinities of one cell over the image as a heat map; the rest of the image is dimmed.
 
     Args:
         image: RGB picture, ``(H, W)`` pixels.
-        affinities: ``(P, n)`` of the image.
-        pixel: The (row, column) of the cell.
+        affinities: ``(P, n)`` affinities of the image.
+        pixel: Row and column of the cell.
         stride: Side of a cell in pixels.
         radius: Radius of the pairs, in cells.
         border: Rule for pairs near the border.
@@ -119,7 +120,7 @@ def affinity_picture(
 
 
 def neighbour_counts(height: int, width: int, radius: int, border: Border) -> np.ndarray:
-    """Return with how many others each cell of a grid forms a pair, ``(h, w)`` int64."""
+    """Return the number of pairs of each cell of a grid as ``(h, w)`` int64."""
     counts = torch.zeros(height, width, dtype=torch.int64)
     for offset in pair_offsets(radius):
         start, end, _ = pair_windows(offset, height, width, radius, border)
@@ -129,7 +130,7 @@ def neighbour_counts(height: int, width: int, radius: int, border: Border) -> np
 
 
 def border_figure(height: int, width: int, radius: int) -> figures.Plot:
-    """Show with how many others each cell forms a pair, in the authors' code and with all pairs."""
+    """Show the number of pairs of each cell, for the border rule of the authors' code and for all pairs."""
     figure = figures.Plot(figsize=(8, 2.8), dpi=80, layout="constrained")
     axes = figure.subplots(1, 2)
     most = 2 * len(pair_offsets(radius))
@@ -145,18 +146,18 @@ def border_figure(height: int, width: int, radius: int) -> figures.Plot:
 
 
 def affinity_histogram(affinities: Tensor, same: Tensor, different: Tensor) -> figures.Plot:
-    """Show how affinities are distributed over pairs within and across true borders.
+    """Show a histogram of the affinities, for pairs of one true class and for pairs of two true classes.
 
     Args:
         affinities: ``(P, n)``.
         same: ``(P, n)`` bool, pairs of one true class.
-        different: ``(P, n)`` bool, pairs of two.
+        different: ``(P, n)`` bool, pairs of two true classes.
     """
     figure = figures.Plot(figsize=(5, 2.6), layout="constrained")
     axis = figure.subplots()
     levels = [i / 40 for i in range(41)]
     for name, where in (("same class", same), ("different classes", different)):
-        if where.any():  # a density of nothing is NaN
+        if where.any():  # the density of an empty set is NaN
             axis.hist(affinities[where].numpy(), levels, density=True, histtype="step", label=name)
     axis.set(xlabel="affinity", ylabel="density", xlim=(0, 1))
     if axis.get_legend_handles_labels()[0]:
@@ -166,7 +167,7 @@ def affinity_histogram(affinities: Tensor, same: Tensor, different: Tensor) -> f
 
 
 def true_cells(mask: np.ndarray, stride: int) -> Tensor:
-    """Return the label of each cell of a mask, ``(h, w)`` uint8; 255 where it is not of one label alone."""
+    """Return the label of each cell of a mask as ``(h, w)`` uint8; 255 for cells with several labels."""
     height, width = mask.shape
     padded = F.pad(torch.from_numpy(mask)[None].float(), (0, -width % stride, 0, -height % stride), value=float(IGNORE))
     low, high = -F.max_pool2d(-padded, stride), F.max_pool2d(padded, stride)

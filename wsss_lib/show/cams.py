@@ -1,4 +1,4 @@
-"""Maps, CAM seeds and masks side by side: of several networks, or of one through its training."""
+"""Maps, CAM seeds and masks side by side, from several networks or from several epochs of one network."""
 
 from __future__ import annotations
 
@@ -12,35 +12,35 @@ from wsss_lib.show import figures
 from wsss_lib.show.widgets import ReadMaps, shown_classes
 
 ReadMask = Callable[[str, int], Tensor]
-"""From an image's id and the number of classes to its ``(H, W)`` uint8 label map."""
+"""Function from an image id and the number of classes to the ``(H, W)`` uint8 label map of the image."""
 
 
-def growth(data: Dataset, reads: Mapping[int, ReadMaps]) -> figures.Plot:
-    """Show how the map of the first class of each image changed from epoch to epoch.
+def growth(data: Dataset, readers: Mapping[int, ReadMaps]) -> figures.Plot:
+    """Show how the map of the first class of each image changes from epoch to epoch.
 
     Args:
-        data: The images; those that show no class have no map and are left out.
-        reads: Functions that return the maps of an image, one for every epoch that is shown.
+        data: Images to show; images without a class have no map and are left out.
+        readers: Function that returns the maps of an image, for each epoch.
     """
     rows: dict[str, list[figures.Picture]] = {}
     for index, image_id in enumerate(data.ids):
         if not data.labels[index].any():
             continue
         image, name = data.image(index), shown_classes(data, index)[0][0]
-        maps = [read(image_id)[1][0].numpy() for read in reads.values()]
+        maps = [read(image_id)[1][0].numpy() for read in readers.values()]
         rows[f"{name} ({image_id})"] = [image, *(figures.overlay(image, m) for m in maps)]
-    return figures.table_of_pictures(rows, ["image", *(f"epoch {epoch}" for epoch in reads)], inches=1.3)
+    return figures.table_of_pictures(rows, ["image", *(f"epoch {epoch}" for epoch in readers)], inches=1.3)
 
 
 def side_by_side(
     data: Dataset, indices: Mapping[int, str], networks: Mapping[str, tuple[ReadMaps, float]]
 ) -> figures.Plot:
-    """Show the CAM seeds of several networks for the same images, and the masks where there are any.
+    """Show the CAM seeds of several networks for the same images, and the masks if the images have any.
 
     Args:
-        data: The images.
-        indices: Positions of the images to show, each with the remark to write beside its classes.
-        networks: For every network's name, the function that returns its maps, and its background threshold.
+        data: Data set with the images.
+        indices: Positions of the images to show, each with a remark that is written beside its classes.
+        networks: Function that returns the maps of an image, and background threshold, by name of the network.
     """
     rows: dict[str, list[figures.Picture]] = {}
     for index, remark in indices.items():
@@ -55,12 +55,12 @@ def side_by_side(
 
 
 def masks_beside(data: Dataset, count: int, masks: Mapping[str, ReadMask]) -> figures.Plot:
-    """Show finished masks of the first images that show a class, and the true masks where there are any.
+    """Show finished masks of the first images with a class, and the true masks if the images have any.
 
     Args:
-        data: The images.
+        data: Data set with the images.
         count: Number of images to show.
-        masks: Functions that return the mask of an image, by name.
+        masks: Function that returns the mask of an image, by name of the column.
     """
     rows: dict[str, list[figures.Picture]] = {}
     for index in [i for i in range(len(data)) if shown_classes(data, i)][:count]:

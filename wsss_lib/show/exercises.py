@@ -1,7 +1,7 @@
-"""Checks for the exercises: each says whether an answer is right, and if not, what came out for which input.
+"""Checks for the exercises. A check prints whether an answer is right, and otherwise how it differs for which input.
 
-An exercise starts as a function that returns None. Its check then says that it is still to be solved, so that a
-notebook with unsolved exercises runs to its end.
+An exercise starts as a function that returns None. Its check then prints that the exercise is not solved yet, and does
+not raise an error. So a notebook with unsolved exercises runs to its end.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from wsss_lib.methods.cam import classification_loss
 from wsss_lib.methods.irn import confident_labels
 from wsss_lib.methods.oc_cse import erasing_mask, remaining_labels
 from wsss_lib.models.mctformer import refine_by_patches
+from wsss_lib.ops.calibration import calibration_error
 from wsss_lib.ops.cam import cam_label, normalise_maximum, normalise_range
 from wsss_lib.ops.frequency import magnitude, with_magnitude
 from wsss_lib.ops.metrics import intersection_over_union
@@ -55,7 +56,7 @@ def check_mean_iou(answer: Callable[[Tensor], float | None]) -> bool:
 def check_affinity(answer: Callable[[Tensor, int, int], Tensor | None]) -> bool:
     """Check a function from features ``(C, h, w)`` and an offset ``dy, dx`` (both at least 0) to affinities.
 
-    The result is ``(h - dy, w - dx)``: of every pixel with the one ``dy`` below and ``dx`` to the right.
+    The result is ``(h - dy, w - dx)``: the affinity of each pixel with the pixel ``dy`` below and ``dx`` to the right.
     """
     random = torch.Generator().manual_seed(2)
     features = torch.randn(6, 5, 7, generator=random)
@@ -91,15 +92,15 @@ def check_erasing_loss(answer: Callable[[Tensor, Tensor, Tensor], Tensor | None]
     logits = torch.randn(2, 4, generator=torch.Generator().manual_seed(6))
     labels, targets = torch.tensor([[1.0, 0.0, 1.0, 0.0], [0.0, 1.0, 0.0, 0.0]]), torch.tensor([2, 1])
     wanted = classification_loss(logits, remaining_labels(labels, targets))
-    what = f"random logits, the labels {labels.int().tolist()} and the targets {targets.tolist()}"
-    return _compare(answer(logits, labels.clone(), targets), wanted, what)
+    inputs = f"random logits, the labels {labels.int().tolist()} and the targets {targets.tolist()}"
+    return _compare(answer(logits, labels.clone(), targets), wanted, inputs)
 
 
 def check_normalise_range(answer: Callable[[Tensor], Tensor | None]) -> bool:
     """Check a function from signed maps ``(B, K, h, w)`` to ACR's normalised maps."""
     maps = torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(7))
     maps[0, 0], maps[0, 1] = maps[0, 0].abs() + 1, -maps[0, 1].abs()
-    return _compare(answer(maps.clone()), normalise_range(maps), "random maps, one above and one below 0 everywhere")
+    return _compare(answer(maps.clone()), normalise_range(maps), "random maps, one all positive and one all negative")
 
 
 def check_masked_error(answer: Callable[[Tensor, Tensor, Tensor], Tensor | None]) -> bool:
@@ -126,7 +127,7 @@ def check_mixture(answer: Callable[[Tensor, Tensor, float], Tensor | None]) -> b
 
 
 def check_superpixel_means(answer: Callable[[Tensor, Tensor], Tensor | None]) -> bool:
-    """Check a function from pixels ``(C, N)`` and their shares ``(M, N)`` of superpixels to means ``(C, M)``."""
+    """Check a function from features ``(C, N)`` and shares ``(M, N)`` of M superpixels to means ``(C, M)``."""
     random = torch.Generator().manual_seed(11)
     features, shares = torch.randn(3, 10, generator=random), torch.rand(4, 10, generator=random)
     wanted = features @ shares.t() / shares.sum(1)
@@ -164,13 +165,30 @@ def check_displacement_error(answer: Callable[[Tensor, int, int], Tensor | None]
     return _compare(answer(field, 2, 1), wanted, "a random field (2, 5, 7) and the offset dy 2, dx 1")
 
 
+def check_shares(answer: Callable[[Tensor, int], Tensor | None]) -> bool:
+    """Check a function from a mask ``(H, W)`` uint8 and K to the shares of the area ``(K,)`` of the classes."""
+    mask = torch.randint(0, 4, (7, 9), generator=torch.Generator().manual_seed(13)).to(torch.uint8)
+    wanted = torch.stack([(mask == k + 1).double().mean() for k in range(5)])
+    return _compare(answer(mask, 5), wanted, "a random mask (7, 9) and 5 classes, of which two are not shown")
+
+
+def check_calibration_error(answer: Callable[[Tensor], Tensor | float | None]) -> bool:
+    """Check a function from the counts of a reliability diagram ``(bins, 3)`` to the expected calibration error."""
+    counts = torch.tensor([[0.0, 0.0, 0.0], [10.0, 4.0, 5.0], [20.0, 15.0, 12.0], [70.0, 65.0, 68.0]])
+    given = answer(counts)
+    wanted = torch.tensor(calibration_error(counts))
+    return _compare(
+        torch.tensor(given) if isinstance(given, float | int) else given, wanted, f"the counts {counts.tolist()}"
+    )
+
+
 def check_choice(given: str, right: str, why: Mapping[str, str]) -> bool:
-    """Check the answer to a question with several choices.
+    """Check the answer to a multiple-choice question.
 
     Args:
-        given: The letter of the choice; "" if not answered yet.
-        right: The letter of the right one.
-        why: For every letter, what to say to whoever chose it.
+        given: Letter of the chosen answer; "" if not answered yet.
+        right: Letter of the right answer.
+        why: Explanation to print for each letter.
     """
     if not given:
         return _say(None)
@@ -180,16 +198,16 @@ def check_choice(given: str, right: str, why: Mapping[str, str]) -> bool:
     return _say(given == right, why[given])
 
 
-def _compare(given: Any, wanted: Tensor, what: str) -> bool:
+def _compare(given: Any, wanted: Tensor, inputs: str) -> bool:
     if given is None:
         return _say(None)
     if not isinstance(given, Tensor):
-        return _say(False, f"For {what} a tensor was expected, not {type(given).__name__}.")
+        return _say(False, f"For {inputs}, the result must be a tensor, not {type(given).__name__}.")
     if given.shape != wanted.shape:
-        return _say(False, f"For {what} the shape must be {tuple(wanted.shape)}, not {tuple(given.shape)}.")
+        return _say(False, f"For {inputs}, the shape must be {tuple(wanted.shape)}, not {tuple(given.shape)}.")
     difference = (given.double() - wanted.double()).abs().max().item()
     if not difference < 1e-4:
-        return _say(False, f"For {what} it differs from the right result by up to {difference:.3g}.")
+        return _say(False, f"For {inputs}, the result differs from the right one by up to {difference:.3g}.")
     return _say(True)
 
 

@@ -1,4 +1,4 @@
-"""The pictures of the notebooks. Every function returns a Matplotlib figure; none uses pyplot or its global state."""
+"""Figures of the notebooks. Each function returns a Matplotlib figure; none uses pyplot or its global state."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ from wsss_lib.data.large import resize_labels
 from wsss_lib.errors import printable
 
 HEAT = "inferno"
-"""The colour map of activation: even in brightness, readable without colours."""
+"""Colour map of activations. Its brightness rises evenly, so it is readable without colours."""
 
 Picture = Image.Image | np.ndarray
 
 
-_LONGEST = 60
-"""Letters of a line in a figure; longer ones lose their middle."""
+_LONGEST_LINE = 60
+"""Greatest number of letters in a line of a figure; a longer line loses its middle."""
 
 _LONGEST_CLASS = 20
-"""Letters of a class in a legend or at an axis."""
+"""Greatest number of letters of a class name in a legend or at an axis."""
 
 
-def shortened(text: str, longest: int = _LONGEST) -> str:
-    """Return a text of which no line has more letters than ``longest``; a longer one loses its middle."""
+def shortened(text: str, longest: int = _LONGEST_LINE) -> str:
+    """Return a text whose lines have at most ``longest`` letters; the middle of a longer line is replaced by "…"."""
     end = longest // 3
     lines = printable(text).split("\n")
     return "\n".join(x if len(x) <= longest else f"{x[: longest - end - 1]}…{x[-end:]}" for x in lines)
 
 
 class Plot(Figure):
-    """A figure that notebooks show by itself: drawings as PNG, pictures as JPEG, which keeps notebooks small.
+    """A figure that notebooks display: drawings as PNG, photographic figures as JPEG, which keeps notebooks small.
 
-    What is written in it is shown letter by letter: a class may be called ``a$b$``, which is not a formula.
+    Text in the figure is never read as a formula, because a class may be called ``a$b$``.
     """
 
     photographic: bool = False
@@ -78,7 +78,7 @@ def overlay(image: Picture, cam: np.ndarray, alpha: float = 0.55) -> np.ndarray:
     Args:
         image: RGB picture, ``(H, W)`` pixels.
         cam: ``(H, W)`` float in [0, 1].
-        alpha: Opacity of the heat, 0-1.
+        alpha: Opacity of the heat map, 0-1.
 
     Returns:
         ``(H, W, 3)`` uint8.
@@ -88,9 +88,10 @@ def overlay(image: Picture, cam: np.ndarray, alpha: float = 0.55) -> np.ndarray:
 
 
 def overlay_mask(image: Picture, mask: np.ndarray, alpha: float = 0.6) -> np.ndarray:
-    """Lay the colours of a uint8 mask over an image; background stays clear, ignored pixels turn white.
+    """Lay the colours of a uint8 mask over an image; background is transparent, ignored pixels are white.
 
-    A mask of another size is resized: that of a large picture has the picture's own size, see `wsss_lib.data.large`.
+    A mask of another size is resized to the image. The mask of a large picture has the size of the file, see
+    `wsss_lib.data.large`.
     """
     height, width = np.asarray(image).shape[:2]
     mask = resize_labels(mask, (height, width))
@@ -105,13 +106,13 @@ def grid(
     """Show pictures in rows.
 
     Args:
-        pictures: RGB images, or ``(H, W)`` float maps in [0, 1], which are shown as heat.
-        titles: One title per picture.
+        pictures: RGB images, or ``(H, W)`` float maps in [0, 1], which are shown as heat maps.
+        titles: Title of each picture.
         columns: Pictures per row.
         inches: Width of a picture.
     """
     if not len(pictures):
-        return _nothing()
+        return _empty_figure()
     columns = min(columns, len(pictures))
     rows = -(-len(pictures) // columns)
     figure, axes = _axes(rows, columns, columns * inches, rows * inches * (1.16 if titles else 1.0))
@@ -127,7 +128,7 @@ def grid(
 def table_of_pictures(rows: Mapping[str, Sequence[Picture]], titles: Sequence[str], inches: float = 1.6) -> Plot:
     """Show rows of pictures, each row with its name on the left and each column with its title on top."""
     if not rows:
-        return _nothing()
+        return _empty_figure()
     figure, axes = _axes(len(rows), len(titles), len(titles) * inches + 0.6, len(rows) * inches + 0.3)
     for i, (name, pictures) in enumerate(rows.items()):
         for j, picture in enumerate(pictures):
@@ -143,7 +144,7 @@ def table_of_pictures(rows: Mapping[str, Sequence[Picture]], titles: Sequence[st
 
 
 def training_curve(history: Sequence[Mapping[str, Any]]) -> Plot:
-    """Plot every loss of a training history over the epochs, each where it was measured."""
+    """Plot each loss of a training history over the epochs in which it was measured."""
     figure = Plot(figsize=(6, 2.6), layout="constrained")
     axis = figure.subplots()
     names = dict.fromkeys(k for row in history for k in row if k not in ("epoch", "learning_rate", "seconds"))
@@ -154,7 +155,7 @@ def training_curve(history: Sequence[Mapping[str, Any]]) -> Plot:
     axis.set(xlabel="epoch", ylabel="mean loss", ylim=(None if least < 0 else 0, None))
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
-    _plain(axis)
+    _hide_frame(axis)
     return figure
 
 
@@ -164,7 +165,7 @@ def threshold_curves(
     ylabel: str = "mIoU",
     marked: Mapping[str, float] | None = None,
 ) -> Plot:
-    """Plot quantities over the background threshold, with some thresholds marked by vertical lines."""
+    """Plot curves over the background threshold; vertical lines mark some thresholds."""
     figure = Plot(figsize=(5.5, 3), layout="constrained")
     axis = figure.subplots()
     for name, values in curves.items():
@@ -173,12 +174,12 @@ def threshold_curves(
         axis.axvline(threshold, color="0.4", linestyle=(":", "--", "-.")[i % 3], linewidth=1, label=name)
     axis.set(xlabel="background threshold", ylabel=ylabel, ylim=(0, None), xlim=(0, thresholds[-1]))
     axis.legend(frameon=False, fontsize=8)
-    _plain(axis)
+    _hide_frame(axis)
     return figure
 
 
 def class_bars(classes: Sequence[str], values: Mapping[str, Sequence[float]], ylabel: str = "IoU") -> Plot:
-    """Compare values per class; NaN leaves a gap."""
+    """Show a bar for each class and each series of values; NaN leaves a gap."""
     figure = Plot(figsize=(max(4.5, 0.42 * len(classes) + 1, 1.6 * len(values)), 2.8), layout="constrained")
     axis = figure.subplots()
     width = 0.8 / len(values)
@@ -189,7 +190,7 @@ def class_bars(classes: Sequence[str], values: Mapping[str, Sequence[float]], yl
     axis.set_xticks(places, names, rotation=60 if len(classes) > 8 else 20, ha="right", fontsize=8, parse_math=False)
     axis.set(ylabel=ylabel, ylim=(0, 1))
     figure.legend(frameon=False, fontsize=8, ncols=len(values), loc="outside upper right")
-    _plain(axis)
+    _hide_frame(axis)
     return figure
 
 
@@ -201,11 +202,11 @@ def class_legend(classes: Sequence[str]) -> Plot:
     patches = [Patch(color=tuple(c), label=f" {n}") for c, n in zip(colours, names, strict=True)]
     legend = figure.legend(handles=patches, ncols=7, fontsize=8, frameon=False, loc="center")
     for text, name in zip(legend.get_texts(), names, strict=True):
-        text.set_text(name)  # a label of a patch that begins with _ would be left out
+        text.set_text(name)  # Matplotlib leaves out patches whose label begins with _
     return figure
 
 
-def _nothing() -> Plot:
+def _empty_figure() -> Plot:
     figure = Plot(figsize=(2.4, 0.4))
     figure.text(0.5, 0.5, "no picture to show", fontsize=8, ha="center", va="center")
     return figure
@@ -225,5 +226,5 @@ def _show(axis: Axes, picture: Picture) -> None:
         axis.imshow(values)
 
 
-def _plain(axis: Axes) -> None:
+def _hide_frame(axis: Axes) -> None:
     axis.spines[["top", "right"]].set_visible(False)

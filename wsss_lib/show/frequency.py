@@ -1,4 +1,4 @@
-"""Pictures of frequencies."""
+"""Figures of frequencies."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from wsss_lib.show import figures
 
 
 def spectrum(image: figures.Picture) -> np.ndarray:
-    """Return how strong every wave in a picture is, on a logarithmic scale from 0 to 1.
+    """Return the magnitude of each wave in a picture, on a logarithmic scale from 0 to 1.
 
     Args:
-        image: ``(H, W, 3)``, of which the mean of the channels is taken, or ``(H, W)``.
+        image: ``(H, W, 3)`` picture, whose channels are averaged, or ``(H, W)`` picture.
 
     Returns:
-        ``(H, W)`` float32, frequency 0 in the centre; the mean brightness is left out.
+        ``(H, W)`` float32 with frequency 0 in the centre, without the mean brightness.
     """
     values = torch.from_numpy(np.asarray(image, np.float32))
     grey = values.mean(-1) if values.ndim == 3 else values
@@ -28,13 +28,13 @@ def spectrum(image: figures.Picture) -> np.ndarray:
 
 
 def influence(maps: Tensor, classes: Sequence[str], cycles: np.ndarray | None = None) -> figures.Plot:
-    """Show for every class how much a classifier depends on every frequency.
+    """Show for each class how strongly a classifier depends on each frequency.
 
     Args:
         maps: ``(C, S, S)`` in [0, 1], frequency 0 in the centre.
-        classes: The C names.
-        cycles: ``(C, 2)`` cycles per image, downwards and across, of a wave for each class that is to be marked, and
-            with it the opposite one, which is the same in a real image; None for none.
+        classes: Names of the C classes.
+        cycles: Wave to mark for each class, ``(C, 2)`` cycles per image, downwards and across; None to mark nothing.
+            The opposite frequency, which is the same wave in a real image, is marked, too.
     """
     columns = min(6, len(classes))
     rows = -(-len(classes) // columns)

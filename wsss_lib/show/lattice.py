@@ -1,4 +1,4 @@
-"""Pictures of the permutohedral lattice in two dimensions."""
+"""Figures of the permutohedral lattice in two dimensions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from wsss_lib.show import figures
 
 
 def splat_blur_slice(points: Tensor, values: Tensor) -> figures.Plot:
-    """Show how values pass from points to the corners of their triangles, between the corners, and back.
+    """Show how values move from points to the corners of their triangles, between corners, and back to the points.
 
     Args:
         points: ``(2, N)`` float32 features, in units of the kernel's standard deviation.
@@ -67,7 +67,7 @@ def _dots(axis: Axes, places: Tensor, values: Tensor, size: float = 26) -> None:
 
 
 def impulse_response(size: int, deviation: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return what a Gaussian filter makes of a single bright pixel: exactly, and on the lattice.
+    """Return the response of a Gaussian filter to one bright pixel: the exact response, and that of the lattice.
 
     Args:
         size: Side of the square picture in pixels.

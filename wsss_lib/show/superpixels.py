@@ -1,4 +1,4 @@
-"""Pictures of superpixels."""
+"""Figures of superpixels."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ _LINE = (255, 230, 0)
 
 
 def outlined(image: figures.Picture, segments: Tensor) -> np.ndarray:
-    """Draw the boundaries between segments ``(H, W)`` int64 over an image of that size, ``(H, W, 3)`` uint8."""
+    """Draw the boundaries between ``(H, W)`` int64 segments over an image of that size; ``(H, W, 3)`` uint8."""
     picture = np.array(image, dtype=np.uint8)
     picture[boundaries(segments).numpy()] = _LINE
     return picture
 
 
 def neighbours_of_pixel(association: Tensor, row: int, column: int, cell: int = 16) -> np.ndarray:
-    """Return how much one pixel belongs to the nine superpixels around it, as a map of their cells.
+    """Return the probabilities with which one pixel belongs to the nine superpixels around it, as a map of their cells.
 
     Args:
-        association: ``(9, H, W)``.
+        association: ``(9, H, W)``, see `wsss_lib.ops.superpixels`.
         row: Row of the pixel.
         column: Column of the pixel.
         cell: Side of a cell.

@@ -1,4 +1,4 @@
-"""Markdown tables, as notebooks show them."""
+"""Markdown tables for notebooks."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Iterable, Sequence
 
 
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    r"""Return a Markdown table; a bar within a cell does not end the cell.
+    r"""Return a Markdown table; vertical bars inside cells are escaped.
 
     Args:
         head: Titles of the columns.
-        rows: Cells of each row, as many as there are titles.
+        rows: Cells of each row, one for each title.
 
     Example:
         >>> print(markdown_table(["method", "mIoU %"], [["a|b", "50.0"]]))

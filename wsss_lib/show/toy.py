@@ -1,4 +1,4 @@
-"""Pictures of the toy world's traps."""
+"""Figures of the traps in the toy world."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from wsss_lib.show import figures
 
 
 def traps(world: ToyWorld, indices: Sequence[int]) -> figures.Plot:
-    """Show, for some images, the mask and the three things that lead a classifier astray.
+    """Show, for some images, the mask and the three things that mislead a classifier.
 
-    In the columns *part* and *own background*, what the classes of the image have is bright, the rest is dim. *Pattern*
-    is the frequency shortcut, eight times as strong as in the image.
+    The columns *part* and *own background* show the part and the background of the image's classes bright and all other
+    pixels dim. *Pattern* is the frequency shortcut, eight times as strong as in the image.
 
     Args:
-        world: A split of the toy world.
+        world: Split of the toy world.
         indices: Positions of the images to show.
     """
     rows: dict[str, list[figures.Picture]] = {}
@@ -28,12 +28,12 @@ def traps(world: ToyWorld, indices: Sequence[int]) -> figures.Plot:
         rows[", ".join(world.classes[k - 1] for k in kinds)] = [
             image,
             figures.overlay_mask(image, world.mask(index)),
-            _lit(image, np.isin(world.part(index), kinds)),
-            _lit(image, np.isin(world.context(index), kinds)),
+            _dim_outside(image, np.isin(world.part(index), kinds)),
+            _dim_outside(image, np.isin(world.context(index), kinds)),
             np.clip(128 + 8 * pattern, 0, 255).astype(np.uint8),
         ]
     return figures.table_of_pictures(rows, ["image", "mask", "part", "own background", "pattern"])
 
 
-def _lit(image: figures.Picture, where: np.ndarray) -> np.ndarray:
-    return (np.asarray(image) * np.where(where, 1.0, 0.25)[..., None]).astype(np.uint8)
+def _dim_outside(image: figures.Picture, region: np.ndarray) -> np.ndarray:
+    return (np.asarray(image) * np.where(region, 1.0, 0.25)[..., None]).astype(np.uint8)

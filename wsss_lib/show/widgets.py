@@ -1,4 +1,4 @@
-"""Sliders to play with a result. Where nobody can move them, the same call shows a grid of pictures."""
+"""Sliders to explore a result. Outside an interactive notebook, the same calls show a grid of pictures."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from torch import Tensor
 from wsss_lib.data.dataset import Dataset
 from wsss_lib.ops.cam import cam_label
 from wsss_lib.show import figures
-from wsss_lib.show.progress import somebody_watches
+from wsss_lib.show.progress import is_interactive
 
 Slider = tuple[float, float, float, float]
-"""Start, least and greatest value, and step."""
+"""Start value, smallest value, greatest value, and step."""
 
 ReadMaps = Callable[[str], tuple[Tensor, Tensor]]
-"""Returns ``classes`` ``(n,)`` and ``cams`` ``(n, H, W)`` in [0, 1] of an image id."""
+"""Function from an image id to its ``classes`` ``(n,)`` and ``cams`` ``(n, H, W)`` in [0, 1]."""
 
 
 def cam_pictures(
     data: Dataset, read: ReadMaps, index: int, which: int, threshold: float, alpha: float
 ) -> dict[str, figures.Picture]:
-    """Return an image, one of its maps, its CAM seed and, where there is one, its mask, each laid over the image.
+    """Return an image, and one of its maps, its CAM seed and its mask (if there is one), each laid over the image.
 
     Args:
-        data: The images.
+        data: Data set with the image.
         read: Function that returns the maps of an image.
         index: Position of the image.
-        which: The class whose map is shown, from 0; a class without a map leaves the image dark.
-        threshold: The background threshold of the CAM seed.
-        alpha: Opacity of heat and colours, 0-1.
+        which: Class whose map is shown, from 0; the map of a class without a map is 0 everywhere.
+        threshold: Background threshold of the CAM seed.
+        alpha: Opacity of the heat map and of the colours, 0-1.
     """
     image = data.image(index)
     classes, cams = read(data.ids[index])
@@ -49,76 +49,76 @@ def cam_pictures(
 
 
 def shown_classes(data: Dataset, index: int) -> list[tuple[str, int]]:
-    """Return name and position of every class that an image shows."""
+    """Return the name and the position of each class that an image shows."""
     return [(data.classes[k], k) for k in data.labels[index].nonzero().flatten().tolist()]
 
 
-def pick_image(data: Dataset, shows: Container[int] = (1,)) -> int:
-    """Return the position of an image that is fit to be looked at.
+def pick_image(data: Dataset, counts: Container[int] = (1,)) -> int:
+    """Return the position of an image that is suitable as an example.
 
     Args:
-        data: The images.
-        shows: Number of classes that the image should show.
+        data: Data set to choose from.
+        counts: Suitable numbers of classes.
 
     Returns:
-        The first such image, if possible with a mask; if there is none, the first that shows the fewest classes, but at
-        least one; if no image shows any class, 0.
+        The first image with a suitable number of classes, if possible with a mask. If there is none, the first image
+        with the fewest classes, but at least one. If no image shows a class, 0.
     """
 
     def rank(index: int) -> tuple[bool, int, bool]:
         count = int(data.labels[index].sum())
-        return count == 0, 0 if count in shows else count, data.has_masks and not data.has_mask(index)
+        return count == 0, 0 if count in counts else count, data.has_masks and not data.has_mask(index)
 
     return min(range(len(data)), key=rank)
 
 
-def things_of_one_class(data: Dataset, count: int) -> dict[int, np.ndarray]:
-    """Return the objects in the first images that show one class and whose masks show it, too.
+def single_class_objects(data: Dataset, count: int) -> dict[int, np.ndarray]:
+    """Return the object pixels of the first images that show exactly one class and whose masks contain that class.
 
     Args:
-        data: The images.
-        count: Greatest number of objects to return.
+        data: Data set with the images.
+        count: Greatest number of images.
 
     Returns:
-        By position of the image its pixels of that class, ``(H, W)`` bool.
+        Pixels of the class, ``(H, W)`` bool, by position of the image.
     """
     found: dict[int, np.ndarray] = {}
     for index in data.masked:
         if len(found) < count and data.labels[index].sum() == 1:
-            thing = data.mask(index) == int(data.labels[index].argmax()) + 1
-            if thing.any():
-                found[index] = thing
+            pixels = data.mask(index) == int(data.labels[index].argmax()) + 1
+            if pixels.any():
+                found[index] = pixels
     return found
 
 
 def explore(data: Dataset, read: ReadMaps, threshold: float = 0.2, images: int = 4) -> None:
-    """Let image, class, threshold and opacity be chosen, and show what follows.
+    """Show sliders for image, class, threshold and opacity, and the resulting pictures.
 
     Args:
-        data: The images.
+        data: Data set with the images.
         read: Function that returns the maps of an image.
-        threshold: Background threshold at which the slider starts.
-        images: Number of images that are shown where no slider can be moved.
+        threshold: Start value of the background threshold.
+        images: Number of images that are shown outside an interactive notebook.
     """
-    if somebody_watches():
+    if is_interactive():
         display(_sliders(data, read, threshold))
     else:
-        display(_still(data, read, threshold, images))
+        display(_static_figure(data, read, threshold, images))
 
 
 def explore_settings(
     data: Dataset, draw: Callable[..., dict[str, figures.Picture]], sliders: Mapping[str, Slider], images: int = 3
 ) -> None:
-    """Let an image and some numbers be chosen, and show what follows.
+    """Show sliders for the image and for some numbers, and the resulting pictures.
 
     Args:
-        data: The images.
-        draw: Called with the position of an image and the numbers by name; returns pictures by title.
-        sliders: For each number, the value at which its slider starts, its least and greatest value, and its step.
-        images: Number of images that are shown where no slider can be moved.
+        data: Data set with the images.
+        draw: Function from the position of an image, and the numbers as keyword arguments, to pictures by title.
+        sliders: Start value, smallest value, greatest value and step of each number, by name.
+        images: Number of images that are shown outside an interactive notebook.
     """
     start = {name: slider[0] for name, slider in sliders.items()}
-    if not somebody_watches():
+    if not is_interactive():
         rows = {data.ids[i]: draw(i, **start) for i in range(min(images, len(data)))}
         titles = list(next(iter(rows.values())))
         display(figures.table_of_pictures({name: list(row.values()) for name, row in rows.items()}, titles))
@@ -140,7 +140,7 @@ def explore_settings(
     display(ipywidgets.VBox([image, *controls.values(), screen]))
 
 
-def _still(data: Dataset, read: ReadMaps, threshold: float, images: int) -> figures.Plot:
+def _static_figure(data: Dataset, read: ReadMaps, threshold: float, images: int) -> figures.Plot:
     rows, titles = {}, []
     for index in range(min(images, len(data))):
         name, which = (shown_classes(data, index) or [("no class", -1)])[0]
@@ -160,7 +160,7 @@ def _sliders(data: Dataset, read: ReadMaps, threshold: float) -> ipywidgets.VBox
     def offer_classes(_: object) -> None:
         options = shown_classes(data, image.value) or [("no class", -1)]
         which.options = options
-        which.value = options[0][1]  # ipywidgets leaves it open
+        which.value = options[0][1]  # ipywidgets does not choose a value
 
     def draw(_: object) -> None:
         if which.value is not None:

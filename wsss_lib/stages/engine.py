@@ -71,8 +71,11 @@ def keep_freed_memory() -> None:
 
     By default glibc maps every large block anew and unmaps it when it is freed, so that the system must clear and
     map it again, page by page, for every layer of a network. Without that, MobileNetV2 on a CPU inferred 1.5 times
-    and trained 1.35 times as fast (`benchmarks/memory.py`). On a system without glibc, nothing happens.
+    and trained 1.35 times as fast (`benchmarks/memory.py`). The setting is that of the whole process; with the
+    environment variable ``WSSS_KEEP_MEMORY=0`` it stays as it is. On a system without glibc, nothing happens.
     """
+    if os.environ.get("WSSS_KEEP_MEMORY") == "0":
+        return
     trim_threshold, mmap_max = -1, -4  # M_TRIM_THRESHOLD and M_MMAP_MAX of malloc.h
     try:
         library = ctypes.CDLL(None)

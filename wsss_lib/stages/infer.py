@@ -148,6 +148,8 @@ def _maps_of_both(method: CamMethod, images: Tensor) -> Tensor:
 def infer(method: CamMethod, data: Dataset, store: CamStore, context: Context) -> None:
     """Write the maps of every image of a data set that the store does not have yet.
 
+    A batch of images none of which has a label needs no network: nothing of their maps would be kept.
+
     Args:
         method: The method that makes the maps; it is put into evaluation mode.
         data: The images and their image-level labels.
@@ -157,7 +159,13 @@ def infer(method: CamMethod, data: Dataset, store: CamStore, context: Context) -
     method.train(False)
     fabric = context.fabric
     views = views_for(method, data, context.normalise)
-    todo = views.missing_batches(store, fabric)
+    todo = []
+    for batch in views.missing_batches(store, fabric):
+        if data.labels[batch].any():
+            todo.append(batch)
+            continue
+        for index in batch:
+            store.write(data.ids[index], torch.zeros(0, dtype=torch.int64), torch.zeros(0, *data.size(index)))
     loader = DataLoader(views, batch_sampler=todo, num_workers=context.workers)
     for indices, images in bar(loaded(loader), f"CAMs of {data.name}", len(todo)):
         images = [fabric.to_device(x.contiguous()) for x in images]

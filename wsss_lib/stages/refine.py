@@ -19,7 +19,7 @@ from torch.utils.data import Dataset as TorchDataset
 from wsss_lib.data.dataset import Dataset
 from wsss_lib.data.transforms import to_tensor
 from wsss_lib.ops import dense_crf
-from wsss_lib.ops.cam import background_power, enlarged_bands, highest
+from wsss_lib.ops.cam import argmax, background_power, enlarged_bands
 from wsss_lib.show.progress import bar
 from wsss_lib.stages.engine import loaded
 from wsss_lib.stages.store import CamStore, MaskStore, ScoreStore, read_cams
@@ -120,8 +120,13 @@ def _solve(
 ) -> list[Tensor]:
     if preset is None:
         return list(scores)
-    unaries = [dense_crf.unary_from_scores(s.to(device)) for s in scores]
-    return dense_crf.dense_crf([image.to(device) for image in images], unaries, preset, backend)
+    fields = [torch.ones_like(s) for s in scores]  # what a field of background alone ends in
+    several = [i for i, s in enumerate(scores) if s.shape[1] > 1]
+    unaries = [dense_crf.unary_from_scores(scores[i].to(device)) for i in several]
+    solved = dense_crf.dense_crf([images[i].to(device) for i in several], unaries, preset, backend)
+    for i, field in zip(several, solved, strict=True):
+        fields[i] = field
+    return fields
 
 
 def label_map(classes: Tensor, scores: Tensor, size: tuple[int, int] | None = None) -> Tensor:
@@ -138,7 +143,7 @@ def label_map(classes: Tensor, scores: Tensor, size: tuple[int, int] | None = No
     values = torch.cat([classes.new_zeros(1), classes + 1]).to(torch.uint8)
     labels = values.new_empty(size or (scores.shape[1], scores.shape[2]))
     for rows, part in enlarged_bands(scores, (labels.shape[0], labels.shape[1])):
-        labels[rows] = values[highest(part, 0)]
+        labels[rows] = values[argmax(part, 0)]
     return labels
 
 

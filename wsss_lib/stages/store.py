@@ -43,7 +43,7 @@ from torch import Tensor
 from wsss_lib.data.dataset import Dataset
 from wsss_lib.data.files import read_mask, read_pickled_array_dict, write_atomically, write_mask
 from wsss_lib.errors import InputError
-from wsss_lib.models.weights import check_archive
+from wsss_lib.models.torch_files import check_archive
 from wsss_lib.ops.values import all_finite, all_within
 
 _LEVELS = 65_535

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from wsss_lib.errors import InputError
+from wsss_lib.errors import InputError, printable
 from wsss_lib.methods import load_method
 from wsss_lib.methods.fields import Kind
 from wsss_lib.runs.cam import CamRun
@@ -37,10 +37,11 @@ from wsss_lib.runs.report import (
     relative,
     write_metrics,
 )
-from wsss_lib.runs.segmentation import SegmentationRun, final_stage
+from wsss_lib.runs.segmentation import final_stage
 from wsss_lib.runs.settings import PATHS, Settings
 from wsss_lib.stages.evaluate import CamScores
 from wsss_lib.stages.store import MaskStore, read_json
+from wsss_lib.use.model_file import NAME, check_target, save_model
 
 FINAL = "final."
 """Prefix of the name of a parameter of the final network."""
@@ -122,7 +123,16 @@ def final_parameters() -> dict[str, Kind]:
     """Return the parameters of the final network and their types."""
     own = {*known_parameters("cam")} - {*parameter_types("segmentation")}
     types = parameter_types("segmentation")
-    common = {*parameter_types("cam")} & {"preset", "seed", "limit", "accelerator", "devices", "precision", "workers"}
+    common = {*parameter_types("cam")} & {
+        "preset",
+        "pretrained",
+        "seed",
+        "limit",
+        "accelerator",
+        "devices",
+        "precision",
+        "workers",
+    }
     left_out = {*own, *common, *PATHS, "mask_values", "out", "resume", *_OF_NOTEBOOKS} - {*_OF_FINAL}
     return {name: kind for name, kind in types.items() if name not in left_out}
 
@@ -177,7 +187,7 @@ def run_method(run: CamRun | RefinementRun) -> None:
 
     What a notebook has measured besides, such as its comparisons, stays in ``metrics.json``.
     """
-    print(describe(run))
+    print(describe(run), flush=True)
     maps_of = run.cam_run if isinstance(run, RefinementRun) else run
     maps_of.train()
     for split in (*run.splits.scored, "fit"):
@@ -216,19 +226,29 @@ def run_method(run: CamRun | RefinementRun) -> None:
     print(f"results in {relative(run.folder)}")
 
 
-def fit(run: CamRun | RefinementRun, final: dict[str, Any]) -> SegmentationRun:
-    """Do the whole chain of a method up to its final network, and return the run of the final network.
+def fit(run: CamRun | RefinementRun, final: dict[str, Any], file: Path | None = None) -> Path:
+    """Do the whole chain of a method up to its final network, and return the model file of the final network.
+
+    The model file is written as soon as the network is trained, and again, with its scores, once it is scored.
 
     Args:
         run: The run of the method.
         final: Value of :attr:`Parameters.final`.
+        file: The model file; None for ``model.safetensors`` in the folder of the run.
     """
+    file = file or run.folder / NAME
+    check_target(file)
     run_method(run)
     changes = {name: value for name, value in final.items() if name not in _OF_FINAL and value}
     weights: Path | None = existing("weights", final.get("weights", ""))
     network = final_stage(run, final.get("backbone", ""), weights, **changes)
-    print(f"final network: {network.settings.config.backbone}, files in {relative(network.folder)}")
+    print(f"final network: {network.settings.config.backbone}, files in {relative(network.folder)}", flush=True)
+    network.train()
+    save_model(network, file)
+    print(f"{printable(file)} can be used already; its network is scored now", flush=True)
     results = network.complete()
     if results:
         print(network_table(results, network.seconds))
-    return network
+    save_model(network, file)
+    print(f"model file: {printable(file)}\nuse it: wsss predict {printable(file)} PICTURES --out FOLDER", flush=True)
+    return file

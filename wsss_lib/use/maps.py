@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from wsss_lib.runs.folder import RunFolder
 from wsss_lib.runs.kinds import reopen
 from wsss_lib.runs.refinement import RefinementRun
 from wsss_lib.show import figures
-from wsss_lib.show.progress import somebody_watches
+from wsss_lib.show.progress import bars_are_seen
 from wsss_lib.stages.provenance import begin, maker
 from wsss_lib.stages.store import CamStore
 from wsss_lib.use.predict import Summary, make_folder, refuse_pictures_folder
@@ -60,8 +59,7 @@ def map_folder(
     make_folder(out)
     with RunFolder(out).locked():
         begin(store, f"{run.source()}, classes {asked}", [*found], maker(run.fabric.device), adopt=False)
-        watched = somebody_watches() or sys.stderr.isatty()
-        for name, path in tqdm(found.items(), desc="maps", leave=False, disable=not watched):
+        for name, path in tqdm(found.items(), desc="maps", leave=False, disable=not bars_are_seen()):
             figure = out / "overlays" / f"{name}.png"
             if name in store and (figure.is_file() or not overlay):
                 summary.kept += 1

@@ -28,11 +28,11 @@ from wsss_lib.models.segmentation_net import SegmentationNet
 from wsss_lib.ops.cam import upsample
 
 _OPSET = 18
-_TRACED = (1, 64, 96)
+TRACED = (1, 64, 96)
 """Count, height and width of the pictures for which the network is written down."""
-_CHECKED = ((1, 97, 65), (2, 83, 118))
+CHECKED = ((1, 97, 65), (2, 83, 118))
 """Sizes for which PyTorch and the file are compared: odd sides, an even one, several pictures."""
-_TOLERANCE = 1e-3
+TOLERANCE = 1e-3
 """Greatest difference of two probabilities; rounding alone made 1.4e-5 in the tests."""
 _MOST_CLASSES = 254
 
@@ -77,16 +77,12 @@ def export_onnx(
             something else than PyTorch. Then nothing is written.
     """
     path = Path(path)
-    onnx, runtime = _package("onnx"), _package("onnxruntime")
-    if path.suffix != ".onnx":
-        raise InputError(f"ONNX file {path} must end with .onnx; give it such a name.")
-    if path.is_dir():
-        raise InputError(f"{path} is a folder, not an ONNX file; give the name of a file in it.")
+    onnx, runtime = check_onnx_target(path)
     broken = [name for name, value in network.state_dict().items() if not torch.isfinite(value).all()]
     if broken:
         raise InputError(f"the network is not finite in {broken[0]}; train it again with a lower learning_rate.")
     portable = Portable(copy.deepcopy(network), normalisation).cpu().float().eval().requires_grad_(False)
-    _check_classes(portable, classes)
+    check_classes(portable, classes)
     model = onnx.load_from_string(_traced(portable))
     onnx.helper.set_model_props(model, {"classes": json.dumps(list(classes), ensure_ascii=False)})
     onnx.checker.check_model(model)
@@ -94,6 +90,20 @@ def export_onnx(
     _compare(portable, runtime.InferenceSession(content, providers=["CPUExecutionProvider"]), path)
     write_atomically(path, lambda file: file.write(content))
     return path
+
+
+def check_onnx_target(path: Path) -> tuple[Any, Any]:
+    """Return the packages onnx and onnxruntime.
+
+    Raises:
+        InputError: A package is missing, or an ONNX file must not be written to the path.
+    """
+    packages = _package("onnx"), _package("onnxruntime")
+    if path.suffix != ".onnx":
+        raise InputError(f"ONNX file {path} must end with .onnx; give it such a name.")
+    if path.is_dir():
+        raise InputError(f"{path} is a folder, not an ONNX file; give the name of a file in it.")
+    return packages
 
 
 def _package(name: str) -> Any:
@@ -106,8 +116,9 @@ def _package(name: str) -> Any:
 
 
 @torch.inference_mode()
-def _check_classes(portable: Portable, classes: Sequence[str]) -> None:
-    outputs = portable(_pixels(_TRACED))[0].shape[1]
+def check_classes(portable: Portable, classes: Sequence[str]) -> None:
+    """Raise InputError unless the names are as many as the network's classes, and fit into 8-bit labels."""
+    outputs = portable(smooth_pixels(TRACED))[0].shape[1]
     if outputs != len(classes) + 1:
         raise InputError(
             f"{len(classes)} classes are named, but the network has {outputs - 1} and background; give their names."
@@ -116,7 +127,7 @@ def _check_classes(portable: Portable, classes: Sequence[str]) -> None:
         raise InputError(f"{len(classes)} classes do not fit into 8-bit labels; {_MOST_CLASSES} are the most.")
 
 
-def _pixels(size: tuple[int, int, int]) -> Tensor:
+def smooth_pixels(size: tuple[int, int, int]) -> Tensor:
     """Return smooth coloured noise ``(*size, 3)`` uint8, always the same."""
     count, height, width = size
     seeded = torch.Generator().manual_seed(0)
@@ -133,7 +144,7 @@ def _traced(portable: Portable) -> bytes:
         warnings.simplefilter("ignore")
         torch.onnx.export(
             portable,
-            (_pixels(_TRACED).contiguous(),),
+            (smooth_pixels(TRACED).contiguous(),),
             content,
             dynamo=False,  # the newer exporter took 37 s in place of 0.6 s for EfficientNet-Lite0
             opset_version=_OPSET,
@@ -152,8 +163,8 @@ def _traced(portable: Portable) -> bytes:
 @torch.inference_mode()
 def _compare(portable: Portable, session: Any, path: Path) -> None:
     """Raise InputError unless onnxruntime computes what PyTorch computes."""
-    for size in _CHECKED:
-        pixels = _pixels(size)
+    for size in CHECKED:
+        pixels = smooth_pixels(size)
         wanted, labels = (part.numpy() for part in portable(pixels))
         try:
             found, its_labels = session.run(None, {"pixels": pixels.numpy()})
@@ -164,9 +175,9 @@ def _compare(portable: Portable, session: Any, path: Path) -> None:
                 f"({reason}); try another version of onnxruntime."
             ) from None
         sure = np.sort(wanted, axis=1)
-        sure = sure[:, -1] - sure[:, -2] > 2 * _TOLERANCE
+        sure = sure[:, -1] - sure[:, -2] > 2 * TOLERANCE
         apart = np.abs(found - wanted).max() if found.shape == wanted.shape else np.inf
-        if not apart < _TOLERANCE or (its_labels != labels)[sure].any():
+        if not apart < TOLERANCE or (its_labels != labels)[sure].any():
             raise InputError(
                 f"{path} was not written: onnxruntime computes other probabilities with it than PyTorch, by up to "
                 f"{apart:.2g} for pictures of {size[1]} × {size[2]} pixels; try another version of onnxruntime."

@@ -19,7 +19,6 @@ import hashlib
 import io
 import json
 import os
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -37,9 +36,9 @@ from wsss_lib.data.files import image_size, is_unfinished, write_atomically
 from wsss_lib.data.large import resize_labels, working_size
 from wsss_lib.data.pictures import find_pictures, open_picture
 from wsss_lib.errors import InputError, printable
-from wsss_lib.ops.cam import highest
+from wsss_lib.ops.cam import argmax
 from wsss_lib.runs.folder import RunFolder
-from wsss_lib.show.progress import somebody_watches
+from wsss_lib.show.progress import bars_are_seen
 from wsss_lib.stages.evaluate import ahead
 from wsss_lib.stages.infer import PIXELS_PER_BATCH
 from wsss_lib.stages.provenance import maker
@@ -120,7 +119,7 @@ def predict_folder(
     make_folder(out)
     with RunFolder(out).locked():
         work.begin(found)
-        with tqdm(total=len(found), desc="masks", leave=False, disable=not _is_watched()) as bar:
+        with tqdm(total=len(found), desc="masks", leave=False, disable=not bars_are_seen()) as bar:
             names = list(found)
             for start in range(0, len(names), _WINDOW):
                 for count in work.do({name: found[name] for name in names[start : start + _WINDOW]}):
@@ -145,10 +144,6 @@ def make_folder(out: Path) -> None:
         raise InputError(f"out {out} cannot be made ({error.strerror}); give another folder.") from None
     if not os.access(out, os.W_OK):
         raise InputError(f"out {out} cannot be written to; choose a folder that you may write to.")
-
-
-def _is_watched() -> bool:
-    return somebody_watches() or sys.stderr.isatty()
 
 
 class _Work:
@@ -306,7 +301,7 @@ class _Work:
     def _row(self, scores: np.ndarray) -> dict[str, Any]:
         """Return by class its share of the area and the mean probability within it, and that of all pixels."""
         values = torch.from_numpy(scores)
-        labels = highest(values, 0)
+        labels = argmax(values, 0)
         classes = {}
         for k, name in enumerate(self.model.classes, 1):
             inside = labels == k

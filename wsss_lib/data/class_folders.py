@@ -1,0 +1,111 @@
+"""One's own pictures in one folder for each class, as ImageNet and many tools have them.
+
+Layout::
+
+    cat/  a.jpg, b.jpg ...          or  train/cat/a.jpg ...  val/cat/c.jpg ...
+    dog/  c.jpg, a.jpg ...
+    none/ d.jpg                     optional, pictures that show none of the classes
+    masks/  a.png ...               optional, for evaluation only
+
+A picture that shows several classes lies in all their folders, under one name.
+"""
+
+from __future__ import annotations
+
+import filecmp
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from wsss_lib.data.dataset import FileDataset
+from wsss_lib.data.files import checked_classes, files_by_stem, parse_mask_values, refuse_unusable_masks
+from wsss_lib.data.names import composed, key
+from wsss_lib.errors import InputError
+
+_NOTHING = ("none", "background", "negative")
+_SPLITS = ("train", "val")
+
+
+def find_class_folders(root: Path) -> dict[str, dict[str, Path]] | None:
+    """Return the folders of the classes by split and name; None if a folder is not laid out like that.
+
+    Args:
+        root: The folder.
+    """
+    inside = {path.name: path for path in _folders(root)}
+    if "train" in inside and not _pictures(inside["train"]):
+        splits = {name: {f.name: f for f in _folders(inside[name])} for name in _SPLITS if name in inside}
+        found = {name: {n: f for n, f in classes.items() if _pictures(f)} for name, classes in splits.items()}
+        return {name: found.get(name) or found["train"] for name in _SPLITS} if found["train"] else None
+    classes = {name: folder for name, folder in inside.items() if name != "masks" and _pictures(folder)}
+    return dict.fromkeys(_SPLITS, classes) if len(classes) > ("images" in classes) and not _pictures(root) else None
+
+
+def load_class_folders(root: str | Path, split: str, mask_values: str = "") -> FileDataset:
+    """Load pictures that lie in one folder for each class.
+
+    The classes are the names of the folders in alphabetical order; class k of them has the mask value k + 1. Without
+    folders ``train`` and ``val``, both splits are all pictures.
+
+    Args:
+        root: The folder.
+        split: ``train`` or ``val``.
+        mask_values: Meaning of the values in the masks, see :func:`wsss_lib.data.files.parse_mask_values`.
+
+    Raises:
+        InputError: The folder is not laid out like that, two pictures have one name, or a name is not that of a class.
+    """
+    root = Path(root).absolute()
+    found = find_class_folders(root)
+    if found is None or split not in found:
+        raise InputError(f"{root} has no folder of pictures for each class; put the pictures into such folders.")
+    names = sorted({name for folders in found.values() for name in folders if key(name) not in _NOTHING})
+    classes = checked_classes(names, root)
+    files, shown = _read(found[split])
+    labels = torch.zeros(len(files), len(classes))
+    for row, image_id in zip(labels, files, strict=True):
+        row[[names.index(name) for name in shown[image_id] if name in names]] = 1
+    refuse_unusable_masks(root / "masks", _read(found["train"])[0].keys() | files.keys())
+    masks = files_by_stem(root / "masks", (".png",))
+    data = FileDataset(
+        name=f"{root.name} {split}",
+        classes=classes,
+        ids=list(files),
+        labels=labels,
+        images=list(files.values()),
+        masks=None if masks.keys().isdisjoint(files) else [masks.get(image_id) for image_id in files],
+        lookup=parse_mask_values(mask_values, len(classes)),
+    )
+    data.label_source = f"the folders of the classes in {root} hold no picture"
+    if found["train"] == found["val"]:
+        data.notes = (f"{root.name} has no folders train and val, so that train and val are both all the images.",)
+    return data
+
+
+def _read(folders: Mapping[str, Path]) -> tuple[dict[str, Path], dict[str, list[str]]]:
+    """Return the file of every picture, and the names of the folders in which it lies, by its id."""
+    files: dict[str, Path] = {}
+    shown: dict[str, list[str]] = {}
+    for name in sorted(folders):
+        for path in _pictures(folders[name]):
+            image_id = composed(path.stem)
+            other = files.setdefault(image_id, path)
+            if other != path and (other.name != path.name or not filecmp.cmp(other, path, shallow=False)):
+                raise InputError(
+                    f"{other} and {path} have one name but are two pictures; rename one of them, as their masks would "
+                    "have one name, too."
+                )
+            shown.setdefault(image_id, []).append(name)
+    return dict(sorted(files.items())), shown
+
+
+def _folders(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def _pictures(folder: Path) -> list[Path]:
+    Image.init()
+    endings: Iterable[str] = Image.registered_extensions()
+    return sorted(p for p in folder.iterdir() if p.suffix.lower() in endings and not p.name.startswith("."))

@@ -1,0 +1,1 @@
+"""Maps, masks and annotations as other people's code writes and reads them."""

@@ -1,0 +1,64 @@
+"""A picture of the reader's own, chosen from the disk. Where nobody can choose one, an example takes its place."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import ipywidgets
+from IPython.display import display
+from PIL import Image
+
+from wsss_lib.data.pictures import open_picture
+from wsss_lib.errors import InputError
+from wsss_lib.show import figures
+from wsss_lib.show.progress import is_interactive
+
+Draw = Callable[[Image.Image], Mapping[str, figures.Picture]]
+"""From a picture to the pictures that are shown, by title."""
+
+
+def explore_own(draw: Draw, example: Image.Image) -> None:
+    """Let the reader choose a picture from the disk, and show what follows from it.
+
+    Args:
+        draw: Function that makes the pictures to show.
+        example: Picture that is shown first, and the only one where nobody can choose.
+    """
+    if not is_interactive():
+        display(_shown(draw, example))
+        return
+    chooser = ipywidgets.FileUpload(accept="image/*", description="your picture")
+    screen, line = ipywidgets.Image(format="png"), ipywidgets.Label("an example")
+
+    def show(_: object) -> None:
+        if not chooser.value:
+            return
+        name, content = chooser.value[0]["name"], bytes(chooser.value[0]["content"])
+        line.value = f"{name} …"
+        try:
+            screen.value = _shown(draw, _opened(name, content)).png()
+            line.value = name
+        except InputError as error:
+            line.value = str(error)
+
+    chooser.observe(show, "value")
+    screen.value = _shown(draw, example).png()
+    display(ipywidgets.VBox([chooser, line, screen]))
+
+
+def _shown(draw: Draw, picture: Image.Image) -> figures.Plot:
+    pictures = draw(picture)
+    return figures.grid(list(pictures.values()), list(pictures), columns=4, inches=2.4)
+
+
+def _opened(name: str, content: bytes) -> Image.Image:
+    """Return the picture in a file that the browser has sent, at its working size."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / (Path(name).name or "picture")
+        path.write_bytes(content)
+        try:
+            return open_picture(path)[0]
+        except InputError as error:
+            raise InputError(str(error).replace(f"{folder}/", "")) from None

@@ -1,0 +1,107 @@
+"""What a lesson on use begins with: a run that is there or else a short one, and data to look at."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from wsss_lib.data.dataset import Dataset, FileDataset
+from wsss_lib.data.splits import open_splits
+from wsss_lib.errors import InputError
+from wsss_lib.methods.cam import Config
+from wsss_lib.methods.segmentation import Config as SegmentationConfig
+from wsss_lib.runs.cam import CamRun
+from wsss_lib.runs.folder import holds_run
+from wsss_lib.runs.kinds import reopen
+from wsss_lib.runs.parameters import default_folder
+from wsss_lib.runs.segmentation import SegmentationRun, final_stage
+from wsss_lib.runs.settings import Settings
+from wsss_lib.use.model import Model
+from wsss_lib.use.model_file import final_network
+
+_SAME = ("preset", "data_root", "labels", "mask_values", "seed", "limit", "precision")
+"""Settings that a run must have in common with those that are asked for."""
+
+
+def open_classifier(settings: Settings) -> CamRun:
+    """Open the run of 00_cam that has a finished final network, or else one of these settings.
+
+    On the toy world the latter takes half of the epochs of 00_cam, unless the settings say how many.
+
+    Args:
+        settings: Settings of a run of the method cam.
+    """
+    usual = Config.preset(settings.preset, settings.config.backbone)
+    if settings.config == usual:
+        known = {"seed": settings.seed, "limit": settings.limit, "precision": settings.precision}
+        there = default_folder("00_cam", settings.preset, known, {})
+        run = None if holds_run(settings.folder) else _finished(there, settings)
+        if run is not None:
+            return run
+        if settings.preset == "toy":
+            settings = replace(settings, config=usual.replace(epochs=max(1, usual.epochs // 2)))
+    return CamRun(settings)
+
+
+def _finished(folder: Path, settings: Settings) -> CamRun | None:
+    """Return the run in a folder if it was made with settings of the same data, and has a finished final network."""
+    if not holds_run(folder):
+        return None
+    try:
+        run = reopen(folder, guest=True)
+        same = all(getattr(run.settings, name) == getattr(settings, name) for name in _SAME)
+        if isinstance(run, CamRun) and same and run.is_trained and final_network(folder).is_trained:
+            return run
+    except InputError as error:
+        print(f"the run in {folder} is not used: {error}")
+    return None
+
+
+def open_network(run: CamRun) -> SegmentationRun:
+    """Open the final network of a run of :func:`open_classifier`, which is trained.
+
+    A new one is trained on the run's masks of its training images, which are made if they are missing; on the toy world
+    for half of the usual epochs.
+    """
+    if list(run.folder.glob("segmentation/*/config.json")):
+        return final_network(run.folder)
+    if run.settings.preset == "toy":
+        return final_stage(run, epochs=max(1, SegmentationConfig.preset("toy").epochs // 2))
+    return final_stage(run)
+
+
+def open_val(settings: Settings, model: Model) -> Dataset | None:
+    """Open the images of ``val``, with masks that a model can be compared with; None, and a line, if there are none.
+
+    Args:
+        settings: Settings that say which data are meant.
+        model: The model, which may have been trained on other data.
+    """
+    if settings.preset != "toy" and settings.data_root is None:
+        print("No data_root is given, so the model cannot be compared with true masks.")
+        return None
+    splits = open_splits(
+        settings.preset, settings.data_root, settings.labels, settings.limit, mask_values=settings.mask_values
+    )
+    val = splits.scored["val"]
+    if val.classes != model.classes:
+        print(f"{val.name} does not have the classes of the model, so they cannot be compared.")
+        return None
+    if not val.has_masks:
+        print(f"{val.name} has no masks, so the model cannot be compared with them.")
+        return None
+    return val
+
+
+def as_dataset(pictures: Mapping[str, Path], classes: Sequence[str]) -> FileDataset:
+    """Return pictures without labels as a data set in which no image shows a class.
+
+    Args:
+        pictures: Files by name, see :func:`wsss_lib.data.pictures.find_pictures`.
+        classes: Names of the classes.
+    """
+    labels = torch.zeros(len(pictures), len(classes))
+    return FileDataset("new pictures", classes, list(pictures), labels, list(pictures.values()))

@@ -1,0 +1,330 @@
+"""The commands of the shell that work on maps which other code made: score, refine, compare and their options."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wsss_lib.errors import InputError, printable
+
+if TYPE_CHECKING:
+    from wsss_lib.exchange.maps import MapSet
+    from wsss_lib.use.train_on_maps import Source
+
+Add = Callable[[str, Callable[[argparse.Namespace], int], str, str], argparse.ArgumentParser]
+"""Makes the parser of a command from its name, what does it, a short and a long explanation."""
+
+_FORMS = """\
+MAPS is a folder of .npy files as psa, SEAM, OC-CSE, MCTformer and PCSS write them ({class: map}), as IRN and its heirs
+do (keys, cam, high_res), or of arrays; of .npz files of this library; of heat maps <id>_<class>.png; or of label maps
+<id>.png. The form is found and said. PICTURES is the folder of their pictures.
+"""
+
+_SCORE = f"""\
+Score maps against masks at all background thresholds in one pass, and per class at one of them.
+
+{_FORMS}"""
+
+_REFINE = f"""\
+Sharpen maps along the edges of their pictures with a dense CRF, and write masks: OUT/crf-ALPHA/<id>.png. With --masks
+the masks are scored, too. A refinement that was stopped goes on.
+
+{_FORMS}"""
+
+_COMPARE = f"""\
+Compare two or more sets of maps over the pictures that all of them have: differences of the mean IoU with intervals in
+which they lie in 95 % of repetitions with pictures drawn at random (the bootstrap).
+
+{_FORMS}"""
+
+_CONVERT = f"""\
+Write maps in another form: npy, as psa, SEAM and OC-CSE read them; irn, as IRN and its heirs do; pictures; masks; or
+masks as coco (an instances JSON) or voc (the archive for VOC's test server).
+
+{_FORMS}"""
+
+_WALK = f"""\
+Train AffinityNet on maps, or use the authors' network (checkpoint=FILE), let the maps walk along its affinities, and
+write masks, OUT/walk/masks/walk-crf/. name=value are the parameters of `wsss run affinitynet`, such as preset=voc12.
+
+{_FORMS}PICTURES may also be a folder in VOC's or COCO's layout or one with a labels.csv.
+"""
+
+_SEGMENT = f"""\
+Train the final network on the masks that maps give after a CRF, or on label maps as they are. name=value are preset,
+seed and the like, and parameters of the network, such as final.epochs=3. `wsss save` makes a model file of the result.
+
+{_FORMS}PICTURES may also be a folder in VOC's or COCO's layout or one with a labels.csv.
+"""
+
+_SBD = """\
+Write the missing masks of VOC2012/SegmentationClassAug: VOC's own where it has one, else SBD's. They are for upper
+bounds and evaluation only.
+"""
+
+NAMES = ("score", "refine", "walk", "segment", "compare", "convert", "sbd")
+"""The commands of this file."""
+
+
+def add(command: Add) -> None:
+    """Add the commands of this file.
+
+    Args:
+        command: Function that adds one command and returns its parser.
+    """
+    one = command("score", _score, "score maps of any repository", _SCORE)
+    _add_maps(one)
+    _add_masks(one, required=True)
+    _add_threshold(one)
+    one.add_argument("--crf", type=Path, metavar="OUT", help="also refine the maps, into this folder, and score that")
+    _add_crf(one)
+    one.add_argument("--json", type=Path, metavar="FILE", help="also write everything to a file, with the whole curve")
+
+    one = command("refine", _refine, "maps of any repository in, masks after a CRF out", _REFINE)
+    _add_maps(one)
+    one.add_argument("--out", type=Path, required=True, metavar="OUT", help="where the masks go")
+    _add_masks(one)
+    _add_crf(one)
+
+    for name, do, about, text in (
+        ("walk", _walk, "AffinityNet and the random walk on maps of any repository", _WALK),
+        ("segment", _segment, "the final network, trained on maps of any repository", _SEGMENT),
+    ):
+        one = command(name, do, about, text)
+        _add_maps(one)
+        one.add_argument("words", nargs="*", metavar="name=value", help="parameters (see above)")
+        one.add_argument("--out", type=Path, required=True, metavar="OUT", help="where the results go")
+        one.add_argument("--masks", type=Path, metavar="FOLDER", help="true masks, for scores only")
+
+    one = command("compare", _compare, "differences between sets of maps, with intervals", _COMPARE)
+    one.add_argument("maps", nargs="+", metavar="MAPS", help="folders of maps, two or more, then the pictures")
+    one.add_argument("pictures", type=Path, metavar="PICTURES", help="folder of the pictures")
+    _add_reading(one)
+    _add_masks(one, required=True)
+    _add_threshold(one)
+    one.add_argument("--repetitions", type=int, default=1000, metavar="N", help="of the bootstrap (default: 1000)")
+    one.add_argument("--seed", type=int, default=0, metavar="N", help="of its draws (default: 0)")
+    one.add_argument("--json", type=Path, metavar="FILE", help="also write everything to a file")
+
+    one = command("convert", _convert, "maps of any repository in another form", _CONVERT)
+    _add_maps(one)
+    one.add_argument("--out", type=Path, required=True, metavar="OUT", help="where the results go")
+    one.add_argument("--to", required=True, metavar="FORM", help="npy, irn, pictures, masks, coco or voc")
+    one.add_argument(
+        "--threshold", type=float, default=0.2, metavar="T", help="background score of masks (default: 0.2)"
+    )
+    one.add_argument("--half", action="store_true", help="float16 in .npy files; float32 is what other code expects")
+    one.add_argument("--bits", type=int, default=8, metavar="8|16", help="of pictures (default: 8)")
+    one.add_argument("--competition", default="comp6", metavar="comp5|comp6", help="of VOC's server (default: comp6)")
+    one.set_defaults(masks=None, mask_values="")
+
+    one = command("sbd", _sbd, "SBD's MATLAB files in, SegmentationClassAug out", _SBD)
+    one.add_argument("sbd", type=Path, metavar="SBD", help="folder of SBD, with cls")
+    one.add_argument("voc", type=Path, metavar="VOC2012", help="folder of VOC 2012, with SegmentationClass")
+
+
+def _add_maps(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("maps", type=Path, metavar="MAPS", help="folder of the maps")
+    parser.add_argument("pictures", type=Path, metavar="PICTURES", help="folder of the pictures")
+    _add_reading(parser)
+
+
+def _add_reading(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--classes", default="voc", metavar="voc|coco|FILE", help="names, one per line (default: voc)")
+    parser.add_argument("--labels", type=Path, metavar="FILE", help="labels, .npy or .txt (default: of the maps)")
+    parser.add_argument("--ids", type=Path, metavar="FILE", help="list of the pictures that are wanted")
+    parser.add_argument(
+        "--numbering",
+        default="auto",
+        metavar="auto|0|1|background",
+        help="number of the first class; or 0 is the background (default: it is found)",
+    )
+    parser.add_argument("--normalise", action="store_true", help="rectify every map and divide it by its maximum")
+    parser.add_argument("--stretch", action="store_true", help="stretch maps of any size over their picture")
+
+
+def _add_masks(parser: argparse.ArgumentParser, required: bool = False) -> None:
+    parser.add_argument("--masks", type=Path, required=required, metavar="FOLDER", help="true masks, for scores only")
+    parser.add_argument("--mask-values", default="", metavar="0:0,255:1", help="meaning of the values in the masks")
+
+
+def _add_threshold(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--threshold",
+        default="fixed",
+        metavar="fixed|best|NUMBER|FILE",
+        help="background score: 0.2; the best on these masks; a number; or the best on the pictures that a file lists, "
+        "which are then not scored (default: fixed)",
+    )
+
+
+def _add_crf(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--preset", default="psa", metavar="NAME", help="settings of the CRF: psa, irn or deeplab")
+    parser.add_argument("--alphas", default="4", metavar="4,16", help="powers of the background (default: 4)")
+    parser.add_argument("--hard", type=float, metavar="THRESHOLD", help="labels at this threshold instead of alphas")
+    parser.add_argument("--confidence", type=float, default=0.7, metavar="P", help="of such a label (default: 0.7)")
+    parser.add_argument("--workers", type=int, default=-1, metavar="N", help="processes (default: one for each core)")
+    parser.add_argument("--device", default="auto", metavar="auto|cpu|cuda", help="where it is computed")
+
+
+# --------------------------------------------------------------------------------------------------------- the commands
+
+
+def _open(options: argparse.Namespace, maps: str | Path) -> MapSet:
+    from wsss_lib.exchange.maps import open_maps
+
+    found = open_maps(
+        maps,
+        options.pictures,
+        options.masks,
+        options.labels,
+        options.classes,
+        options.ids,
+        options.numbering,
+        options.normalise,
+        options.stretch,
+        options.mask_values,
+    )
+    print(printable(found.said))
+    return found
+
+
+def _score(options: argparse.Namespace) -> int:
+    from wsss_lib.use.on_maps import score_maps
+
+    one = _open(options, options.maps)
+    found = score_maps(one, options.threshold)
+    summary = found.summary()
+    print(_score_table({f"threshold {found.threshold:.2f}, {found.chosen}": summary}))
+    print(_class_table(summary))
+    results = {"maps": summary, "images": len(one.data.masked), "said": one.said}
+    if options.crf is not None:
+        results["refined"] = _refined(options, one, options.crf)
+    _write(options.json, results)
+    return 0
+
+
+def _refine(options: argparse.Namespace) -> int:
+    _refined(options, _open(options, options.maps), options.out)
+    return 0
+
+
+def _refined(options: argparse.Namespace, one: MapSet, out: Path) -> dict[str, dict[str, Any]]:
+    from wsss_lib.use.on_maps import refine_maps, score_refined
+
+    try:
+        alphas = [float(alpha) for alpha in options.alphas.split(",")]
+    except ValueError:
+        raise InputError(f"alphas {options.alphas!r} are not numbers; give them with commas, such as 4,16.") from None
+    stores = refine_maps(
+        one, out, options.preset, alphas, options.hard, options.confidence, options.workers, options.device
+    )
+    scores = score_refined(one, stores)
+    if scores:
+        print(_score_table(scores))
+    for store in stores.values():
+        print(f"{len(one.data)} masks in {printable(store.folder)}")
+    return scores
+
+
+def _walk(options: argparse.Namespace) -> int:
+    from wsss_lib.use.train_on_maps import walk_maps
+
+    run = walk_maps(_source(options), options.out, options.words)
+    for split, results in _results(run.folder, "refinements").items():
+        print(f"scores of {split}:\n{_score_table(results)}")
+    print(f"masks in {printable(run.folder / 'masks')}")
+    return 0
+
+
+def _segment(options: argparse.Namespace) -> int:
+    from wsss_lib.use.train_on_maps import segment_maps
+
+    run = segment_maps(_source(options), options.out, options.words)
+    for split, results in _results(run.folder, "masks").items():
+        print(f"scores of {split}:\n{_score_table(results)}")
+    print(f"final network in {printable(run.folder)}; write it to a file with wsss save")
+    return 0
+
+
+def _source(options: argparse.Namespace) -> Source:
+    from wsss_lib.use.train_on_maps import Source
+
+    return Source(**{name: getattr(options, name) for name in Source.__dataclass_fields__})
+
+
+def _results(folder: Path, name: str) -> dict[str, dict[str, Any]]:
+    """Return the scores by split in a run's ``metrics.json``."""
+    from wsss_lib.stages.store import read_json
+
+    return read_json(folder / "metrics.json").get(name, {})
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from wsss_lib.show.tables import markdown_table
+    from wsss_lib.use.on_maps import compare_maps
+
+    sets = [_open(options, maps) for maps in options.maps]
+    found = compare_maps(sets, options.threshold, options.repetitions, options.seed)
+    for name, threshold in found.thresholds.items():
+        print(f"{printable(name)}: threshold {threshold:.2f}, {found.chosen}")
+    rows = []
+    for pair in found.differences:
+        low, high = (f"{100 * end:+.2f}" for end in pair.interval)
+        scores = [f"{100 * score:.2f}" for score in pair.mean_iou]
+        better = f"{100 * pair.better:.0f}"
+        rows.append([*pair.names, *scores, f"{100 * pair.difference:+.2f}", f"{low} to {high}", better])
+    head = ["one", "other", "mIoU % one", "mIoU % other", "difference", "95 % interval", "% of pictures better"]
+    print(markdown_table(head, rows))
+    print(f"{found.differences[0].images} pictures, {options.repetitions} repetitions, seed {options.seed}")
+    _write(options.json, found.to_dict())
+    return 0
+
+
+def _convert(options: argparse.Namespace) -> int:
+    from wsss_lib.use.on_maps import convert_maps
+
+    one = _open(options, options.maps)
+    made = convert_maps(
+        one, options.out, options.to, options.threshold, options.half, options.bits, options.competition
+    )
+    print(f"{len(one.data)} pictures in {printable(made)}")
+    return 0
+
+
+def _sbd(options: argparse.Namespace) -> int:
+    from wsss_lib.exchange.sbd import make_sbd_masks
+
+    made, kept = make_sbd_masks(options.sbd, options.voc)
+    print(f"{made} masks made, {kept} were there already, in {printable(options.voc / 'SegmentationClassAug')}")
+    return 0
+
+
+def _score_table(rows: dict[str, dict[str, Any]]) -> str:
+    from wsss_lib.show.tables import markdown_table
+
+    lines = [
+        [name, *(f"{100 * row[f'mean_{column}']:.2f}" for column in ("iou", "precision", "recall"))]
+        for name, row in rows.items()
+    ]
+    return markdown_table(["", "mIoU %", "precision %", "recall %"], lines)
+
+
+def _class_table(summary: dict[str, Any]) -> str:
+    from wsss_lib.show.tables import markdown_table
+
+    lines = [
+        [name, *(f"{100 * row[column]:.1f}" for column in ("iou", "precision", "recall"))]
+        for name, row in summary["classes"].items()
+    ]
+    return markdown_table(["class", "IoU %", "precision %", "recall %"], lines)
+
+
+def _write(path: Path | None, results: dict[str, Any]) -> None:
+    from wsss_lib.stages.store import write_json
+
+    if path is not None:
+        write_json(path, results)
+        print(f"all numbers in {printable(path)}")

@@ -25,6 +25,7 @@ from wsss_lib.ops.metrics import class_mean, confusion_matrix, intersection_over
 from wsss_lib.runs import report
 from wsss_lib.runs.cam import CamRun
 from wsss_lib.runs.kinds import reopen
+from wsss_lib.runs.refinement import RefinementRun
 from wsss_lib.runs.run import Run
 from wsss_lib.runs.segmentation import SegmentationRun
 from wsss_lib.runs.settings import Settings, read_settings
@@ -399,8 +400,9 @@ class _Report:
 
     def _map_maker(self) -> CamRun | None:
         """Return the run that makes the maps, if any."""
-        earlier = getattr(self.run, "cam_run", None)  # of a run that refines maps
-        run = self.run if earlier is None else earlier
+        run = self.run
+        if isinstance(run, RefinementRun):
+            return run.cam_run
         return run if isinstance(run, CamRun) else None
 
     def _rows(self) -> Iterator[_Row]:

@@ -44,7 +44,7 @@ def filled(name, **changes):
 
 def small(**changes):
     torch.manual_seed(0)
-    official_walk = {"beta": 10.0, "walk_steps": 256}
+    official_walk = {"beta": 10.0, "walk_steps": 256, "erase_boundaries": True}
     return IRN(Config.preset("toy").replace(**(official_walk | changes)), 3)
 
 

@@ -17,28 +17,6 @@ from wsss_lib.methods.method import LIGHT, Batch, CamMethod, LongSideConfig
 from wsss_lib.models.backbone import Backbone
 
 
-@dataclass(frozen=True)
-class Config(LongSideConfig):
-    """Settings of imported maps.
-
-    Attributes:
-        numbering: Meaning of the numbers of maps, see `wsss_lib.exchange.maps.open_maps`.
-        normalise: Whether every map is rectified and divided by its maximum.
-        stretch: Whether maps of any size are stretched over their picture.
-    """
-
-    pretrained: bool = False
-    epochs: Annotated[int, Limits(0)] = 0
-    numbering: Literal["auto", "0", "1", "background"] = "auto"
-    normalise: bool = False
-    stretch: bool = False
-
-    @classmethod
-    def for_preset(cls, name: str, backbone: str) -> Config:
-        """Return the settings of a preset; the backbone is that of the final network on ``photos``."""
-        return cls(backbone=backbone or (LIGHT[0] if name == "photos" else cls.backbone))
-
-
 class Imported(CamMethod):
     """A method without a network. Whatever needs one ends with a sentence."""
 
@@ -90,6 +68,28 @@ class Imported(CamMethod):
 
     def _refuse(self) -> NoReturn:
         raise InputError("the maps of this run are from files, so it has no network; use the run of a method for that.")
+
+
+@dataclass(frozen=True)
+class Config(LongSideConfig):
+    """Settings of imported maps.
+
+    Attributes:
+        numbering: Meaning of the numbers of maps, see `wsss_lib.exchange.maps.open_maps`.
+        normalise: Whether every map is rectified and divided by its maximum.
+        stretch: Whether maps of any size are stretched over their picture.
+    """
+
+    pretrained: bool = False
+    epochs: Annotated[int, Limits(0)] = 0
+    numbering: Literal["auto", "0", "1", "background"] = "auto"
+    normalise: bool = False
+    stretch: bool = False
+
+    @classmethod
+    def for_preset(cls, name: str, backbone: str) -> Config:
+        """Return the settings of a preset; the backbone is that of the final network on ``photos``."""
+        return cls(backbone=backbone or (LIGHT[0] if name == "photos" else cls.backbone))
 
 
 METHOD = Imported

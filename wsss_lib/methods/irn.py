@@ -382,7 +382,7 @@ class IRN(Method):
     def walk(self, images: Tensor, cams: Sequence[Tensor]) -> list[Tensor]:
         """Return the maps of images of one size after the random walk (``make_sem_seg_labels.py``).
 
-        Scores on boundaries are removed before the walk. There is no row for the background.
+        Scores on boundaries are left out, unless ``erase_boundaries`` is False. There is no row for the background.
 
         Args:
             images: ``(B, 3, H, W)`` normalised images.

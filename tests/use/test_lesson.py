@@ -89,8 +89,13 @@ def test_val_of_a_model(path, tmp_path, capsys):
     assert "does not have the classes of the model" in capsys.readouterr().out
 
 
-def test_pictures_as_a_data_set(tmp_path):
-    data = lesson.as_dataset(find_pictures(write_pictures(tmp_path / "pictures")), ("cat", "dog"))
+def test_pictures_as_a_data_set(tmp_path, capsys):
+    folder = write_pictures(tmp_path / "pictures")
+    (folder / "cut.png").write_bytes((folder / "tall.png").read_bytes()[:-300])
+    (folder / "text.jpg").write_text("no picture")
+    data = lesson.as_dataset(find_pictures(folder), ("cat", "dog"))
+    said = capsys.readouterr().out.splitlines()
+    assert [name for name in ("cut.png", "text.jpg") if any(name in line for line in said)] == ["cut.png", "text.jpg"]
     assert [data.size(i) for i in range(len(data))] == [(48, 48), (48, 48), (71, 40), (33, 57)]
     assert not data.labels.any()
     assert not data.has_masks

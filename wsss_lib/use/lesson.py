@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from wsss_lib.data.dataset import Dataset, FileDataset
+from wsss_lib.data.pictures import open_picture
 from wsss_lib.data.splits import open_splits
 from wsss_lib.errors import InputError
 from wsss_lib.methods.cam import Config
@@ -97,11 +98,18 @@ def open_val(settings: Settings, model: Model) -> Dataset | None:
 
 
 def as_dataset(pictures: Mapping[str, Path], classes: Sequence[str]) -> FileDataset:
-    """Return pictures without labels as a data set in which no image shows a class.
+    """Return pictures without labels as a data set in which no image shows a class; name those that cannot be read.
 
     Args:
         pictures: Files by name, see :func:`wsss_lib.data.pictures.find_pictures`.
         classes: Names of the classes.
     """
-    labels = torch.zeros(len(pictures), len(classes))
-    return FileDataset("new pictures", classes, list(pictures), labels, list(pictures.values()))
+    readable = {}
+    for name, path in pictures.items():
+        try:
+            open_picture(path)
+            readable[name] = path
+        except InputError as error:
+            print(error)
+    labels = torch.zeros(len(readable), len(classes))
+    return FileDataset("new pictures", classes, list(readable), labels, list(readable.values()))

@@ -39,6 +39,7 @@ from wsss_lib.stages.store import CamStore, ScoreStore, read_checkpoint, write_c
 METHODS = {
     "00_cam": "cam",
     "01_affinitynet": "affinitynet",
+    "01b_irn": "irn",
     "02_oc_cse": "oc_cse",
     "03_acr": "acr",
     "04_pcss": "pcss",
@@ -315,6 +316,9 @@ CASES = {
     "01 alphas in the wrong order": opening("01_affinitynet", "low_alpha is 50", "make it smaller", low_alpha=50.0),
     "01 an unknown border": opening("01_affinitynet", "border 'none'", "choose one of", border="none"),
     "01 an alpha of 0": opening("01_affinitynet", "parameter alphas must hold numbers above 0", alphas="0,4"),
+    "01b a radius larger than the map": opening("01b_irn", "radius is 25", "24 × 24 cells", radius=25),
+    "01b thresholds in the wrong order": opening("01b_irn", "more than object_threshold", background_threshold=0.5),
+    "01b a score of the background above 1": opening("01b_irn", "background must be at most 1", background=1.5),
     "02 an unknown norm": opening("02_oc_cse", "mask_norm 'max'", "choose one of batch, image", mask_norm="max"),
     "02 an unknown optimiser": opening("02_oc_cse", "optimizer 'adam'", "choose one of", optimizer="adam"),
     "03 crops that cannot be halved": opening("03_acr", "crop_size 33", "give a multiple of", crop_size=33),
@@ -804,6 +808,7 @@ def test_a_folder_that_is_read_only(action, tmp_path):
 HEADLESS = (
     "weights that are cut off",
     "maps of other data",
+    "01b a radius larger than the map",
     "a classifier of a backbone",
     "03 crops that cannot be halved",
     "04 phases for MCTformer",

@@ -29,6 +29,7 @@ NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 METHODS = {
     "00_cam": "cam",
     "01_affinitynet": "affinitynet",
+    "01b_irn": "irn",
     "02_oc_cse": "oc_cse",
     "03_acr": "acr",
     "04_pcss": "pcss",
@@ -154,13 +155,15 @@ EXPECTED = {
 
 def network_files(folder):
     """Networks with random weights, by notebook."""
-    plain, transformer, pieces = (folder / name for name in ("net.pth", "deit.pth", "pieces.tar"))
+    plain, mobile, transformer, pieces = (folder / name for name in ("net.pth", "mob.pth", "deit.pth", "pieces.tar"))
+    torch.save(create_backbone("mobilenet_v2").state_dict(), mobile)
     torch.save(create_backbone("efficientnet_lite0", **NARROW).state_dict(), plain)
     head = {"head.weight": torch.zeros(1000, 384), "head.bias": torch.zeros(1000)}
     torch.save({"model": {**DeiT(1).state_dict(), **head}}, transformer)
     torch.save({"state_dict": SuperpixelNet().state_dict()}, pieces)
     return {
         **{name: {"weights": str(plain)} for name in METHODS},
+        "01b_irn": {"weights": str(mobile)},
         "04_pcss": {"weights": str(transformer)},
         "05_msal": {"weights": str(plain), "superpixels": str(pieces)},
     }

@@ -101,7 +101,7 @@ def test_metrics_of_another_version(tmp_path, content):
 def test_what_is_missing(tmp_path):
     leave(tmp_path / "00_cam" / "photos")
     lines = missing(find_results(tmp_path, "photos"), "photos")
-    assert len(lines) == 5
+    assert len(lines) == 6
     assert lines[0] == (
         "no run of 01_affinitynet: papermill notebooks/01_affinitynet.ipynb runs/01_affinitynet.ipynb "
         "-p preset photos -p data_root FOLDER"

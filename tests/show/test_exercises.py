@@ -9,12 +9,15 @@ from wsss_lib.show.exercises import (
     check_cam,
     check_cam_label,
     check_choice,
+    check_confident_labels,
+    check_displacement_error,
     check_erasing_loss,
     check_erasing_mask,
     check_masked_error,
     check_mean_iou,
     check_mixture,
     check_normalise_range,
+    check_path_affinity,
     check_propagation,
     check_refine,
     check_semi_labels,
@@ -107,6 +110,25 @@ def propagation(maps, features, threshold, axis=0):
     return maps @ (similarity / similarity.sum(axis, keepdim=True))
 
 
+def path_affinity(boundaries, cells):
+    return (1 - boundaries)[tuple(zip(*cells, strict=True))].min()
+
+
+def confident(objects, background, unknown=255):
+    known = (objects > 0) | (background == 0)
+    return torch.where(known, objects, unknown).to(torch.uint8)
+
+
+def displacement_error(field, dy, dx, sign=1):
+    _, h, w = field.shape
+    costs = [
+        (field[:, y, x] - field[:, y + dy, x + dx] - sign * torch.tensor([dy, dx])).abs().mean()
+        for y in range(h - dy)
+        for x in range(w - dx)
+    ]
+    return torch.stack(costs).mean()
+
+
 def shares(mask, count):
     return torch.bincount(mask.flatten().long(), minlength=count + 1)[1:].double() / mask.numel()
 
@@ -118,6 +140,9 @@ def calibration_error(counts):
 
 
 RIGHT = [
+    (check_path_affinity, path_affinity),
+    (check_confident_labels, confident),
+    (check_displacement_error, displacement_error),
     (check_shares, shares),
     (check_calibration_error, calibration_error),
     (check_calibration_error, lambda c: calibration_error(c).item()),
@@ -141,6 +166,12 @@ RIGHT = [
 ]
 
 WRONG = [
+    (check_path_affinity, lambda b, cells: path_affinity(b, [cells[0], cells[-1]]), "differs"),
+    (check_path_affinity, lambda b, cells: path_affinity(b, cells)[None], "shape"),
+    (check_confident_labels, lambda o, b: confident(b, o), "differs"),
+    (check_confident_labels, lambda o, b: confident(o, b, unknown=0), "differs"),
+    (check_displacement_error, lambda f, dy, dx: displacement_error(f, dy, dx, sign=-1), "differs"),
+    (check_displacement_error, lambda f, dy, dx: displacement_error(f, dx, dy), "differs"),
     (check_refine, lambda a, m: refine(a.transpose(1, 2), m), "differs"),
     (check_mixture, lambda a, b, t: mixture(a, b, 1 - t), "differs"),
     (check_mixture, lambda a, b, t: mixture(b, a, 1 - t), "differs"),

@@ -23,7 +23,7 @@ Differences from the authors' release (jiwoon-ahn/psa):
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -158,7 +158,7 @@ class AffinityNet(Method):
         """Return ``(B, P, n)`` float32, the affinities of the pairs of ``(B, 3, H, W)`` normalised images."""
         return pair_affinities(self.network(images), self.config.radius, self.config.border)
 
-    def walk(self, images: Tensor, cams: list[Tensor]) -> list[Tensor]:
+    def walk(self, images: Tensor, cams: Sequence[Tensor]) -> list[Tensor]:
         """Return the maps of images of one size after the random walk (``infer_aff.py``).
 
         Args:

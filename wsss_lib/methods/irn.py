@@ -403,7 +403,8 @@ class IRN(Method):
             if not all_within(maps):
                 raise InputError("maps hold negative or non-finite values or values above 1; give maps in [0, 1].")
             cells = maps.float() if maps.shape[1:] == size else upsample(maps[None].float(), size)[0]
-            scores.append(cells.clamp(min=0) ** config.power * (1 - boundary))
+            powers = cells.clamp(min=0) ** config.power
+            scores.append(powers * (1 - boundary) if config.erase_boundaries else powers)
         affinities = paths.path_affinities(boundaries, config.walk_radius, "full")
         return random_walk(scores, list(affinities), config.beta, config.walk_steps, config.walk_radius, "full")
 
@@ -455,11 +456,13 @@ class Config(method.Config):
         canvas: Smallest side of the canvas on which boundaries are found, in pixels; the network's group normalisation
             depends on the whole canvas.
         power: Power of the maps before the walk.
+        erase_boundaries: Whether scores that lie on boundaries are left out of the walk, as in the paper.
         walk_radius: Upper bound, excluded, of the distance of one step of the walk, in cells.
         beta: Power of the affinities in the walk.
         walk_steps: Length t of the walk.
         background: Score of the background in the masks.
         walk_crf: Settings of a CRF after the walk.
+        alphas: Powers of the background with which the CRF is tried on the maps themselves, for comparison.
         optimizer: ``sgd`` as in the paper, or ``adamw``.
         momentum: Momentum of ``sgd``.
         displacement_factor: Factor by which the displacement branch learns faster than the boundary branch.
@@ -467,7 +470,7 @@ class Config(method.Config):
 
     backbones: ClassVar[tuple[str, ...]] = ("resnet50", "mobilenet_v2")
     inference_only: ClassVar[frozenset[str]] = frozenset(
-        {"canvas", "power", "walk_radius", "beta", "walk_steps", "background", "walk_crf"}
+        {"canvas", "power", "erase_boundaries", "walk_radius", "beta", "walk_steps", "background", "walk_crf", "alphas"}
     )
 
     backbone: str = "resnet50"
@@ -490,11 +493,13 @@ class Config(method.Config):
     border: Border = "official"
     canvas: int = 512
     power: Annotated[float, Limits(0, above=True)] = 1.0
+    erase_boundaries: bool = True
     walk_radius: int = 5
     beta: float = 10.0
     walk_steps: Annotated[int, Limits(0, 100_000)] = 256
     background: Share = 0.25
     walk_crf: str = "deeplab"
+    alphas: Annotated[tuple[float, ...], Limits(0, 1000, above=True)] = (2.0, 4.0, 8.0, 16.0, 32.0)
     optimizer: Literal["sgd", "adamw"] = "sgd"
     momentum: float = 1e-4
     displacement_factor: float = 10.0
@@ -509,8 +514,9 @@ class Config(method.Config):
             "radius": 5,
             "border": "full",
             "canvas": 96,
+            "erase_boundaries": False,  # an object is a few cells large, and most of the cells lie near a boundary
             "beta": 20.0,
-            "walk_steps": 64,
+            "background": 0.3,
             "optimizer": "adamw",
             "learning_rate": 1e-3,
             "weight_decay": 1e-2,
@@ -554,6 +560,11 @@ class Config(method.Config):
             )
         paths.check_radius("walk_radius", self.walk_radius)
         cells = -(-self.crop_size // 4)
+        if self.radius > cells:
+            raise InputError(
+                f"radius is {self.radius}, more than the {cells} × {cells} cells of crop_size {self.crop_size}; "
+                f"make it at most {cells}, or crop_size larger."
+            )
         if self.border == "official" and cells < 2 * self.radius - 1:
             raise InputError(
                 f"radius is {self.radius}, too large for crop_size {self.crop_size}, which gives {cells} × {cells} "

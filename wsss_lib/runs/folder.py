@@ -38,7 +38,7 @@ SUBRUNS = ("cam_run", "seeds", "classifier", "superpixels")
 _RENAMED = {"data training": "data fit", "pictures training": "pictures fit", "seeds": "cams"}
 """Present names of those parts of an identity that had other names in version 0.1.0."""
 
-SUBRUN_GROUPS = ("segmentation", "variants")
+SUBRUN_GROUPS = ("segmentation", "variants", "refined")
 """Folders that hold a folder for each of several other runs."""
 
 STORES = {"cams": 1, "growth": 1, "scores": 2, "masks": 2}

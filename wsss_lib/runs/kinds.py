@@ -12,6 +12,7 @@ from wsss_lib.runs.settings import Settings, read_settings
 _KINDS = {
     "imported": "imported.ImportedRun",
     "affinitynet": "affinitynet.AffinityNetRun",
+    "irn": "irn.IRNRun",
     "superpixels": "msal.SuperpixelRun",
     "segmentation": "segmentation.SegmentationRun",
 }

@@ -14,12 +14,14 @@ from wsss_lib.methods import load_method
 from wsss_lib.methods.fields import Kind, Limits, kinds_of
 from wsss_lib.methods.method import PRESETS, Config, further_backbone
 from wsss_lib.models.pretrained import backbone_of_weights
+from wsss_lib.runs.refiners import check_refiner
 from wsss_lib.runs.settings import PATHS, RENAMED, Settings, default_weights, project_root
 from wsss_lib.stages.engine import PRECISIONS
 
 NOTEBOOKS = {
     "cam": "00_cam",
     "affinitynet": "01_affinitynet",
+    "irn": "01b_irn",
     "oc_cse": "02_oc_cse",
     "acr": "03_acr",
     "pcss": "04_pcss",
@@ -50,6 +52,7 @@ COMMON: dict[str, Kind] = {
     "workers": Kind(int, Limits(-1, 256)),
     "resume": Kind(bool),
     "segmentation": Kind(bool),
+    "refiner": Kind(str),
     "ablations": Kind(int, Limits(-1)),
 }
 """Parameters of the notebooks. The others set the field of the same name in the method's `Config`."""
@@ -62,7 +65,7 @@ _OTHER_PATHS = ("out", "runs")
 
 _CONVERTED = (int, float, str, tuple)
 
-_PASSED_ON = ("mask_values", "seed", "limit", "accelerator", "devices", "precision", "workers", "resume")
+_PASSED_ON = ("mask_values", "seed", "limit", "accelerator", "devices", "precision", "workers", "resume", "refiner")
 _NAMED_IN_FOLDER = ("backbone", "seed", "limit", "precision")
 """Parameters besides those of the method that lead to another default folder."""
 
@@ -100,6 +103,8 @@ def read_parameters(notebook: str, method: str, namespace: Mapping[str, Any]) ->
         further = further_backbone(preset, config.backbone)
         same = config.backbone == load_method("segmentation").Config.preset(preset, further).backbone
         check_final_network(preset, further, same and bool(values.get("weights")))
+    if values.get("refiner"):
+        check_refiner(values["refiner"], preset, config.backbone, bool(values.get("weights")))
     paths: dict[str, Any] = {name: existing(name, values.get(name, "")) for name in PATHS}
     return Settings(
         notebook=notebook,
@@ -187,7 +192,7 @@ def refuse_unknown(namespace: Mapping[str, Any], known: Iterable[str]) -> None:
     if not injected:
         return
     own = {name for cell in cells if cell not in injected for name in _annotated_names(cell)}
-    unused = {*PATHS, "mask_values"} - own
+    unused = {*PATHS, "mask_values", "refiner"} - own
     known = {name for name in known if name not in unused}  # what a notebook does not use must not be given
     for statement in ast.parse(injected[-1]).body:
         for target in getattr(statement, "targets", []):

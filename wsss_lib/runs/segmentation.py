@@ -23,9 +23,10 @@ from wsss_lib.data.toy import ToyOptions
 from wsss_lib.errors import InputError
 from wsss_lib.methods.method import further_backbone
 from wsss_lib.methods.segmentation import Config, Segmentation
-from wsss_lib.runs.affinitynet import AffinityNetRun
 from wsss_lib.runs.cam import CamRun
 from wsss_lib.runs.folder import RunFolder, holds_run
+from wsss_lib.runs.refined import refined
+from wsss_lib.runs.refinement import RefinementRun
 from wsss_lib.runs.report import write_metrics
 from wsss_lib.runs.run import Run
 from wsss_lib.runs.settings import read_settings
@@ -255,17 +256,21 @@ def cam_masks(run: CamRun, threshold: float | None = None) -> MaskStore:
 
 
 def final_stage(
-    run: CamRun | AffinityNetRun, backbone: str = "", weights: Path | None = None, **changes: Any
+    run: CamRun | RefinementRun, backbone: str = "", weights: Path | None = None, **changes: Any
 ) -> SegmentationRun:
     """Open the final stage of a run on its best masks of the training images, which are made if they are missing.
 
     Args:
         run: A run that is trained and makes masks. If it makes several sets of masks, such as one for each power of the
-            background in a CRF, the set that is best on ``train`` is used; without true masks, the first.
+            background in a CRF, the set that is best on ``train`` is used; without true masks, the first. If its
+            settings name a refiner, that refines its maps first, and its masks are used.
         backbone: Name of the backbone, see :func:`segment`.
         weights: File of the backbone's pre-trained weights, see :func:`segment`.
         changes: Fields of the configuration that differ, see :func:`segment`.
     """
+    if isinstance(run, CamRun) and run.settings.refiner:
+        run.infer("train")
+        run = refined(run)
     run.infer("fit")
     stores = run.refine(run.final_masks, "fit")
     best = next(iter(stores))

@@ -59,6 +59,8 @@ class Settings:
         precision: See :func:`wsss_lib.stages.engine.make_fabric`.
         workers: Processes that load images, for each device; -1 chooses.
         resume: Whether an earlier, unfinished run in the same folder is continued, or removed.
+        refiner: Method whose walk refines the maps before the final network learns from them, ``affinitynet`` or
+            ``irn``; "" for a CRF alone.
     """
 
     notebook: str
@@ -84,6 +86,7 @@ class Settings:
     precision: str = "32-true"
     workers: int = -1
     resume: bool = True
+    refiner: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain values, for JSON."""

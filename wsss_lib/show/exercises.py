@@ -15,6 +15,7 @@ from torch import Tensor
 from wsss_lib.methods.acr import masked_error
 from wsss_lib.methods.affinitynet import semi_labels
 from wsss_lib.methods.cam import classification_loss
+from wsss_lib.methods.irn import confident_labels
 from wsss_lib.methods.oc_cse import erasing_mask, remaining_labels
 from wsss_lib.models.mctformer import refine_by_patches
 from wsss_lib.ops.calibration import calibration_error
@@ -139,6 +140,29 @@ def check_propagation(answer: Callable[[Tensor, Tensor, float], Tensor | None]) 
     maps, features = torch.randn(3, 12, generator=random), torch.rand(5, 12, generator=random)
     wanted = propagate_affinity(maps[None, :, None], features[None, :, None], 1, 0.8)[0, :, 0]
     return _compare(answer(maps, features, 0.8), wanted, "random maps (3, 12), features (5, 12) and the threshold 0.8")
+
+
+def check_path_affinity(answer: Callable[[Tensor, list[tuple[int, int]]], Tensor | None]) -> bool:
+    """Check a function from boundaries ``(h, w)`` and a path's cells, (row, column) each, to the affinity ``()``."""
+    boundaries = torch.rand(6, 8, generator=torch.Generator().manual_seed(13))
+    cells = [(4, 5), (3, 4), (3, 3), (2, 3), (2, 2), (1, 1)]
+    wanted = 1 - torch.stack([boundaries[cell] for cell in cells]).max()
+    return _compare(answer(boundaries, cells), wanted, "random boundaries (6, 8) and a path of six cells")
+
+
+def check_confident_labels(answer: Callable[[Tensor, Tensor], Tensor | None]) -> bool:
+    """Check a function from two class maps ``(H, W)``, careful and generous, to the three-way label map ``(H, W)``."""
+    random = torch.Generator().manual_seed(14)
+    objects, background = (torch.randint(0, 3, (6, 6), generator=random) for _ in range(2))
+    return _compare(answer(objects, background), confident_labels(objects, background), "random maps of two classes")
+
+
+def check_displacement_error(answer: Callable[[Tensor, int, int], Tensor | None]) -> bool:
+    """Check a function from displacements ``(2, h, w)`` within one object and an offset to their mean error ``()``."""
+    field = torch.randn(2, 5, 7, generator=torch.Generator().manual_seed(15))
+    differences = field[:, :-2, :-1] - field[:, 2:, 1:]
+    wanted = (differences - torch.tensor([2.0, 1.0]).view(2, 1, 1)).abs().mean()
+    return _compare(answer(field, 2, 1), wanted, "a random field (2, 5, 7) and the offset dy 2, dx 1")
 
 
 def check_shares(answer: Callable[[Tensor, int], Tensor | None]) -> bool:

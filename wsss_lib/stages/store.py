@@ -241,11 +241,13 @@ class ScoreStore(Store):
         folder: Folder of the files; it need not exist yet.
         half: Whether the scores are probabilities, in [0, 1]. They are stored as float16, which is finer than 16-bit
             integers below 1/64: a CRF takes their logarithm. Other scores are at least 0 and stored as float32.
+        background: Whether the background has a row of its own, before those of the classes.
     """
 
-    def __init__(self, folder: Path, half: bool = True) -> None:
+    def __init__(self, folder: Path, half: bool = True, background: bool = True) -> None:
         super().__init__(folder)
         self.half = half
+        self.background = background
 
     def write(self, image_id: str, classes: Tensor, scores: Tensor) -> None:
         """Save the scores of one image.
@@ -253,7 +255,7 @@ class ScoreStore(Store):
         Args:
             image_id: Its id.
             classes: ``(n,)`` int64, the classes it shows, from 0.
-            scores: ``(1 + n, h, w)`` float, background first.
+            scores: ``(1 + n, h, w)`` float, background first; ``(n, h, w)`` without a row of the background.
 
         Raises:
             InputError: A value is not finite or out of range, or the file cannot be written.
@@ -266,12 +268,12 @@ class ScoreStore(Store):
         write_atomically(path, lambda file: np.savez_compressed(file, classes=which, scores=values), durable=False)
 
     def read(self, image_id: str) -> tuple[Tensor, Tensor]:
-        """Return ``classes`` ``(n,)`` int64 and ``scores`` ``(1 + n, h, w)`` float32 of one image.
+        """Return ``classes`` ``(n,)`` int64 and the float32 scores that :meth:`write` has saved, of one image.
 
         Raises:
             InputError: The file is missing or damaged, or a value is not finite or out of range.
         """
-        return _read_maps(self.path(image_id), "scores", background=1, highest=self._highest)
+        return _read_maps(self.path(image_id), "scores", int(self.background), self._highest)
 
     @property
     def _highest(self) -> float:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from wsss_lib.data.dataset import Dataset
-from wsss_lib.methods.affinitynet import AffinityNet, enlarge
+from wsss_lib.methods.affinitynet import enlarge
+from wsss_lib.methods.irn import final_scores
 from wsss_lib.show.progress import bar
 from wsss_lib.stages.context import Context
 from wsss_lib.stages.engine import loaded
@@ -36,9 +39,40 @@ class WalkedScores:
         return classes, (enlarged / enlarged.sum(0).clamp(min=1e-5))[None]
 
 
+@dataclass(frozen=True)
+class WalkedScoresOverBackground:
+    """Scores after IRN's random walk, enlarged to the image, with a background that has the same score everywhere.
+
+    Attributes:
+        store: The scores at the network's stride, without a row of the background.
+        stride: The network's stride.
+        background: The background score.
+    """
+
+    store: ScoreStore
+    stride: int
+    background: float
+
+    def __call__(self, data: Dataset, index: int) -> tuple[Tensor, Tensor]:
+        """Return classes and scores ``(1, 1 + n, H, W)`` of an image; the highest score of a class is 1."""
+        classes, walked = self.store.read(data.ids[index])
+        scores = final_scores(walked, self.stride, data.size(index))
+        return classes, torch.cat([scores.new_full((1, *scores.shape[1:]), self.background), scores])[None]
+
+
+class Walker(Protocol):
+    """A method whose network knows how the maps of an image walk."""
+
+    def train(self, mode: bool = True) -> None:
+        """Put all networks into training or evaluation mode."""
+
+    def walk(self, images: Tensor, cams: Sequence[Tensor], /) -> list[Tensor]:
+        """Return walked scores at the network's stride, for each of the normalised images ``(B, 3, H, W)``."""
+
+
 @torch.inference_mode()
 def walk(
-    method: AffinityNet,
+    method: Walker,
     data: Dataset,
     cams: CamStore,
     store: ScoreStore,
@@ -47,7 +81,7 @@ def walk(
     """Write the walked scores of every image of a data set that the store does not have yet.
 
     Args:
-        method: The method that makes the affinities; it is put into evaluation mode.
+        method: Method that makes the affinities; it is put into evaluation mode.
         data: The images.
         cams: Their class activation maps.
         store: The store that receives the scores, at the network's stride.

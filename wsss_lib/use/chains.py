@@ -13,7 +13,6 @@ from typing import Any
 from wsss_lib.errors import InputError, printable
 from wsss_lib.methods import load_method
 from wsss_lib.methods.fields import Kind
-from wsss_lib.runs.affinitynet import AffinityNetRun
 from wsss_lib.runs.cam import CamRun
 from wsss_lib.runs.kinds import open_run
 from wsss_lib.runs.parameters import NOTEBOOKS as NOTEBOOKS
@@ -25,6 +24,8 @@ from wsss_lib.runs.parameters import (
     read_parameters,
     with_present_names,
 )
+from wsss_lib.runs.refinement import RefinementRun
+from wsss_lib.runs.refiners import REFINERS
 from wsss_lib.runs.report import (
     cam_summaries,
     cam_table,
@@ -45,7 +46,7 @@ from wsss_lib.use.model_file import NAME, check_target, save_model
 FINAL = "final."
 """Prefix of the name of a parameter of the final network."""
 
-_OWN_PATHS = {"affinitynet": ("cams",)}
+_OWN_PATHS = {"affinitynet": ("cams",), "irn": ("cams",)}
 _PATHS_BY_NEED = {"classifier": ("classifier",), "superpixels": ("superpixels", "saliency")}
 """Paths that methods use besides the common ones, by :attr:`wsss_lib.methods.method.CamMethod.needs`."""
 
@@ -114,6 +115,7 @@ def known_parameters(method: str) -> list[str]:
     needs = getattr(load_method(method).METHOD, "needs", "")
     paths = {*_COMMON_PATHS, *_OWN_PATHS.get(method, ()), *_PATHS_BY_NEED.get(needs, ())}
     unused = {*(name for name in PATHS if name not in paths), *_OF_NOTEBOOKS}
+    unused |= {"refiner"} if method in REFINERS else set()
     return [name for name in parameter_types(method) if name not in unused]
 
 
@@ -154,7 +156,7 @@ def _refuse_unknown(values: dict[str, Any], known: Sequence[str], prefix: str = 
             raise InputError(f"parameter {prefix}{name} is unknown; {hint}")
 
 
-def open_method(parameters: Parameters, with_final: bool) -> CamRun | AffinityNetRun:
+def open_method(parameters: Parameters, with_final: bool) -> CamRun | RefinementRun:
     """Open the run of a method, once all that it and the final network need is known to be there.
 
     Args:
@@ -176,17 +178,17 @@ def open_method(parameters: Parameters, with_final: bool) -> CamRun | AffinityNe
         )
         check_final_network(settings.preset, final.get("backbone", ""), given)
     run = open_run(settings)
-    assert isinstance(run, CamRun | AffinityNetRun)
+    assert isinstance(run, CamRun | RefinementRun)
     return run
 
 
-def run_method(run: CamRun | AffinityNetRun) -> None:
+def run_method(run: CamRun | RefinementRun) -> None:
     """Train a method, make and score its maps and masks, and write ``metrics.json``, as its notebook does.
 
     What a notebook has measured besides, such as its comparisons, stays in ``metrics.json``.
     """
     print(describe(run), flush=True)
-    maps_of = run.cam_run if isinstance(run, AffinityNetRun) else run
+    maps_of = run.cam_run if isinstance(run, RefinementRun) else run
     maps_of.train()
     for split in (*run.splits.scored, "fit"):
         maps_of.infer(split)
@@ -195,7 +197,7 @@ def run_method(run: CamRun | AffinityNetRun) -> None:
     summaries = cam_summaries(scores) if scores else {}
     if scores:
         print(cam_table(summaries))
-    if isinstance(run, AffinityNetRun):
+    if isinstance(run, RefinementRun):
         run.label()
         run.train()
         for split in run.splits.scored:
@@ -203,7 +205,7 @@ def run_method(run: CamRun | AffinityNetRun) -> None:
     refined = {}
     for split in run.splits.scored:
         stores: dict[str, MaskStore] = {}
-        for refinement in ("crf", "walk", "walk-crf") if isinstance(run, AffinityNetRun) else ("crf",):
+        for refinement in ("crf", "walk", "walk-crf") if isinstance(run, RefinementRun) else ("crf",):
             stores |= run.refine(refinement, split)
         if split in scored:
             refined[split] = {"cam": summaries[split]["swept"], **run.score_masks(stores, split)}
@@ -224,7 +226,7 @@ def run_method(run: CamRun | AffinityNetRun) -> None:
     print(f"results in {relative(run.folder)}")
 
 
-def fit(run: CamRun | AffinityNetRun, final: dict[str, Any], file: Path | None = None) -> Path:
+def fit(run: CamRun | RefinementRun, final: dict[str, Any], file: Path | None = None) -> Path:
     """Do the whole chain of a method up to its final network, and return the model file of the final network.
 
     The model file is written as soon as the network is trained, and again, with its scores, once it is scored.

@@ -15,10 +15,10 @@ from wsss_lib.data.files import write_atomically
 from wsss_lib.data.names import class_numbers
 from wsss_lib.data.pictures import find_pictures, open_picture
 from wsss_lib.errors import InputError
-from wsss_lib.runs.affinitynet import AffinityNetRun
 from wsss_lib.runs.cam import CamRun
 from wsss_lib.runs.folder import RunFolder
 from wsss_lib.runs.kinds import reopen
+from wsss_lib.runs.refinement import RefinementRun
 from wsss_lib.show import figures
 from wsss_lib.show.progress import bars_are_seen
 from wsss_lib.stages.provenance import begin, maker
@@ -80,9 +80,9 @@ def map_folder(
 
 
 def _map_maker(folder: Path) -> CamRun:
-    """Open the run in a folder that makes maps; of a run of AffinityNet the one that it refines."""
+    """Open the run in a folder that makes maps; of a run that refines maps the one whose maps they are."""
     run = reopen(folder, guest=True)
-    if isinstance(run, AffinityNetRun):
+    if isinstance(run, RefinementRun):
         run = run.cam_run
     if not isinstance(run, CamRun):
         raise InputError(

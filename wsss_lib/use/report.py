@@ -23,9 +23,9 @@ from wsss_lib.data.large import resize_labels
 from wsss_lib.ops.cam import cam_label
 from wsss_lib.ops.metrics import class_mean, confusion_matrix, intersection_over_union
 from wsss_lib.runs import report
-from wsss_lib.runs.affinitynet import AffinityNetRun
 from wsss_lib.runs.cam import CamRun
 from wsss_lib.runs.kinds import reopen
+from wsss_lib.runs.refinement import RefinementRun
 from wsss_lib.runs.run import Run
 from wsss_lib.runs.segmentation import SegmentationRun
 from wsss_lib.runs.settings import Settings, read_settings
@@ -205,6 +205,8 @@ class _Report:
             history = _read_log(folder)
             if settings.checkpoint is not None:
                 page.text("The network is that of the authors' file; nothing was trained.")
+            elif not settings.config.epochs:
+                page.text("There is nothing to train: the maps are from files.")
             elif not history:
                 page.text("No epoch is finished yet.")
             else:
@@ -399,7 +401,7 @@ class _Report:
     def _map_maker(self) -> CamRun | None:
         """Return the run that makes the maps, if any."""
         run = self.run
-        if isinstance(run, AffinityNetRun):
+        if isinstance(run, RefinementRun):
             return run.cam_run
         return run if isinstance(run, CamRun) else None
 

@@ -1,0 +1,43 @@
+"""The methods that can refine the maps of another one, and their settings there."""
+
+from __future__ import annotations
+
+from wsss_lib.errors import InputError
+from wsss_lib.methods import load_method
+from wsss_lib.methods.method import Config, further_backbone
+from wsss_lib.runs.settings import default_weights, project_root
+
+REFINERS = {"affinitynet": "01_affinitynet", "irn": "01b_irn"}
+"""For every refiner, the notebook that makes the same run."""
+
+
+def refiner_config(refiner: str, preset: str, backbone: str) -> Config:
+    """Return the settings of a refiner: those of the preset, on the backbone of the maps if that is a light one.
+
+    Args:
+        refiner: Name of the refiner.
+        preset: Name of the preset.
+        backbone: Backbone of the network that makes the maps.
+    """
+    kind: type[Config] = load_method(refiner).Config
+    light = further_backbone(preset, backbone)
+    return kind.preset(preset, light if light in kind.backbones else "")
+
+
+def check_refiner(refiner: str, preset: str, backbone: str, weights_given: bool) -> None:
+    """Check, before anything is trained, that a refiner is known and that its pre-trained weights are there.
+
+    Args:
+        refiner: Name of the refiner.
+        preset: Name of the preset.
+        backbone: Backbone of the network that makes the maps.
+        weights_given: Whether the user has named a file for that backbone.
+
+    Raises:
+        InputError: The refiner is unknown, or the weights are missing.
+    """
+    if refiner not in REFINERS:
+        raise InputError(f"refiner {refiner!r} is unknown; choose one of {', '.join(REFINERS)}.")
+    config = refiner_config(refiner, preset, backbone)
+    if config.pretrained and not (weights_given and config.backbone == backbone):
+        default_weights(preset, config.backbone, project_root() / "pretrained")

@@ -1,0 +1,131 @@
+"""Confident labels of a data set: what two thresholds and a CRF say of class activation maps, and crops of both."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset as TorchDataset
+
+from wsss_lib.data.dataset import Dataset
+from wsss_lib.data.large import resize_labels
+from wsss_lib.data.scaled_crop import ScaledCrop
+from wsss_lib.data.transforms import Normalise, to_tensor
+from wsss_lib.errors import InputError
+from wsss_lib.methods.irn import confident_labels, threshold_labels
+from wsss_lib.ops import dense_crf
+from wsss_lib.ops.affinity import UNKNOWN
+from wsss_lib.stages.store import CamStore, MaskStore, read_cams
+
+
+@dataclass(frozen=True)
+class ThresholdLabels:
+    """Labels of class activation maps at several thresholds, as probabilities for a CRF.
+
+    Attributes:
+        store: The maps.
+        thresholds: The scores of the background, one field each.
+        confidence: Probability with which a label is right.
+    """
+
+    store: CamStore
+    thresholds: Sequence[float]
+    confidence: float
+
+    def __call__(self, data: Dataset, index: int) -> tuple[Tensor, Tensor]:
+        """Return classes and probabilities of an image."""
+        classes, cams = read_cams(self.store, data, index)
+        fields = torch.stack([threshold_labels(cams, threshold) for threshold in self.thresholds])
+        return classes, (-dense_crf.unary_from_labels(fields, 1 + len(cams), self.confidence)).exp()
+
+
+@dataclass(frozen=True)
+class ConfidentLabels:
+    """What is known of the pixels of every image.
+
+    Attributes:
+        data: The images.
+        objects: Their masks with the high threshold.
+        background: Their masks with the low threshold.
+    """
+
+    data: Dataset
+    objects: MaskStore
+    background: MaskStore
+
+    def __getitem__(self, index: int) -> Tensor:
+        """Return ``(H, W)`` uint8 of the working size: 0 background, k + 1 class k, 255 not known.
+
+        Raises:
+            InputError: A mask is missing, damaged or does not fit the image.
+        """
+        data, size = self.data, self.data.own_size(index)
+        pair = [store.read(data.ids[index], len(data.classes), size) for store in (self.objects, self.background)]
+        return torch.from_numpy(resize_labels(confident_labels(*pair).numpy(), data.size(index)))
+
+    def check(self) -> None:
+        """Raise InputError if no pixel of any image is known as an object, or none as background.
+
+        Images are read until both have been found; in ordinary data that is one or two.
+        """
+        found = {"object": False, "background": False}
+        for index in range(len(self.data)):
+            labels = self[index]
+            found["object"] |= bool(((labels > 0) & (labels < UNKNOWN)).any())
+            found["background"] |= bool((labels == 0).any())
+            if all(found.values()):
+                return
+        missing = next(kind for kind, there in found.items() if not there)
+        change = "lower object_threshold" if missing == "object" else "raise background_threshold"
+        raise InputError(
+            f"no pixel of the {len(self.data)} images of {self.data.name} is confident {missing}, so there is nothing "
+            f"to learn from; {change}, or give better maps."
+        )
+
+
+@dataclass(frozen=True)
+class ConfidentCells:
+    """The examples that IRN learns from: images and their confident labels, scaled and cut together.
+
+    Attributes:
+        labels: The images and their labels.
+        crop: Scale, flip and window.
+        normalise: Function that turns pixels into the network's input.
+    """
+
+    labels: ConfidentLabels
+    crop: ScaledCrop
+    normalise: Normalise
+
+    def __call__(self, index: int, rng: random.Random) -> tuple[Tensor, Tensor]:
+        """Return ``(3, crop, crop)`` float32 and ``(crop / stride, crop / stride)`` uint8, rounded up."""
+        labels = Image.fromarray(self.labels[index].numpy())
+        return self.crop(self.labels.data.image(index), labels, self.normalise, rng)
+
+
+class Corners(TorchDataset[Tensor]):
+    """The upper left corner of every image, on a canvas of one size.
+
+    Args:
+        data: The images.
+        side: Side of the canvas, in pixels.
+        normalise: Function that turns pixels into the network's input.
+    """
+
+    def __init__(self, data: Dataset, side: int, normalise: Normalise) -> None:
+        self.data = data
+        self.side = side
+        self.normalise = normalise
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> Tensor:
+        pixels = self.normalise(to_tensor(self.data.image(index)))[:, : self.side, : self.side]
+        canvas = pixels.new_zeros(3, self.side, self.side)
+        canvas[:, : pixels.shape[1], : pixels.shape[2]] = pixels
+        return canvas

@@ -49,8 +49,9 @@ _FIT = """\
 Train METHOD (method=cam unless you say otherwise) on labelled pictures, make masks of the pictures with it, train a
 segmentation network on the masks, score what can be scored, and write the network to one file, the model.
 
-PICTURES is a folder with images/ and labels.csv, or one in VOC's layout; data/README.md describes them. The run is the
-one that the notebook of the method makes, in the same folder under runs/, and goes on after a stop.
+PICTURES is a folder with images/ and labels.csv (first line image,labels; then a line such as cat_01.jpg,cat;sofa for
+each picture), or a folder in VOC's layout. The run is the one that the notebook of the method makes, in the same folder
+under runs/, and goes on after a stop.
 """
 
 _RUN = """\

@@ -170,9 +170,9 @@ def test_images_that_are_not_there(tmp_path):
     ("change", "words"),
     [
         ({"annotations": [annotation(1, 7, 1, POLYGON, 1.0)]}, "annotation of image 7"),
-        ({"annotations": [annotation(1, 9, 12, POLYGON, 1.0)]}, "category 12, which is none"),
-        ({"annotations": [annotation(1, 9, 300, POLYGON, 1.0)]}, "category 300, which is none"),
-        ({"annotations": [annotation(1, 9, -1, POLYGON, 1.0)]}, "category -1, which is none"),
+        ({"annotations": [annotation(1, 9, 12, POLYGON, 1.0)]}, "category 12, which is not one"),
+        ({"annotations": [annotation(1, 9, 300, POLYGON, 1.0)]}, "category 300, which is not one"),
+        ({"annotations": [annotation(1, 9, -1, POLYGON, 1.0)]}, "category -1, which is not one"),
         ({"annotations": [{"image_id": 9, "caption": "a dog"}]}, "lacks a field"),
         ({"annotations": [annotation(1, "9", 1, POLYGON, 1.0)]}, "another type"),
         ({"annotations": [annotation(1, 10**30, 1, POLYGON, 1.0)]}, "another type"),
@@ -214,9 +214,9 @@ def test_categories_are_found_by_their_names(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("named", "words"),
     [
-        ([(2, "helmet")], "category 2, which it calls 'helmet'"),
-        ([(1, "dog")], "category 2, which is none"),
-        ([(1, "person"), (2, "velocipede")], "category 2, which it calls 'velocipede'"),
+        ([(2, "helmet")], r"category 2 \('helmet'\)"),
+        ([(1, "dog")], "category 2, which is not one"),
+        ([(1, "person"), (2, "velocipede")], r"category 2 \('velocipede'\)"),
     ],
 )
 def test_categories_that_are_none_of_coco(tmp_path, named, words):

@@ -70,7 +70,7 @@ def test_a_download_must_have_the_checksum_in_its_name(tmp_path, monkeypatch):
     monkeypatch.setitem(pretrained._URLS, "resnet50", served.as_uri())
     with pytest.raises(InputError, match=r"cannot be downloaded \(invalid hash value.*by hand"):
         find_weights("resnet50", tmp_path / "pretrained")
-    assert not list((tmp_path / "pretrained").iterdir())
+    assert not (tmp_path / "pretrained").exists()
 
 
 def test_file_that_is_there_is_not_downloaded(tmp_path, monkeypatch):

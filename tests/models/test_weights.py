@@ -808,7 +808,7 @@ def test_torchscript_is_refused(tmp_path):
 def test_model_a_is_refused(monkeypatch):
     path = GOLDEN / "resnet38_v2.params"
     assert weights.MODEL_A_MD5 == "2421c1945b6797cecd3f89db14ca73f6"
-    monkeypatch.setattr(torch_files, "MODEL_A_MD5", hashlib.md5(path.read_bytes()).hexdigest())
+    monkeypatch.setattr(weights, "MODEL_A_MD5", hashlib.md5(path.read_bytes()).hexdigest())
     with pytest.raises(InputError, match=r"use Model A1.*ff21f45d6bf03284100dcbec571edfad"):
         read_state(path)
     read_state(GOLDEN / "resnet38_legacy.params")

@@ -171,7 +171,7 @@ def test_a_picture_of_ones_own(lab, browser, tmp_path):
     wait_for(lambda: page.get_by_text("mine.jpg", exact=True).count() == 1, 60, "its name does not appear")
     after = page.evaluate(PICTURES)
     choose(page, tmp_path / "broken.jpg")
-    wait_for(lambda: page.get_by_text("broken.jpg cannot be read").count() == 1, 60, "nothing is said")
+    wait_for(lambda: page.get_by_text("broken.jpg is not an image").count() == 1, 60, "nothing is said")
     assert page.evaluate(PICTURES) == after
     page.screenshot(path=tmp_path / "07_use.png")
     page.close()

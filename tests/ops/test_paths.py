@@ -164,5 +164,5 @@ def test_values_that_are_not_probabilities_are_refused(value):
 
 
 def test_maps_of_another_shape():
-    with pytest.raises(InputError, match=r"boundaries of shape \(1, 1, 5, 9\) have no paths; give \(B, h, w\)"):
+    with pytest.raises(InputError, match=r"boundaries have the shape \(1, 1, 5, 9\); give \(B, h, w\)"):
         path_affinities(torch.rand(1, 1, 5, 9), 5)

@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from tests.runs.small import sentence_of, tiny_config
+from tests.runs.test_irn_run import tiny as tiny_irn
 from tests.runs.test_killed import TINY, end_of, tiny
 from tests.use.models import small_model
 from wsss_lib.data.toy import ToyWorld
@@ -24,6 +25,7 @@ from wsss_lib.models import pretrained
 from wsss_lib.runs import earlier, with_classifier
 from wsss_lib.runs.kinds import open_run, reopen
 from wsss_lib.runs.parameters import read_parameters
+from wsss_lib.runs.refiners import REFINERS
 from wsss_lib.runs.report import FIXED_THRESHOLD
 from wsss_lib.runs.segmentation import final_stage
 from wsss_lib.stages.store import read_checkpoint, read_json
@@ -38,6 +40,7 @@ def shrink(patch):
     configs = {name: tiny(name) for name in TINY}
     configs["cam"] = tiny_config(epochs=2, scales=(1.0,))
     configs["affinitynet"] = configs["affinitynet"].replace(walk_steps=4)
+    configs["irn"] = tiny_irn()
     configs["segmentation"] = FinalConfig.preset("toy").replace(
         backbone_options={"width": 0.125}, epochs=2, batch_size=4, crop_size=48
     )
@@ -96,7 +99,7 @@ def test_every_method_ends_in_a_model_file(method, tmp_path, capsys):
     masks = [name for name in metrics["refinements"]["val"] if name != "cam"]
     last = final_network(Path("run"))
     assert last.settings.pseudo_masks.parent.name in masks  # one of those that are scored
-    assert last.settings.pseudo_masks.parent.name.startswith("walk-crf" if method == "affinitynet" else "crf-")
+    assert last.settings.pseudo_masks.parent.name.startswith("walk-crf" if method in REFINERS else "crf-")
     mask, _ = small_model(path).predict(data / "images" / "val0.png")
     assert mask.shape == (96, 96)
     assert set(small_model(path).about.results) == {"train", "val"}

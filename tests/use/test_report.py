@@ -67,7 +67,7 @@ def test_a_finished_run(tmp_path):
         "Epochs: 2 of 2",
         "best on the masks of train",
         "an upper bound",
-        "batch_size comes down from 8 to 4",
+        "batch_size is lowered from 8 to 4",
         "epochs 2 16",  # and what the preset has
         "Best",
         "Median",

@@ -239,10 +239,11 @@ def _known_categories(path: Path, named: Mapping[int, str], used: Collection[int
     unknown = sorted(set(used) - known.keys())
     if unknown:
         number = unknown[0]
-        what = f"which it calls {named[number]!r}, none" if number in named else "which is none"
+        name = f" ({named[number]!r})" if number in named else ""
         raise InputError(
-            f"{path} has an annotation of category {number}, {what} of the 80 classes {listed(COCO_CLASSES)}; give the "
-            "instances JSON of COCO 2014, or pictures with other classes as a folder with labels.csv and preset photos."
+            f"{path} has an annotation of category {number}{name}, which is not one of the 80 classes "
+            f"{listed(COCO_CLASSES)}; give the instances JSON of COCO 2014, or pictures with other classes as a folder "
+            "with labels.csv and preset photos."
         )
     return known
 

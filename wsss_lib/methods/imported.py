@@ -6,12 +6,14 @@ There is no network and nothing is trained: the walk and the final network start
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import Annotated, Literal, NoReturn
 
 from torch import Tensor
+from torch.optim import Optimizer
 
 from wsss_lib.errors import InputError
-from wsss_lib.methods.method import LIGHT, Batch, CamMethod, Engine, LongSideConfig
+from wsss_lib.methods.fields import Limits
+from wsss_lib.methods.method import LIGHT, Batch, CamMethod, LongSideConfig
 from wsss_lib.models.backbone import Backbone
 
 
@@ -26,8 +28,8 @@ class Config(LongSideConfig):
     """
 
     pretrained: bool = False
-    epochs: int = 0
-    numbering: str = "auto"
+    epochs: Annotated[int, Limits(0)] = 0
+    numbering: Literal["auto", "0", "1", "background"] = "auto"
     normalise: bool = False
     stretch: bool = False
 
@@ -54,8 +56,13 @@ class Imported(CamMethod):
         """
         self._refuse()
 
-    def setup(self, engine: Engine, total_steps: int) -> None:
-        """Do nothing: there is nothing to optimise."""
+    def make_optimizer(self, name: str) -> Optimizer:  # noqa: ARG002
+        """Refuse, as there is no network to train.
+
+        Raises:
+            InputError: Always.
+        """
+        self._refuse()
 
     def step(self, batch: Batch) -> dict[str, Tensor]:  # noqa: ARG002
         """Refuse to train.

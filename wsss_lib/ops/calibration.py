@@ -1,4 +1,4 @@
-"""How far the probabilities of a network can be believed (Guo et al., ICML 2017), for pixels."""
+"""Calibration of a network's probabilities (Guo et al., ICML 2017), for pixels."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ IGNORE = 255
 
 
 def reliability(scores: Tensor, truth: Tensor, bins: int = 10) -> Tensor:
-    """Count the pixels of an image by how confident the network is about them.
+    """Count the pixels of an image by the network's confidence.
 
-    The confidence of a pixel is the probability of its most probable class. Counts of several images can be added.
+    The confidence at a pixel is the probability of its most probable class. Counts of several images can be added.
 
     Args:
-        scores: ``(C, H, W)`` float in [0, 1], the probabilities, background first.
-        truth: ``(H, W)`` uint8, the true labels; pixels with 255 are left out.
+        scores: Probabilities ``(C, H, W)``, float in [0, 1], background first.
+        truth: True labels ``(H, W)`` uint8; pixels with 255 are left out.
         bins: Number of equal intervals of confidence between 0 and 1.
 
     Returns:
-        ``(bins, 3)`` float64, for every interval: number of pixels, sum of their confidences, and number of those whose
-        most probable class is the true one.
+        ``(bins, 3)`` float64 with three values for each interval: the number of pixels, the sum of their confidences,
+        and the number of pixels whose most probable class is the true class.
 
     Example:
-        >>> scores = torch.tensor([[[0.9, 0.2]], [[0.1, 0.8]]])
+        >>> scores = torch.tensor([[[0.875, 0.25]], [[0.125, 0.75]]])
         >>> reliability(scores, torch.tensor([[0, 0]], dtype=torch.uint8), bins=2).tolist()
-        [[0.0, 0.0, 0.0], [2.0, 1.7000000476837158, 1.0]]
+        [[0.0, 0.0, 0.0], [2.0, 1.625, 1.0]]
     """
     confidence, found = scores.max(0)
     known = truth != IGNORE
@@ -36,10 +36,12 @@ def reliability(scores: Tensor, truth: Tensor, bins: int = 10) -> Tensor:
 
 
 def calibration_error(counts: Tensor) -> float:
-    """Return the expected calibration error: the mean over all pixels of how far their interval is off (equation 3).
+    """Return the expected calibration error: the mean difference between confidence and accuracy (equation 3).
+
+    The difference is taken for each interval of confidence and averaged over all pixels.
 
     Args:
-        counts: ``(bins, 3)``, the sum of what :func:`reliability` returned.
+        counts: ``(bins, 3)``, sum of the results of :func:`reliability`.
 
     Example:
         >>> round(calibration_error(torch.tensor([[2.0, 0.8, 1.0], [8.0, 7.2, 6.0]])), 3)

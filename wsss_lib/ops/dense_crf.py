@@ -59,7 +59,7 @@ class Pairwise:
 
 @dataclass(frozen=True)
 class CRFSettings:
-    """A field: its kernels, and how many times the mean field is updated."""
+    """Settings of a field: its kernels, and the number of mean-field updates."""
 
     kernels: tuple[Pairwise, ...]
     steps: int = 10
@@ -84,8 +84,8 @@ PRESETS = {
     "deeplab": settings(1, 3, 67, 3, 4),
     "mctformer_seg": settings(4, 3, 83, 5, 3),
 }
-"""The settings of the papers' code. ``irn`` is meant for `unary_from_labels`, ``mctformer_seg`` is that of MCTformer's
-segmentation network."""
+"""Settings of the authors' code, by name of the paper. ``irn`` is for `unary_from_labels`; ``mctformer_seg`` is for
+MCTformer's segmentation network."""
 
 
 def unary_from_scores(scores: Tensor, clip: float | None = 1e-5, scale: float | None = None) -> Tensor:
@@ -160,8 +160,8 @@ class Kernel:
 
     Args:
         lattice: Lattice of the pixels' features.
-        weight: See `Pairwise`.
-        normalisation: See `Pairwise`.
+        weight: Weight of the kernel, see `Pairwise`.
+        normalisation: Normalisation of the kernel, see `Pairwise`.
     """
 
     def __init__(self, lattice: Lattice, weight: Any = 1.0, normalisation: Normalisation = "symmetric") -> None:

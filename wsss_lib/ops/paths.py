@@ -79,7 +79,7 @@ def check_boundaries(boundaries: Tensor, radius: int) -> None:
     """Raise InputError unless boundaries are ``(B, h, w)`` probabilities and some pair lies within the radius."""
     check_radius("radius", radius)
     if boundaries.ndim != 3:
-        raise InputError(f"boundaries of shape {tuple(boundaries.shape)} have no paths; give (B, h, w).")
+        raise InputError(f"boundaries have the shape {tuple(boundaries.shape)}; give (B, h, w).")
     if ((boundaries < 0) | (boundaries > 1)).any():
         raise InputError("boundaries hold values below 0 or above 1; give probabilities.")
 

@@ -190,7 +190,7 @@ def walk_coefficients(steps: int, tolerance: float = TOLERANCE) -> tuple[float, 
     value, k = 1.0, steps % 2
     coefficients = [0.0] * k + [value if k else value / 2]
     while k < steps and value > 1e-20:
-        value *= (steps - k) / (steps + k + 2)  # binomials next to each other
+        value *= (steps - k) / (steps + k + 2)  # ratio of consecutive coefficients
         k += 2
         coefficients += [0.0, value]
     sums = np.cumsum(coefficients[::-1])[::-1] / sum(coefficients)
@@ -239,7 +239,7 @@ def _symmetric_rows(
 
 
 def _symmetric_diagonals(values: Tensor, sums: Tensor, size: tuple[int, int], radius: int, border: Border) -> dia_array:
-    """Return ``2 (S - 1)`` of one image on a CPU , stored by diagonals, which needs no column numbers."""
+    """Return ``2 (S - 1)`` of one image on a CPU, stored by diagonals, which needs no column numbers."""
     diagonals = _diagonals(*size, radius, border)
     pairs = values[:-1].view(len(diagonals), *pair_count(*size, radius, border)).numpy()
     root = sums.double().rsqrt().view(size).numpy()  # float64, so that each entry is rounded once
@@ -265,19 +265,19 @@ def random_walk(
     border: Border = "official",
     tolerance: float = TOLERANCE,
 ) -> list[Tensor]:
-    """Let the scores of images walk.
+    """Refine the scores of images by a random walk along affinities.
 
     Args:
-        scores: For each image ``(C, h, w)`` finite float; C and the sizes may differ. Absent classes need no row.
-        affinities: For each image ``(P, n)``.
-        beta: See :func:`transition_matrix`.
-        steps: t, any number; 0 returns the scores.
+        scores: ``(C, h, w)`` finite float for each image; C and the sizes may differ. Absent classes need no row.
+        affinities: ``(P, n)`` float in [0, 1] for each image.
+        beta: Power of the affinities, see :func:`transition_matrix`.
+        steps: Number of steps t; 0 returns the scores.
         radius: Radius of the pairs, the same as for the affinities.
         border: Rule for pairs near the border, the same as for the affinities.
-        tolerance: See :func:`walk_coefficients`; the greater, the fewer products.
+        tolerance: Tolerance of :func:`walk_coefficients`; a greater tolerance needs fewer products.
 
     Returns:
-        For each image ``(C, h, w)`` float32: every pixel a weighted mean of the scores around it.
+        ``(C, h, w)`` float32 for each image; each value is a weighted mean of the scores around its pixel.
 
     Raises:
         InputError: Shapes do not fit, a score is not finite, an affinity is not a number in [0, 1], or ``beta``,
@@ -293,7 +293,7 @@ def random_walk(
         return []
     for maps in scores:
         if maps.ndim != 3:
-            raise InputError(f"scores of shape {tuple(maps.shape)} cannot walk; give (C, h, w).")
+            raise InputError(f"scores have the shape {tuple(maps.shape)}; give (C, h, w).")
         if not all_finite(maps):
             raise InputError("scores hold NaN or infinite values; give finite scores.")
     sizes = [(int(x.shape[1]), int(x.shape[2])) for x in scores]
@@ -317,6 +317,6 @@ def random_walk(
         change = _symmetric_rows(weighted, sizes, radius, border)
         walked = _map_jointly(scaled, lambda x: _apply_polynomial(change, x, coefficients))
     return [
-        (x / root).clamp(maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True))  # a mean lies between
+        (x / root).clamp(maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True))  # a mean is within its terms
         for x, root, maps in zip(walked, roots, scores, strict=True)
     ]

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import Any, cast
 
-from wsss_lib.exchange.maps import ForeignMaps, Numbering, maps_for
+from wsss_lib.exchange.maps import ForeignMaps, maps_for
 from wsss_lib.methods.imported import Config
 from wsss_lib.runs.cam import CamRun
 from wsss_lib.show.progress import bar
@@ -37,8 +37,7 @@ class ImportedRun(CamRun):
         config, folder = cast(Config, self.settings.config), self.settings.cams
         assert folder is not None  # settings of such a run name it
         if split not in self._maps:
-            numbering = cast(Numbering, config.numbering)
-            self._maps[split] = maps_for(self.data(split), folder, numbering, config.normalise, config.stretch)
+            self._maps[split] = maps_for(self.data(split), folder, config.numbering, config.normalise, config.stretch)
         return self._maps[split]
 
     def input_digests(self, digests: Digests) -> dict[str, str]:

@@ -44,7 +44,7 @@ def open_run(settings: Settings, guest: bool = False, part: bool = False) -> Run
     return kind(settings, guest, part)
 
 
-def reopen(folder: Path, guest: bool = False) -> Run:
+def reopen(folder: str | Path, guest: bool = False) -> Run:
     """Open the run that lives in a folder.
 
     Args:
@@ -54,4 +54,4 @@ def reopen(folder: Path, guest: bool = False) -> Run:
     Raises:
         InputError: The folder holds no run, or the run does not fit this version of the library.
     """
-    return open_run(read_settings(folder), guest)
+    return open_run(read_settings(Path(folder)), guest)

@@ -205,6 +205,8 @@ class _Report:
             history = _read_log(folder)
             if settings.checkpoint is not None:
                 page.text("The network is that of the authors' file; nothing was trained.")
+            elif not settings.config.epochs:
+                page.text("There is nothing to train: the maps are from files.")
             elif not history:
                 page.text("No epoch is finished yet.")
             else:

@@ -128,24 +128,31 @@ def constant_maps(run, value):
             store.write(image_id, classes, torch.full((len(classes), *data.size(index)), value))
 
 
-@pytest.mark.parametrize(
-    ("value", "kind", "change"),
-    [
-        (0.0, "object", "lower object_threshold"),
-        (0.2, "object", "lower object_threshold"),
-        (0.9, "background", "raise background_threshold"),
-    ],
-)
-def test_maps_without_any_confident_pixel(tmp_path, value, kind, change):
+def test_maps_without_any_confident_pixel(tmp_path):
     source = open_run(tmp_path / "cams of 00", tiny_config(epochs=1, batch_size=2), limit=LIMIT)
-    constant_maps(source, value)
+    constant_maps(source, 0.2)
     run = open_irn(tmp_path / "run", cams=source.folder)
     run.label()
     assert sentence_of(lambda: run.train(silent)) == (
-        f"no pixel of the 4 images of toy world train is confident {kind}, so there is nothing to learn from; "
-        f"{change}, or give better maps."
+        "no pixel of the 4 images of toy world train is confident object or confident background, so there is nothing "
+        "to learn from; lower object_threshold, raise background_threshold, or give better maps."
     )
     assert not (run.folder / "checkpoint.pt").exists()
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "change"),
+    [(0.0, "object", "lower object_threshold"), (0.9, "background", "raise background_threshold")],
+)
+def test_maps_with_one_kind_of_confident_pixels(tmp_path, value, kind, change, capsys):
+    source = open_run(tmp_path / "cams of 00", tiny_config(epochs=1, batch_size=2), limit=LIMIT)
+    constant_maps(source, value)
+    run = open_irn(tmp_path / "run", tiny(epochs=1), cams=source.folder)
+    run.label()
+    [row] = run.train(silent)
+    assert row["different"] == 0
+    said = f"confident {kind}, so no boundary can be learned; {change}."
+    assert said in capsys.readouterr().out
 
 
 # ----------------------------------------------------------------------------------------------------------- the walk

@@ -48,10 +48,11 @@ class IRNRun(RefinementRun[IRN]):
         """Return what makes training examples: scaled crops and what is known of their cells.
 
         Raises:
-            InputError: No pixel of any image is known as an object, or none as background.
+            InputError: Nothing is known of any pixel.
         """
         config, labels = self.method.config, self.labels
-        labels.check()
+        if missing := labels.check():
+            print(f"note: {missing}")
         crop = ScaledCrop(config.min_scale, config.max_scale, config.crop_size, self.method.network.stride)
         return ConfidentCells(labels, crop, self.normalise)
 

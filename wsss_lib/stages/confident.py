@@ -67,10 +67,13 @@ class ConfidentLabels:
         pair = [store.read(data.ids[index], len(data.classes), size) for store in (self.objects, self.background)]
         return torch.from_numpy(resize_labels(confident_labels(*pair).numpy(), data.size(index)))
 
-    def check(self) -> None:
-        """Raise InputError if no pixel of any image is known as an object, or none as background.
+    def check(self) -> str:
+        """Return what is missing among the labels, as a sentence; "" if some pixels are object and some background.
 
         Images are read until both have been found; in ordinary data that is one or two.
+
+        Raises:
+            InputError: Nothing is known of any pixel.
         """
         found = {"object": False, "background": False}
         for index in range(len(self.data)):
@@ -78,13 +81,16 @@ class ConfidentLabels:
             found["object"] |= bool(((labels > 0) & (labels < UNKNOWN)).any())
             found["background"] |= bool((labels == 0).any())
             if all(found.values()):
-                return
+                return ""
+        images = f"the {len(self.data)} images of {self.data.name}"
+        if not any(found.values()):
+            raise InputError(
+                f"no pixel of {images} is confident object or confident background, so there is nothing to learn from; "
+                "lower object_threshold, raise background_threshold, or give better maps."
+            )
         missing = next(kind for kind, there in found.items() if not there)
         change = "lower object_threshold" if missing == "object" else "raise background_threshold"
-        raise InputError(
-            f"no pixel of the {len(self.data)} images of {self.data.name} is confident {missing}, so there is nothing "
-            f"to learn from; {change}, or give better maps."
-        )
+        return f"no pixel of {images} is confident {missing}, so no boundary can be learned; {change}."
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ from wsss_lib.models import create_backbone, pretrained
 from wsss_lib.models.weights import read_state
 from wsss_lib.ops.cam import merge_mirrored, normalise_maximum, upsample
 from wsss_lib.runs import cam as seeds_module
+from wsss_lib.runs import identity as identity_module
 from wsss_lib.runs import run as run_module
 from wsss_lib.runs.cam import CamRun
 from wsss_lib.runs.kinds import reopen
@@ -200,7 +201,7 @@ def test_weights_are_read_once(tmp_path, monkeypatch):
     torch.save(create_backbone(config.backbone, **config.backbone_options).state_dict(), tmp_path / "w.pt")
     for module in (pretrained, run_module):
         monkeypatch.setattr(module, "read_state", lambda path: read.append(path) or read_state(path))
-    monkeypatch.setattr(run_module, "file_digest", lambda path: hashed.append(path) or file_digest(path))
+    monkeypatch.setattr(identity_module, "file_digest", lambda path: hashed.append(path) or file_digest(path))
     run = open_run(tmp_path / "run", config, weights=tmp_path / "w.pt")
     run.train(silent)
     assert read == hashed == [tmp_path / "w.pt"]

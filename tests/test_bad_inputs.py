@@ -452,7 +452,7 @@ CASES = {
     # labels and masks that do not mean what they seem to
     "VOC with annotations of other classes": opening(
         "00_cam",
-        "none of the 3 images of data train has a label",
+        "the 3 images of data train have no labels",
         "{}/data/Annotations holds the names 'helmet', 'vest'",
         "'aeroplane'",
         make=voc(annotations("helmet", "vest"), "xml"),

@@ -29,7 +29,7 @@ _DESCRIPTION = """\
 Masks of objects from image-level labels alone.
 
   wsss fit my_pictures                              train on labelled pictures, to the final network
-  wsss predict MODEL new_pictures --out masks       masks of pictures that nobody has labelled
+  wsss predict MODEL new_pictures --out masks       masks of pictures without labels
   wsss export MODEL network.onnx                    the network for programs without PyTorch
   wsss report RUN                                   one HTML page about a run
   wsss score MAPS PICTURES --masks FOLDER           scores of maps that other code made
@@ -38,11 +38,11 @@ Masks of objects from image-level labels alone.
 _STAGES = """\
 One stage of an existing run, alone or in several processes that torchrun or srun starts:
 
-  python -m wsss_lib FOLDER train                   the others: infer SPLIT, refine WHAT SPLIT, label
+  python -m wsss_lib FOLDER train                   the others: infer SPLIT, refine REFINEMENT SPLIT, label
   torchrun --nproc-per-node 8 -m wsss_lib FOLDER train
 
-`wsss COMMAND --help` explains a command. A command that was stopped goes on when it is started again.
-Bad input ends with one sentence and the exit status 1.
+`wsss COMMAND --help` explains a command. If a command was stopped, the same command continues.
+For wrong input, a command prints one sentence and ends with the exit status 1.
 """
 
 _FIT = """\
@@ -51,7 +51,7 @@ segmentation network on the masks, score what can be scored, and write the netwo
 
 PICTURES is a folder with images/ and labels.csv (first line image,labels; then a line such as cat_01.jpg,cat;sofa for
 each picture), or a folder in VOC's layout. The run is the one that the notebook of the method makes, in the same folder
-under runs/, and goes on after a stop.
+under runs/, and continues after a stop.
 """
 
 _RUN = """\
@@ -60,21 +60,21 @@ without the final network, which `fit` adds.
 """
 
 _PREDICT = """\
-Write masks of pictures: one palette PNG for each, of the picture's own size, called like the picture; a table,
-predictions.csv, with the classes of every picture, their share of the area and the model's confidence in them; and what
-made all this, predictions.json. Masks that the same model has made with the same options stay as they are.
+Write masks of pictures: a palette PNG for each picture, with its name and its size; a table, predictions.csv, with the
+classes of every picture, their share of the area and the model's confidence in them; and predictions.json, with the
+model and the options. Masks that the same model has made with the same options stay as they are.
 """
 
 
 _EXPORT = """\
 Write the network of a model for programs without wsss_lib: 8-bit RGB pixels of any size in, probabilities and labels
-out. FILE ends with .onnx, for which the packages onnx and onnxruntime are needed, or with .pt2, for torch.export. It is
-written only if what is computed with it is what PyTorch computes with the model.
+out. FILE ends with .onnx, which needs the packages onnx and onnxruntime, or with .pt2, for torch.export. It is written
+only if its outputs are those of the model in PyTorch.
 """
 
 _REPORT = """\
 Write one HTML page about a run, finished or not: settings, data and what is doubtful about them, training curves,
-scores and how each threshold was chosen, best, median and worst pictures, times, and what the numbers do not say. The
+scores and how each threshold was chosen, best, median and worst pictures, times, and the limits of the numbers. The
 page needs no other file and no network connection.
 """
 
@@ -155,7 +155,9 @@ def _parser(wanted: str = "") -> argparse.ArgumentParser:
     one = command("stage", _stage, "one stage of an existing run", "Do one stage of an existing run.")
     one.add_argument("folder", type=Path, help="folder of a run, with its config.json")
     one.add_argument("stage", help="train, infer, refine and, for AffinityNet, label")
-    one.add_argument("arguments", nargs="*", help="infer: the split; refine: what, such as crf, and the split")
+    one.add_argument(
+        "arguments", nargs="*", help="infer: the split; refine: the refinement, such as crf, and the split"
+    )
     return parser
 
 

@@ -110,5 +110,5 @@ def test_no_shape_is_cut_off_by_its_frame(kind):
 
 @pytest.mark.parametrize(("count", "seed"), [(0, 0), (1, -1)])
 def test_refused_arguments(count, seed):
-    with pytest.raises(InputError, match="give a count from 1, a seed from 0"):
+    with pytest.raises(InputError, match="give a count from 1 and a seed from 0"):
         Corpus(count, seed)

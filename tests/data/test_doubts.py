@@ -56,7 +56,7 @@ def test_val_without_any_class(tmp_path):
 def test_a_table_without_splits(tmp_path):
     trees.folder_tree(tmp_path, split_column=False)
     lines = doubts(tmp_path)
-    assert "labels.csv has no column split, so that train and val are both all the images." in lines
+    assert "labels.csv has no column split, so train and val both have all images." in lines
     assert any(line.startswith("Every image of val: also among the training images") for line in lines)
     assert len(set(lines)) == len(lines)
 

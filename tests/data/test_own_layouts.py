@@ -58,7 +58,7 @@ def test_instances_with_own_categories(name, tmp_path):
     assert data.ids == ("a", "tour_b")
     assert data.labels.tolist() == [[0, 1], [1, 0]]
     assert splits.scored["val"].ids == data.ids
-    assert "train and val are both all the images" in data.notes[0]
+    assert "train and val both have all images" in data.notes[0]
     for index, value in enumerate((2, 1)):
         mask = data.own_mask(index)
         assert mask.shape == (20, 30)
@@ -96,7 +96,7 @@ def test_boxes_alone_are_no_masks(tmp_path):
         ({"categories": [{"id": 3, "name": "x"}, {"id": 40, "name": "x"}]}, "names the class 'x' more than once"),
         ({"categories": 5}, "is not an instances file"),
         ({"images": [{"id": 7, "file_name": "../b.png"}], "annotations": []}, "names the picture '../b.png'"),
-        ({"images": [{"id": 7, "file_name": "c.png"}], "annotations": []}, "names 'c.png', which is in none of"),
+        ({"images": [{"id": 7, "file_name": "c.png"}], "annotations": []}, "names 'c.png', which is neither in"),
     ],
 )
 def test_instances_that_are_refused(changes, sentence, tmp_path):
@@ -200,7 +200,7 @@ def test_folders_of_classes_in_folders_of_splits(tmp_path):
 def test_folders_that_are_refused(tmp_path):
     for name in ("dog/a", "cat/a"):
         save_image(tmp_path / f"{name}.png", (20, 30), seed=len(name) + ord(name[0]))
-    assert "have one name but are two pictures" in sentence_of(lambda: load_class_folders(tmp_path, "train"))
+    assert "have the same name but are different pictures" in sentence_of(lambda: load_class_folders(tmp_path, "train"))
     (tmp_path / "empty").mkdir()
     assert "has no folder of pictures for each class" in sentence_of(
         lambda: load_class_folders(tmp_path / "empty", "train")

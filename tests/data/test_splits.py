@@ -81,7 +81,7 @@ def test_training_images_without_any_label(tmp_path, labels, change, words):
         trees.write(tmp_path / "image_labels.txt", "\n".join(trees.VOC_IDS))
     else:
         np.save(tmp_path / "cls_labels.npy", {image_id: np.zeros(20) for image_id in trees.VOC_IDS})
-    with pytest.raises(InputError, match=rf"none of the 3 images of .* train has a label: .*{words}"):
+    with pytest.raises(InputError, match=rf"the 3 images of .* train have no labels: .*{words}"):
         open_splits("photos", tmp_path)
 
 
@@ -89,16 +89,12 @@ def test_training_images_without_any_label_in_other_layouts(tmp_path):
     trees.folder_tree(tmp_path / "own")
     trees.write(tmp_path / "own/classes.txt", "cat\nsofa\n")
     trees.write(tmp_path / "own/labels.csv", "image,labels,split\na cat.jpg,,train\nb.png,cat,val\nc.bmp,,train\n")
-    with pytest.raises(
-        InputError, match=r"none of the 2 images of own train has a label: .*labels\.csv names no class"
-    ):
+    with pytest.raises(InputError, match=r"the 2 images of own train have no labels: .*labels\.csv names no class"):
         open_splits("photos", tmp_path / "own")
     trees.coco_splits_tree(tmp_path / "coco")
     path = tmp_path / "coco/annotations/instances_train2014.json"
     trees.write(path, json.dumps(trees.instances([], [1, 2, 3])))
-    with pytest.raises(
-        InputError, match=f"none of the 3 images of COCO train2014 has a label: {path} has no annotations"
-    ):
+    with pytest.raises(InputError, match=f"the 3 images of COCO train2014 have no labels: {path} has no annotations"):
         open_splits("coco14", tmp_path / "coco")
 
 

@@ -259,10 +259,13 @@ BAD = {
         lambda folder: [folder.mkdir(), save(folder / "train", "b.npy", {0: SQUARE})],
         "only its subfolder train does; give",
     ),
-    "fit no picture": (lambda folder: save(folder, "x.npy", {0: SQUARE}), "fits a picture (2007_000001.png and so on)"),
+    "fit no picture": (
+        lambda folder: save(folder, "x.npy", {0: SQUARE}),
+        "has the name of a picture (2007_000001.png and so on)",
+    ),
     "one fits no picture": (
         lambda folder: [save(folder, "b.npy", {0: SQUARE}), save(folder, "x.npy", {0: SQUARE})],
-        "x.npy fits no picture (1 of 2 files do not)",
+        "x.npy has no picture (1 of 2 files have none)",
     ),
     "class beyond the list": (lambda folder: save(folder, "b.npy", {5: SQUARE}), "have the numbers 5, but there are 4"),
     "npy and png": (
@@ -302,7 +305,7 @@ BAD = {
     "negative": (lambda folder: save(folder, "b.npy", {0: SQUARE - 1}), "holds values from -1 to -1, but maps are in"),
     "number and name": (
         lambda folder: [grey(folder, f"b_{end}.png", SQUARE.astype(np.uint8)) for end in ("1", "cat")],
-        "have a number and a name for the class",
+        "mix numbers and names of classes",
     ),
 }
 
@@ -317,8 +320,10 @@ def test_bad_maps_end_in_a_sentence(name, tmp_path, pictures):
 def test_numbers_that_cannot_be_told(tmp_path, pictures):
     save(tmp_path / "maps", "b.npy", {4: SQUARE})
     save(tmp_path / "maps", "2007_000001.npy", {0: np.zeros((20, 24), np.float32)})
-    assert "has maps of 0 and of 4, but there are 4 classes" in sentence_of(lambda: opened(tmp_path / "maps", pictures))
-    assert "does not fit numbering 1" in sentence_of(lambda: opened(tmp_path / "maps", pictures, numbering="1"))
+    assert "has maps with the numbers 0 and 4, but there are 4 classes" in sentence_of(
+        lambda: opened(tmp_path / "maps", pictures)
+    )
+    assert "do not fit numbering 1" in sentence_of(lambda: opened(tmp_path / "maps", pictures, numbering="1"))
     assert "numbering '2' is unknown" in sentence_of(lambda: opened(tmp_path / "maps", pictures, numbering="2"))
 
 
@@ -328,7 +333,7 @@ def test_a_list_of_the_pictures_that_are_wanted(tmp_path, pictures):
     ids.write_text("b\n2007_000001\n")
     assert opened(folder, pictures, ids=ids).data.ids == ("b", "2007_000001")
     ids.write_text("b\nx\n")
-    assert "has no map, or the pictures have no file, of x" in sentence_of(lambda: opened(folder, pictures, ids=ids))
+    assert "x has no map in" in sentence_of(lambda: opened(folder, pictures, ids=ids))
 
 
 def test_sets_that_share_no_picture(tmp_path, pictures):
@@ -353,7 +358,7 @@ def test_bad_masks_labels_and_classes(tmp_path, pictures):
     assert "classes 'cats' is not a file" in sentence_of(lambda: class_names("cats"))
     assert class_names(str(tmp_path / "classes.txt")) == foreign.CLASSES
     (tmp_path / "labels.txt").write_text("b cat\n")
-    assert "has none for 2007_000001 (2 of 3)" in sentence_of(
+    assert "lacks 2007_000001 (2 of 3 pictures)" in sentence_of(
         lambda: opened(folder, pictures, labels=tmp_path / "labels.txt")
     )
 

@@ -55,14 +55,14 @@ def test_numbers_of_matlab(tmp_path):
 
 def test_files_that_are_refused(trees, tmp_path):
     sbd, voc = trees
-    assert "holds no folder cls with .mat files" in sentence_of(lambda: make_sbd_masks(voc, voc))
+    assert "has no folder cls with .mat files" in sentence_of(lambda: make_sbd_masks(voc, voc))
     assert "has no folder SegmentationClass with masks" in sentence_of(lambda: make_sbd_masks(sbd, sbd))
     savemat(tmp_path / "inst.mat", {"GTinst": {"Segmentation": np.zeros((2, 2))}})
     save_sbd(tmp_path / "many.mat", np.full((3, 4), 21))
     (tmp_path / "text.mat").write_text("no MATLAB file")
     for name, sentence in {
         "inst": "has no GTcls.Segmentation",
-        "many": "holds no mask of VOC's 20 classes",
+        "many": "does not hold a mask of VOC's 20 classes",
         "text": "cannot be read as a MATLAB file",
         "nothing": "does not exist",
     }.items():

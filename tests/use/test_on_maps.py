@@ -98,7 +98,7 @@ def test_a_list_of_all_pictures_leaves_none_to_score(one, tmp_path):
 
 def test_without_masks_nothing_is_scored(tmp_path):
     one = open_maps(foreign.as_psa(tmp_path / "maps"), foreign.pictures(tmp_path), classes=foreign.CLASSES)
-    assert "have no masks, so nothing can be scored" in sentence_of(lambda: score_maps(one))
+    assert "have no masks, so they cannot be scored" in sentence_of(lambda: score_maps(one))
     assert "have no masks, so there is nothing to compare" in sentence_of(lambda: image_counts(one, 0.2))
     assert score_refined(one, {}) == {}
 

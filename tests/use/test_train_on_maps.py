@@ -150,7 +150,7 @@ def test_maps_of_a_folder_in_vocs_layout(tmp_path, capsys):
     [
         (["walk", "epoch=1"], "parameter epoch is unknown; perhaps epochs is meant"),
         (["walk", "out=x"], "parameter out cannot be given for a walk"),
-        (["walk", "final.epochs=1"], "a walk takes parameters of AffinityNet"),
+        (["walk", "final.epochs=1"], "a walk takes only parameters of AffinityNet"),
         (["segment", "epochs=1"], "parameter epochs cannot be given for a final network"),
         (["segment", "method=acr"], "cannot be given for a final network"),
         (["segment", "final.epochs=0.5"], "parameter epochs must be of type int"),

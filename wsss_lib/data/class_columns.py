@@ -1,4 +1,4 @@
-"""A table of labels with a column of 0 and 1 for each class, as spreadsheets and Kaggle have it.
+"""Tables of labels that have a column of 0 and 1 for each class, as in spreadsheets and on Kaggle.
 
 Layout::
 
@@ -19,7 +19,7 @@ _VALUES = {"0": False, "1": True, "0.0": False, "1.0": True}
 
 
 def class_columns(header: Sequence[str]) -> tuple[str, ...]:
-    """Return the names of the classes in the first line of a table; nothing if it is a table of another kind.
+    """Return the names of the classes in the first line of a table; an empty tuple for a table of another kind.
 
     Args:
         header: The cells of the first line.
@@ -35,8 +35,8 @@ def with_labels(cells: Mapping[str, str], classes: Sequence[str], where: str) ->
     """Return a row with its labels in one cell, separated by semicolons.
 
     Args:
-        cells: The cells by the names of their columns.
-        classes: The columns of 0 and 1.
+        cells: The cells of the row, by the names of their columns.
+        classes: Names of the columns of 0 and 1.
         where: File and line, for the message.
 
     Raises:
@@ -48,7 +48,7 @@ def with_labels(cells: Mapping[str, str], classes: Sequence[str], where: str) ->
         value = _VALUES.get(cells[name].strip())
         if value is None:
             raise InputError(
-                f"{where}: the column {name!r} holds {cells[name]!r}; write 1 if the image shows it, else 0."
+                f"{where}: the column {name!r} holds {cells[name]!r}; write 1 if the image shows the class, else 0."
             )
         if value:
             shown.append(name)

@@ -1,4 +1,4 @@
-"""One's own pictures in one folder for each class, as ImageNet and many tools have them.
+"""A user's own pictures in one folder for each class, as in ImageNet and in many tools.
 
 Layout::
 
@@ -7,7 +7,7 @@ Layout::
     none/ d.jpg                     optional, pictures that show none of the classes
     masks/  a.png ...               optional, for evaluation only
 
-A picture that shows several classes lies in all their folders, under one name.
+A picture that shows several classes lies in the folders of all of them, under the same name.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _SPLITS = ("train", "val")
 
 
 def find_class_folders(root: Path) -> dict[str, dict[str, Path]] | None:
-    """Return the folders of the classes by split and name; None if a folder is not laid out like that.
+    """Return the folders of the classes by split and name; None if the folder has another layout.
 
     Args:
         root: The folder.
@@ -44,10 +44,10 @@ def find_class_folders(root: Path) -> dict[str, dict[str, Path]] | None:
 
 
 def load_class_folders(root: str | Path, split: str, mask_values: str = "") -> FileDataset:
-    """Load pictures that lie in one folder for each class.
+    """Load a split of pictures that lie in one folder for each class.
 
-    The classes are the names of the folders in alphabetical order; class k of them has the mask value k + 1. Without
-    folders ``train`` and ``val``, both splits are all pictures.
+    The names of the classes are those of the folders, in alphabetical order; class k has the mask value k + 1. If there
+    are no folders ``train`` and ``val``, both splits have all pictures.
 
     Args:
         root: The folder.
@@ -55,7 +55,8 @@ def load_class_folders(root: str | Path, split: str, mask_values: str = "") -> F
         mask_values: Meaning of the values in the masks, see :func:`wsss_lib.data.files.parse_mask_values`.
 
     Raises:
-        InputError: The folder is not laid out like that, two pictures have one name, or a name is not that of a class.
+        InputError: The folder has another layout, two different pictures have the same name, or the name of a folder
+            cannot be the name of a class.
     """
     root = Path(root).absolute()
     found = find_class_folders(root)
@@ -80,12 +81,12 @@ def load_class_folders(root: str | Path, split: str, mask_values: str = "") -> F
     )
     data.label_source = f"the folders of the classes in {root} hold no picture"
     if found["train"] == found["val"]:
-        data.notes = (f"{root.name} has no folders train and val, so that train and val are both all the images.",)
+        data.notes = (f"{root.name} has no folders train and val, so train and val both have all images.",)
     return data
 
 
 def _read(folders: Mapping[str, Path]) -> tuple[dict[str, Path], dict[str, list[str]]]:
-    """Return the file of every picture, and the names of the folders in which it lies, by its id."""
+    """Return the file of every picture, and the names of the folders that hold it, both by its id."""
     files: dict[str, Path] = {}
     shown: dict[str, list[str]] = {}
     for name in sorted(folders):
@@ -94,8 +95,8 @@ def _read(folders: Mapping[str, Path]) -> tuple[dict[str, Path], dict[str, list[
             other = files.setdefault(image_id, path)
             if other != path and (other.name != path.name or not filecmp.cmp(other, path, shallow=False)):
                 raise InputError(
-                    f"{other} and {path} have one name but are two pictures; rename one of them, as their masks would "
-                    "have one name, too."
+                    f"{other} and {path} have the same name but are different pictures; rename one of them, as their "
+                    "masks would have the same name, too."
                 )
             shown.setdefault(image_id, []).append(name)
     return dict(sorted(files.items())), shown

@@ -1,16 +1,16 @@
-"""A small ImageNet for the toy world: drawn pictures of one object each, of many kinds, to pre-train networks on.
+"""A small ImageNet for the toy world: drawn pictures of one object each, of many kinds, for pre-training.
 
 The methods of the papers refine the features of a network that has learned to tell a thousand kinds of objects in a
 million photographs. On the toy world, a network that has learned to tell the kinds of this corpus takes its place. A
 kind is a body with a part and a look (two colours and a skin), for example a cat in the dog's first look. As in
-ImageNet, the label of a picture is the one kind that it shows.
+ImageNet, the label of a picture is the single kind that it shows.
 
 - The corpus and the toy world share the bodies, parts and looks of the six classes (24 of the 54 kinds), all grounds,
   skies and clutter, and the camera (light, tint and noise). ImageNet and VOC share cats and boats in the same way.
 - Only the corpus has the other 30 kinds: four more bodies, eleven more parts, and eighteen more looks with four skins
   of their own.
-- Only the toy world has pictures with several objects, which hide each other, backgrounds that go with a class, the
-  frequency shortcut, and masks. In the corpus, every kind stands before any ground.
+- Only the toy world has pictures with several objects, which hide each other, backgrounds that usually come with a
+  class, the frequency shortcut, and masks. In the corpus, every kind may stand on every ground.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ SIZE = 96
 """Height and width of the pictures in pixels, as in the toy world."""
 
 MIN_BODY = 0.03
-"""Least share of a picture that its object must visibly cover; else the picture is drawn again."""
+"""Smallest visible share of a picture that its object must cover; otherwise the picture is drawn again."""
 
 _CLUTTER, _NOISE = 2.0, 4.0
 _GROUNDS = (*(toy_class.ground for toy_class in CLASSES), *NEUTRAL_GROUNDS)
@@ -53,7 +53,7 @@ _GROUNDS = (*(toy_class.ground for toy_class in CLASSES), *NEUTRAL_GROUNDS)
 
 @dataclass(frozen=True)
 class Kind:
-    """What a picture of the corpus shows.
+    """A kind of object, which is the label of a picture.
 
     Attributes:
         name: Name of the part, with the number of the look.
@@ -179,7 +179,7 @@ def draw_picture(index: int, seed: int) -> tuple[np.ndarray, int]:
         seed: Seed of the corpus.
 
     Returns:
-        ``(96, 96, 3)`` uint8 RGB, and the position in :data:`KINDS` of what it shows.
+        ``(96, 96, 3)`` uint8 RGB, and the position in :data:`KINDS` of the kind that it shows.
     """
     rng = np.random.default_rng([seed, crc32(b"corpus"), index])
     camera_rng = rng.spawn(1)[0]
@@ -193,7 +193,7 @@ def draw_picture(index: int, seed: int) -> tuple[np.ndarray, int]:
 class Corpus(Dataset):
     """Pictures of one object each, with its kind as the only label.
 
-    Picture i depends on the seed and on i alone, so that the first pictures are the same for any count.
+    Picture i depends only on the seed and on i, so the first pictures are the same for any count.
 
     Args:
         count: Number of pictures.
@@ -205,7 +205,7 @@ class Corpus(Dataset):
 
     def __init__(self, count: int = 6000, seed: int = 0) -> None:
         if count < 1 or seed < 0:
-            raise InputError(f"The corpus got count {count} and seed {seed}; give a count from 1, a seed from 0.")
+            raise InputError(f"count {count} or seed {seed} is out of range; give a count from 1 and a seed from 0.")
         drawn = [draw_picture(index, seed) for index in range(count)]
         self.pixels = np.stack([picture for picture, _ in drawn])
         self.kinds = np.array([kind for _, kind in drawn])
@@ -224,7 +224,7 @@ class Corpus(Dataset):
 
     def mask(self, index: int) -> np.ndarray:  # noqa: ARG002
         """Raise InputError: the corpus has no masks."""
-        raise InputError("The corpus has no masks; score a network on the toy world.")
+        raise InputError("the corpus has no masks; score the network on the toy world.")
 
     def digest(self) -> str:
         """Return the SHA-256 of all pictures and kinds, in hexadecimal digits."""

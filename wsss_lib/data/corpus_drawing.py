@@ -1,6 +1,6 @@
-"""Bodies, parts and skins that only the corpus has, drawn as those of the toy world are.
+"""Bodies, parts and skins that only the corpus has, drawn like those of the toy world.
 
-Lengths are in units of half the body's width; the feet stand at v = 0, v points up, and the front is at u > 0. A shape
+Lengths are in units of half the body's width. The feet are at v = 0, v points up, and the front is at u > 0. A shape
 must stay within 1.5 units of the middle and 1.7 units above the feet, see :class:`wsss_lib.data.toy_drawing.Frame`.
 """
 

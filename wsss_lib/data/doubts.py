@@ -74,7 +74,7 @@ def _odd_masks(split: str, data: Dataset) -> list[str]:
         masks = [data.mask(index) for index in there]
         if masks and not any(((mask > 0) & (mask != IGNORE)).any() for mask in masks):
             lines.append(
-                f"None of the first masks of {split} shows a class, although labels name some; if 255 stands for a "
+                f"The first masks of {split} show no class, although labels name some; if 255 stands for a "
                 'class, say so with mask_values, such as "0:0,255:1".'
             )
     except InputError as error:

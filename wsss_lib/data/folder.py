@@ -96,7 +96,7 @@ def load_folder(root: str | Path, split: str, mask_values: str = "") -> FileData
     )
     data.label_source = f"{table} names no class in their rows"
     if rows[0].split is None and split != "all":
-        data.notes = (f"{table.name} has no column split, so that train and val are both all the images.",)
+        data.notes = (f"{table.name} has no column split, so train and val both have all images.",)
     return data
 
 

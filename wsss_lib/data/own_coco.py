@@ -1,9 +1,9 @@
-"""One's own data in COCO's form: any instances JSON with its own categories and file names, and COCO without a JSON.
+"""A user's own data in COCO's form: any instances JSON, with any categories and file names; and COCO without a JSON.
 
 Layouts::
 
-    annotations/instances_train*.json, instances_val*.json     and pictures where their names say, in the folder itself,
-    or instances.json, annotations/instances_default.json      images/, JPEGImages/, or a folder called like the split
+    annotations/instances_train*.json, instances_val*.json     and pictures in the folder itself, in images/, in
+    or instances.json, annotations/instances_default.json      JPEGImages/, or in a folder with the name of the split
 
     train2014/, val2014/ (or 2017)    SegmentationClass/<split>/    cls_labels_coco.npy     COCO as PNG, without a JSON
 """
@@ -39,7 +39,7 @@ _YEARS = ("2014", "2017")
 
 
 def find_instances(root: Path) -> dict[str, Path] | None:
-    """Return the instances JSON of ``train`` and of ``val``, which may be one file; None without any."""
+    """Return the instances JSON of ``train`` and of ``val``, which may be the same file; None if there is no JSON."""
     parts = {name: sorted(root.glob(f"annotations/instances_{name}*.json")) for name in ("train", "val")}
     alone = next((root / name for name in _ALONE if (root / name).is_file()), None)
     train = parts["train"][0] if parts["train"] else alone
@@ -48,7 +48,7 @@ def find_instances(root: Path) -> dict[str, Path] | None:
 
 @dataclass(frozen=True)
 class _Content:
-    """What an instances JSON holds: names of the files, objects of each of them, and the categories."""
+    """The content of an instances JSON: names of the image files, objects in each of them, and the categories."""
 
     files: list[str]
     objects: list[list[dict[str, Any]]]
@@ -62,7 +62,7 @@ class OwnCoco(FileDataset):
     Args:
         name: Name of the data set in printed lines.
         path: The JSON file.
-        content: What it holds.
+        content: Content of the JSON file.
         ids: The n ids.
         images: The n image files.
     """
@@ -93,21 +93,22 @@ class OwnCoco(FileDataset):
         except Exception as error:  # the C code behind pycocotools reports damage in many ways
             raise InputError(
                 f"{self.path}: the annotations of {self.image_files[index].name} cannot be rendered at its {size[0]} x "
-                f"{size[1]} pixels ({error}); correct them, or take the annotation away."
+                f"{size[1]} pixels ({error}); correct them, or remove the annotation."
             ) from error
 
 
 def load_own_coco(root: str | Path, split: str) -> OwnCoco:
     """Load pictures with an instances JSON of any categories and file names.
 
-    Class k is the k-th category by its number and has the mask value k + 1. Every annotation gives its image a label.
+    Classes are the categories in the order of their numbers; class k, from 0, has the mask value k + 1. Every
+    annotation gives its image a label.
 
     Args:
         root: The folder, see the layouts above.
         split: ``train`` or ``val``.
 
     Raises:
-        InputError: There is no JSON, it is not one of instances, or a picture is missing.
+        InputError: There is no JSON, the JSON does not hold instances, or a picture is missing.
     """
     root = Path(root).absolute()
     found = find_instances(root)
@@ -120,21 +121,21 @@ def load_own_coco(root: str | Path, split: str) -> OwnCoco:
     ids = [composed("_".join(PurePosixPath(name).with_suffix("").parts)) for name in content.files]
     data = OwnCoco(f"{root.name} {split}", path, content, ids, images)
     if found["train"] == found["val"]:
-        data.notes = (f"{root.name} has one {path.name}, so that train and val are both all the images.",)
+        data.notes = (f"{root.name} has one {path.name}, so train and val both have all images.",)
     return data
 
 
 def _find_picture(path: Path, name: str, places: Sequence[Path]) -> Path:
     parts = PurePosixPath(name)
     if parts.is_absolute() or ".." in parts.parts or not parts.name or "\\" in name:
-        raise InputError(f"{path} names the picture {name!r}; give names of files in the folder of the data.")
+        raise InputError(f"{path} names the picture {name!r}; give a name within the folder of the data.")
     for place in places:
         for candidate in (place / name, place / parts.name):
             if candidate.is_file():
                 return candidate
     raise InputError(
-        f"{path} names {name!r}, which is in none of {', '.join(str(place) for place in places[:2])} and so on; put "
-        "the picture there."
+        f"{path} names {name!r}, which is neither in {places[0]} nor in {places[1]} nor in a folder named after the "
+        "split; put the picture there."
     )
 
 
@@ -148,7 +149,7 @@ def _read(path: Path) -> _Content:
             if entry["image_id"] not in images or entry["category_id"] not in named:
                 raise InputError(
                     f"{path} has an annotation {entry.get('id')} of an image or category that it does not list; add it "
-                    "or take the annotation away."
+                    "or remove the annotation."
                 )
             objects[entry["image_id"]].append(entry)
     except OSError as error:
@@ -162,7 +163,7 @@ def _read(path: Path) -> _Content:
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not valid JSON ({error}); copy it again, it may be cut off.") from None
     if not images:
-        raise InputError(f"{path} lists no images; give one that lists some.")
+        raise InputError(f"{path} lists no images; give a JSON that lists the images.")
     numbers = sorted(named)
     classes = checked_classes([named[number] for number in numbers], path)
     return _Content(
@@ -174,21 +175,22 @@ def _read(path: Path) -> _Content:
 
 
 def find_labels(root: Path) -> Path | None:
-    """Return the authors' file of COCO's labels in a folder; None if there is none."""
+    """Return the authors' file of COCO's labels in a folder; None if the folder has no such file."""
     return next((root / name for name in _LABELS if (root / name).is_file()), None)
 
 
 def load_coco_png(root: str | Path, split: str, labels: str | Path, mask_values: str = "") -> FileDataset:
-    """Load a split of COCO from pictures, the authors' ``.npy`` of labels and masks as PNG, without any JSON.
+    """Load a split of COCO without any JSON: pictures, the authors' ``.npy`` of labels, and masks as PNG.
 
     Args:
         root: The folder with ``train2014`` and ``val2014``, or those of 2017.
         split: ``train`` or ``val``.
-        labels: The file, a dictionary from ids to 80 values of 0 and 1; pictures that it does not list are left out.
+        labels: The ``.npy`` file, a dictionary from ids to 80 values of 0 and 1; pictures that it does not list are
+            left out.
         mask_values: Meaning of the values in the masks, see :func:`wsss_lib.data.files.parse_mask_values`.
 
     Raises:
-        InputError: A folder is missing, or the file is not what it should be or lists no picture of the split.
+        InputError: A folder is missing, or the file does not hold such a dictionary or lists no picture of the split.
     """
     root = Path(root).absolute()
     folder = next((root / f"{split}{year}" for year in _YEARS if (root / f"{split}{year}").is_dir()), None)

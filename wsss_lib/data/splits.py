@@ -91,7 +91,7 @@ def _refuse_without_labels(training: Dataset) -> None:
     """Raise if no image has a label: a network would learn that every image is empty."""
     if not training.labels.any():
         raise InputError(
-            f"none of the {len(training)} images of {training.name} has a label: {training.label_source}; write "
+            f"the {len(training)} images of {training.name} have no labels: {training.label_source}; write "
             f"names of the classes ({listed(training.classes, 20)}) there, or put the classes that are meant into "
             "classes.txt."
         )

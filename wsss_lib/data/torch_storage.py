@@ -1,7 +1,7 @@
 """Tensors inside a pickle that ``numpy.save`` wrote, read without PyTorch's unpickler and without running any code.
 
-IRN saves its class activation maps as a dictionary that holds PyTorch tensors. The content of a tensor is a file within
-the file: what ``torch.save`` wrote before version 1.6, which is five pickles and then the numbers.
+IRN saves its class activation maps as a dictionary of PyTorch tensors. The content of each tensor is a file within the
+file, in the format that ``torch.save`` had before version 1.6: five pickles, and then the numbers.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
 
 _MOST_OBJECTS = 1000
-"""More than a pickle of plain values in such a file has."""
+"""More objects than a pickle of plain values in such a file has."""
 
 _KINDS = {
     "DoubleStorage": np.float64,
@@ -32,11 +32,11 @@ _KINDS = {
     "ByteStorage": np.uint8,
     "BoolStorage": np.bool_,
 }
-"""NumPy's type for every storage whose numbers NumPy has."""
+"""NumPy's type of the numbers in each storage; other storages are refused."""
 
 
 class _Plain(pickle.Unpickler):
-    """An unpickler of plain values and of the names of storages."""
+    """An unpickler that allows plain values and names of storages, and nothing else."""
 
     def find_class(self, module: str, name: str) -> Any:
         if module != "torch" or name not in _KINDS:
@@ -48,24 +48,24 @@ class _Plain(pickle.Unpickler):
 
 
 def _load(stream: io.BytesIO) -> Any:
-    """Return the value of the pickle at the place of a stream, and move behind it."""
+    """Return the value of the pickle at the position of a stream, and move the position to its end."""
     start = stream.tell()
     for operation, argument, _ in pickletools.genops(stream):
-        if "PUT" in operation.name and int(argument or 0) >= _MOST_OBJECTS:  # the unpickler would make room for all
-            raise ValueError(f"it wants to remember {argument} objects")
+        if "PUT" in operation.name and int(argument or 0) >= _MOST_OBJECTS:  # the unpickler would allocate room for all
+            raise ValueError(f"it asks for room for {argument} objects")
     stream.seek(start)
     return _Plain(stream).load()
 
 
 def read_storage(content: bytes) -> np.ndarray:
-    """Return the numbers ``(n,)`` of one storage of a tensor on a CPU, of any storage that NumPy has a type for.
+    """Return the numbers ``(n,)`` of the storage of a tensor on a CPU.
 
     Args:
         content: The bytes that ``torch.storage._load_from_bytes`` would get.
 
     Raises:
-        ValueError: The bytes are something else, or cut off.
-        pickle.UnpicklingError: The bytes ask for anything but a storage.
+        ValueError: The bytes are not such a storage, or are cut off.
+        pickle.UnpicklingError: The bytes ask for another object than a storage that NumPy has a type for.
     """
     stream = io.BytesIO(content)
     magic, protocol, system = (_load(stream) for _ in range(3))
@@ -75,7 +75,7 @@ def read_storage(content: bytes) -> np.ndarray:
         raise ValueError("a tensor in it was written on a computer with another byte order")
     entry, keys = _load(stream), _load(stream)
     if not isinstance(entry, tuple) or len(entry) < 5 or entry[0] != "storage" or keys != [entry[2]]:
-        raise ValueError("a tensor in it has not exactly one storage")
+        raise ValueError("a tensor in it does not have exactly one storage")
     kind = np.dtype(entry[1])
     count = int.from_bytes(stream.read(8), "little")
     rest = stream.read()
@@ -85,16 +85,16 @@ def read_storage(content: bytes) -> np.ndarray:
 
 
 def as_tensor(storage: Any, offset: Any, shape: Sequence[int], strides: Sequence[int]) -> np.ndarray:
-    """Return a tensor over a storage as an array of its own.
+    """Return the tensor that a storage holds as a new array.
 
     Args:
         storage: ``(n,)`` numbers.
         offset: Position of the first number.
         shape: Size of every dimension.
-        strides: Distance of neighbours along every dimension, in numbers.
+        strides: Distance of neighbours along every dimension, counted in numbers.
 
     Raises:
-        ValueError: The tensor would reach beyond its storage, or hold a number more than once.
+        ValueError: The tensor would reach beyond its storage, or be larger than the storage.
     """
     values = [offset, *shape, *strides]
     if not isinstance(storage, np.ndarray) or not all(type(value) is int and value >= 0 for value in values):

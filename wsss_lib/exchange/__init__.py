@@ -1,1 +1,1 @@
-"""Maps, masks and annotations as other people's code writes and reads them."""
+"""Maps, masks and annotations in the forms of other people's code."""

@@ -1,17 +1,17 @@
-"""The forms in which repositories keep class activation maps, and reading one picture's maps in each of them.
+"""The forms in which repositories store class activation maps, and reading the maps of one picture in each form.
 
 ===========  ===================================================================  ==================================
 form         files                                                                written by
 ===========  ===================================================================  ==================================
 dictionary   ``<id>.npy``: ``{class: (h, w)}``                                    psa, SEAM, OC-CSE, ACR, MCTformer
-keys         ``<id>.npy``: ``{"keys": (n,), "cam": (n, h, w), "high_res": ...}``  IRN, RIB, AdvCAM and their heirs
+keys         ``<id>.npy``: ``{"keys": (n,), "cam": (n, h, w), "high_res": ...}``  IRN, RIB, AdvCAM
 array        ``<id>.npy``: ``(C, h, w)`` or ``(1, C, h, w)``, all classes         MSAL
 npz          ``<id>.npz``: ``classes``, ``cams``                                  this library
 pictures     ``<id>_<class>.png``, grey, 8 or 16 bit                              annotation tools, viewers
 labels       ``<id>.png``, a label map: 0 background, k + 1 class k               all, as pseudo masks
 ===========  ===================================================================  ==================================
 
-Nothing in a file is executed: a pickle may hold arrays of numbers and nothing else, see
+Nothing in a file is executed: a pickle that holds anything but arrays of numbers is refused, see
 :func:`wsss_lib.data.files.read_pickled_array_dict`.
 """
 
@@ -39,18 +39,18 @@ TITLES: dict[str, str] = {
     "pictures": "heat maps as pictures",
     "labels": "label maps as PNG (ignored pixels, 255, count as background)",
 }
-"""What a form is called in the line that says what was found."""
+"""Name of each form in the line that describes the maps."""
 
 _HIGH, _LOW = ("high_res", "hr_cam"), ("cam", "cams", "strided_cam")
-"""Names under which IRN and its heirs keep maps at full and at reduced resolution."""
+"""Names under which IRN and the methods built on it store maps at full and at reduced resolution."""
 
 
 @dataclass(frozen=True)
 class Planes:
-    """The maps in the files of one picture, as they lie there.
+    """The maps of one picture, unchanged from its files.
 
     Attributes:
-        numbers: The n numbers under which the maps lie.
+        numbers: The n numbers under which the maps are stored.
         maps: ``(n, h, w)``, any dtype of numbers.
         certain: Whether the numbers are known to count the classes from 0, without background.
     """
@@ -64,7 +64,7 @@ def form_of(path: Path) -> Form:
     """Return the form of a ``.npy`` or ``.npz`` file from its beginning.
 
     Raises:
-        InputError: The file cannot be read, or is neither.
+        InputError: The file cannot be read, or has another format.
     """
     if path.suffix == ".npz":
         return "npz"
@@ -90,7 +90,7 @@ def read_planes(form: Form, paths: Mapping[int, Path], num_classes: int) -> Plan
         num_classes: K, without background.
 
     Raises:
-        InputError: A file is missing, damaged, or is not what the form says.
+        InputError: A file is missing, damaged, or does not have the form.
     """
     if form == "pictures":
         return _from_pictures(paths)
@@ -118,12 +118,12 @@ def _from_pictures(paths: Mapping[int, Path]) -> Planes:
             raise InputError(f"{path} has {mode} pixels; save the heat map in grey, with 8 or 16 bits.")
         maps.append(values.astype(np.float32) / np.float32(255 if mode == "L" else 65_535))
         if maps[-1].shape != maps[0].shape:
-            raise InputError(f"{path} is not as large as {next(iter(paths.values()))}; give maps of one size.")
+            raise InputError(f"{path} has another size than {next(iter(paths.values()))}; give maps of one size.")
     if all(number < -1 for number in paths):
         return Planes((*(-2 - number for number in paths),), np.stack(maps), certain=True)
     if any(number < -1 for number in paths):
         names = " and ".join(path.name for path in paths.values())
-        raise InputError(f"{names} have a number and a name for the class; use one of them.")
+        raise InputError(f"{names} mix numbers and names of classes; use numbers alone or names alone.")
     return Planes((*paths,), np.stack(maps))
 
 
@@ -136,10 +136,10 @@ def _from_array(path: Path, num_classes: int) -> Planes:
     if maps.ndim != 3 or maps.dtype.kind not in "biuf" or len(maps) not in (num_classes, num_classes + 1):
         raise InputError(
             f"{path} is an array {values.shape} {values.dtype}; give (C, h, w) with a map for each of the "
-            f"{num_classes} classes, with or without one of the background before them."
+            f"{num_classes} classes, with or without a map of the background before them."
         )
     background = len(maps) - num_classes
-    there = [i for i, plane in enumerate(maps[background:]) if plane.any()]  # maps of labels only, others are 0
+    there = [i for i, plane in enumerate(maps[background:]) if plane.any()]  # classes without a label have maps of 0
     return Planes((*there,), maps[background:][there], certain=True)
 
 
@@ -166,9 +166,9 @@ def _from_keys(path: Path, content: Mapping[int | str, np.ndarray]) -> Planes:
         found = ", ".join(f"{name} {values.shape}" for name, values in content.items())
         raise InputError(f"{path} holds {found}; give keys (n,) and cam or high_res (n, h, w), as IRN does.")
     numbers = (*map(int, keys),)
-    if len(maps) == len(numbers) + 1:  # the background is among the maps alone
+    if len(maps) == len(numbers) + 1:  # only the maps include the background
         return Planes(numbers, maps[1:])
-    if len(maps) == len(numbers) - 1 and numbers[0] == 0:  # among the keys alone
+    if len(maps) == len(numbers) - 1 and numbers[0] == 0:  # only the keys include the background
         return Planes((*(number - 1 for number in numbers[1:]),), maps, certain=True)
     if len(maps) != len(numbers):
         raise InputError(f"{path} has {len(numbers)} keys but {len(maps)} maps; give a map for each key.")

@@ -1,7 +1,7 @@
-"""Maps that other code made, beside a folder of pictures: found, said in one line, and read like our own.
+"""Maps that other code made, with a folder of their pictures: recognised, described in one line, and read.
 
-:func:`open_maps` returns a data set and a store of class activation maps, so that whatever works on those of a run
-(scores, a dense CRF, comparisons) works on these, too.
+:func:`open_maps` returns a data set and a store of class activation maps. So everything that works on the maps of a run
+(scores, a dense CRF, comparisons) works on maps of other code, too.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from wsss_lib.stages.evaluate import ahead
 from wsss_lib.stages.store import CamStore
 
 Numbering = Literal["auto", "0", "1", "background"]
-"""Meaning of the numbers of maps: ``0`` or ``1``: that is the first class; ``background``: 0 is the background."""
+"""Meaning of the numbers of maps: ``0`` or ``1``: number of the first class; ``background``: 0 is the background."""
 
 _NUMBERINGS = {
     "0": "classes from 0",
@@ -49,10 +49,10 @@ _NUMBERINGS = {
 }
 _NAMED = {"voc": VOC_CLASSES, "coco": COCO_CLASSES}
 _SAMPLE = 16
-"""Pictures whose values are looked at before the work begins."""
+"""Number of pictures from which the range of the values is taken."""
 
 _Files = dict[int, Path]
-"""Files of one picture: -1 for one with all maps, else the number or name of the class."""
+"""Files of one picture, by number; see :func:`wsss_lib.exchange.forms.read_planes`."""
 
 
 @dataclass(frozen=True)
@@ -78,9 +78,9 @@ class ForeignMaps(CamStore):
     Args:
         folder: The folder.
         files: The files of every picture, by its id.
-        reading: How they are read.
+        reading: Form of the files, and what is done to the maps.
         data: The pictures; their labels say which maps are wanted.
-        said: One line that says what was found in the folder.
+        said: One line that describes the maps in the folder.
     """
 
     def __init__(
@@ -146,7 +146,7 @@ class ForeignMaps(CamStore):
         return maps.clamp_(0, 1)
 
     def source(self) -> str:
-        """Return the source of whatever is made from these maps: it changes with the files and how they are read."""
+        """Return a text that identifies the maps; it changes if the files or the way of reading them change."""
         digest = hashlib.sha256(f"{self.reading}{self.data.classes}".encode())
         digest.update(self.data.labels.numpy().tobytes())
         for image_id in self.data.ids:
@@ -157,17 +157,17 @@ class ForeignMaps(CamStore):
 
 
 def _rows(planes: Planes, numbering: Numbering) -> dict[int, int]:
-    """Return which map is that of a class, from 0, by class."""
+    """Return the position of the map of each class, by the number of the class from 0 on."""
     first = 0 if planes.certain or numbering == "0" else 1
     return {number - first: row for row, number in enumerate(planes.numbers) if number >= first}
 
 
 def strides_of(found: tuple[int, int], size: tuple[int, int]) -> tuple[float, float] | None:
-    """Return the least and greatest stride that maps may have; None if they have another shape than their picture.
+    """Return the smallest and largest possible stride of maps; None if they have another shape than their picture.
 
     Args:
         found: ``(height, width)`` of the maps.
-        size: ``(height, width)`` of the picture. A side of the maps may have been rounded in any way.
+        size: ``(height, width)`` of the picture. The sides of the maps may have been rounded up or down.
     """
     ranges = [(side / (cells + 1), side / max(cells - 1, 0.5)) for cells, side in zip(found, size, strict=True)]
     low, high = max(one for one, _ in ranges), min(one for _, one in ranges)
@@ -191,7 +191,7 @@ class MapSet:
 
     @property
     def said(self) -> str:
-        """One line that says what was found."""
+        """One line that describes the maps."""
         return self.store.said
 
 
@@ -207,16 +207,16 @@ def open_maps(
     stretch: bool = False,
     mask_values: str = "",
 ) -> MapSet:
-    """Find out in which form a folder keeps maps, and open them with their pictures.
+    """Find out the form of the maps in a folder, and open the maps with their pictures.
 
     Args:
         maps: Folder of the maps, in one of the forms of :mod:`wsss_lib.exchange.forms`.
-        pictures: Pictures, see :func:`wsss_lib.data.pictures.find_pictures`; those without a map are left out. Names
-            must be equal without their endings; those of COCO may differ before their 12 digits.
+        pictures: Pictures, see :func:`wsss_lib.data.pictures.find_pictures`; pictures without a map are left out. A
+            map and its picture have the same name without the ending; for COCO, the last 12 digits must agree.
         masks: Folder of masks, for scores only; None for none.
         labels: Source of the image-level labels: a ``.npy`` or ``.txt`` file, see
-            :func:`wsss_lib.data.voc.labels_from_npy` and :func:`wsss_lib.data.voc.labels_from_text`. None if the
-            classes with a map are the labels.
+            :func:`wsss_lib.data.voc.labels_from_npy` and :func:`wsss_lib.data.voc.labels_from_text`. With None, the
+            classes that have a map are the labels.
         classes: ``voc``, ``coco``, a file with one name per line, or the names.
         ids: List of the pictures that are wanted, see :func:`wsss_lib.data.voc.read_ids`; None for all with maps.
         numbering: Meaning of the numbers of maps, see :data:`Numbering`; ``auto`` finds it.
@@ -225,8 +225,8 @@ def open_maps(
         mask_values: Meaning of the values in the masks, see :func:`wsss_lib.data.files.parse_mask_values`.
 
     Raises:
-        InputError: A folder or file cannot be used, the folder mixes forms, maps fit no picture, a number is not that
-            of a class, or values are not numbers in [0, 1].
+        InputError: A folder or file cannot be used, the folder mixes forms, maps do not belong to the pictures, a
+            number does not stand for a class, or values are not numbers in [0, 1].
     """
     folder, names = Path(maps), class_names(classes)
     if numbering not in get_args(Numbering):
@@ -260,7 +260,7 @@ def maps_for(
     normalise: bool = False,
     stretch: bool = False,
 ) -> ForeignMaps:
-    """Open the maps of the pictures of a data set, with its labels; see :func:`open_maps`.
+    """Open the maps of the pictures of a data set, which has the labels; see :func:`open_maps`.
 
     Raises:
         InputError: A picture has no map, or as in :func:`open_maps`.
@@ -288,34 +288,34 @@ def _files_of(data: Dataset) -> dict[str, Path]:
 
 
 def shared(sets: Sequence[MapSet]) -> list[MapSet]:
-    """Return sets of maps over the pictures that all of them have, in one order.
+    """Reduce sets of maps to the pictures that all of them have, in the same order.
 
     Raises:
-        InputError: Two sets share no picture, or have other classes.
+        InputError: Two sets have no picture in common, or have different classes.
     """
     common = [i for i in sets[0].data.ids if all(i in one.store for one in sets[1:])]
     for one in sets[1:]:
         if one.data.classes != sets[0].data.classes:
-            raise InputError(f"{one.name} has other classes than {sets[0].name}; give sets of maps of the same ones.")
+            raise InputError(f"{one.name} has other classes than {sets[0].name}; give maps of the same classes.")
         if not any(image_id in one.store for image_id in sets[0].data.ids):
             raise InputError(
                 f"{sets[0].store.folder} and {one.store.folder} share no picture ({sets[0].data.ids[0]} and "
                 f"{one.data.ids[0]} and so on); give maps of the same pictures."
             )
     if not common:
-        raise InputError(f"no picture has maps in all of {listed([one.name for one in sets])}; give others.")
+        raise InputError(f"no picture has maps in all of {listed([one.name for one in sets])}; give other sets.")
     return [subset(one, common) for one in sets]
 
 
 def subset(one: MapSet, ids: Sequence[str]) -> MapSet:
-    """Return a set of maps with some of its pictures alone, in a given order.
+    """Reduce a set of maps to some of its pictures, in a given order.
 
     Raises:
         InputError: A picture has no maps.
     """
     missing = [image_id for image_id in ids if image_id not in one.store.index]
     if missing:
-        raise InputError(f"{one.store.folder} has no maps of {missing[0]}, which is listed; take it off the list.")
+        raise InputError(f"{one.store.folder} has no maps of {missing[0]}, which is listed; remove it from the list.")
     old, rows = one.data, [one.store.index[image_id] for image_id in ids]
     data = FileDataset(
         old.name,
@@ -335,7 +335,7 @@ def class_names(classes: str | os.PathLike[str] | Sequence[str]) -> tuple[str, .
     """Return the names of classes that a user gives as ``voc``, ``coco``, a file or names.
 
     Raises:
-        InputError: The file does not exist, or names no class or one twice.
+        InputError: The file does not exist, is empty, or names a class twice.
     """
     if isinstance(classes, str) and classes in _NAMED:
         return _NAMED[classes]
@@ -354,7 +354,7 @@ def class_names(classes: str | os.PathLike[str] | Sequence[str]) -> tuple[str, .
 def _find_files(
     folder: Path, pictures: Mapping[str, Path], classes: Sequence[str], wanted: Sequence[str] | None
 ) -> tuple[Form, dict[str, _Files]]:
-    """Return the form of the maps in a folder, and the files of every picture, ordered as the pictures are."""
+    """Return the form of the maps in a folder, and the files of every picture in the order of the pictures."""
     arrays, grey = (files_by_stem(_checked_folder(folder), endings) for endings in ((".npy", ".npz"), (".png",)))
     if arrays and grey:
         raise InputError(
@@ -370,22 +370,22 @@ def _find_files(
     if not matched:
         example, first = next(iter((arrays or grey).values())), next(iter(pictures.values()))
         raise InputError(
-            f"no map in {folder} ({example.name} and so on) fits a picture ({first.name} and so on) by its name; give "
-            "the pictures that the maps were made of."
+            f"no map in {folder} ({example.name} and so on) has the name of a picture ({first.name} and so on); give "
+            "the pictures that the maps were made from."
         )
     used = {path for files in matched.values() for path in files.values()}
     strange = sorted(path.name for path in (arrays or grey).values() if path not in used)
     if strange and wanted is None:
         raise InputError(
-            f"{folder / strange[0]} fits no picture ({len(strange)} of {len(arrays or grey)} files do not); give the "
+            f"{folder / strange[0]} has no picture ({len(strange)} of {len(arrays or grey)} files have none); give the "
             "pictures of all maps, or a list of the pictures that are wanted as ids."
         )
     ids = [i for i in pictures if i in matched] if wanted is None else [composed(i) for i in wanted]
     missing = [image_id for image_id in ids if image_id not in matched]
     if missing:
         raise InputError(
-            f"{folder} has no map, or the pictures have no file, of {missing[0]} ({len(missing)} of {len(ids)} listed "
-            "ones); take it off the list."
+            f"{missing[0]} has no map in {folder}, or no picture ({len(missing)} of {len(ids)} ids in the list); "
+            "remove it from the list."
         )
     files = {image_id: matched[image_id] for image_id in ids}
     return _one_form(files, "pictures" if by_class else "labels"), files
@@ -403,7 +403,7 @@ def _checked_folder(folder: Path) -> Path:
 
 
 def match(files: Mapping[str, Path], names: Collection[str]) -> dict[str, Path]:
-    """Return the file of every name that has one: of that name, else of one that ends in the same 12 digits of COCO."""
+    """Return the file of every name: the file of the same name, or else the one with the same 12 digits of COCO."""
     same = {name: files[name] for name in names if name in files}
     if same:
         return same
@@ -417,7 +417,7 @@ def _coco_digits(stem: str) -> str:
 
 
 def _heat_maps(grey: Mapping[str, Path], pictures: Collection[str], classes: Sequence[str]) -> dict[str, _Files]:
-    """Return the heat maps ``<id>_<class>`` by picture and number of the class, from 1 on for a name."""
+    """Return the heat maps ``<id>_<class>`` by picture and by number, see `wsss_lib.exchange.forms.read_planes`."""
     known = positions(classes)
     found: dict[str, _Files] = {}
     for stem, path in sorted(grey.items()):
@@ -425,7 +425,6 @@ def _heat_maps(grey: Mapping[str, Path], pictures: Collection[str], classes: Seq
             image_id, word = stem[:place], stem[place + 1 :]
             number = known.get(key(word))
             if image_id in pictures and (number is not None or word.isdecimal()):
-                # see read_planes
                 found.setdefault(image_id, {})[int(word) if number is None else -2 - number] = path
                 break
     return found
@@ -458,16 +457,16 @@ def _find_masks(folder: Path, ids: Sequence[str]) -> list[Path | None]:
 
 @dataclass(frozen=True)
 class _Scanned:
-    """What is known of the maps of one picture: their numbers, whether these are certain, and ``(h, w)``."""
+    """Facts about the maps of one picture: their numbers, whether these are certain, and ``(h, w)``."""
 
     numbers: tuple[int, ...]
     certain: bool
     size: tuple[int, int]
-    doubtful: bool  # whether map 0 is not that of a class by its values
+    doubtful: bool  # whether the values of map 0 look like those of a background
 
 
 def _scan(form: Form, files: Mapping[str, _Files], classes: Sequence[str]) -> dict[str, _Scanned]:
-    """Look once into all files."""
+    """Read all files once."""
 
     def look(paths: _Files) -> _Scanned:
         planes = read_planes(form, paths, len(classes))
@@ -480,7 +479,7 @@ def _scan(form: Form, files: Mapping[str, _Files], classes: Sequence[str]) -> di
 
 
 def _has_background(planes: Planes) -> bool:
-    """Whether map 0 is that of the background by its values: all maps add up to 1, or it is the same everywhere."""
+    """Whether map 0 looks like a background: all maps add up to 1, or map 0 has the same value everywhere."""
     if 0 not in planes.numbers or len(planes.numbers) < 2:
         return False
     rows = planes.maps[:, :: max(1, planes.maps.shape[1] // 16)].astype(np.float64)
@@ -495,7 +494,7 @@ def _find_numbering(
     classes: Sequence[str],
     labels: Tensor | None,
 ) -> Numbering:
-    """Return what the numbers of maps mean."""
+    """Return the meaning of the numbers of the maps."""
     open_ones = {image_id: one for image_id, one in scanned.items() if not one.certain and one.numbers}
     _refuse_numbers(folder, scanned, classes)
     if not open_ones:
@@ -509,7 +508,7 @@ def _find_numbering(
     if numbering != "auto":
         if not possible[numbering]:
             raise InputError(
-                f"{folder} has maps of the numbers {min(every)} to {max(every)}, which does not fit numbering "
+                f"{folder} has maps with the numbers {min(every)} to {max(every)}, which do not fit numbering "
                 f"{numbering} of {len(classes)} classes; choose another numbering, or auto."
             )
         return numbering
@@ -527,8 +526,8 @@ def _find_numbering(
         if possible[name]:
             return name
     raise InputError(
-        f"{folder} has maps of 0 and of {len(classes)}, but there are {len(classes)} classes; give the classes that "
-        "the maps are of: voc, coco or a file."
+        f"{folder} has maps with the numbers 0 and {len(classes)}, but there are {len(classes)} classes; give the "
+        "classes of the maps: voc, coco or a file."
     )
 
 
@@ -538,8 +537,7 @@ def _refuse_numbers(folder: Path, scanned: Mapping[str, _Scanned], classes: Sequ
         if highest > len(classes) - one.certain or len({*one.numbers}) != len(one.numbers):
             raise InputError(
                 f"the maps of {image_id} in {folder} have the numbers {', '.join(map(str, one.numbers))}, but there "
-                f"are {len(classes)} classes ({listed(classes, 3)}); give the classes that the maps are of: voc, coco "
-                "or a file."
+                f"are {len(classes)} classes ({listed(classes, 3)}); give the classes of the maps: voc, coco or a file."
             )
 
 
@@ -561,12 +559,12 @@ def _given_labels(path: Path, classes: Sequence[str], ids: Sequence[str]) -> Ten
     rows = [known.get(image_id, digits.get(_coco_digits(image_id))) for image_id in ids]
     missing = [image_id for image_id, row in zip(ids, rows, strict=True) if row is None]
     if missing:
-        raise InputError(f"labels {path} has none for {missing[0]} ({len(missing)} of {len(ids)}); add them.")
+        raise InputError(f"labels {path} lacks {missing[0]} ({len(missing)} of {len(ids)} pictures); add the labels.")
     return torch.stack([row for row in rows if row is not None])
 
 
 def _said(store: ForeignMaps, scanned: Mapping[str, _Scanned], labels_given: bool) -> str:
-    """Return the line that says what was found."""
+    """Return the line that describes the maps."""
     reading, data = store.reading, store.data
     sizes = [data.own_size(index) for index in range(len(data))]
     full = all(one.size in (own, working_size(*own)) for one, own in zip(scanned.values(), sizes, strict=True))
@@ -590,7 +588,7 @@ def _said(store: ForeignMaps, scanned: Mapping[str, _Scanned], labels_given: boo
 
 
 def _value_range(store: ForeignMaps) -> tuple[float, float]:
-    """Return the lowest and the highest value of some pictures' maps, as they lie in their files."""
+    """Return the lowest and the highest value in the files of some pictures."""
     ids = store.data.ids[:: max(1, len(store.data) // _SAMPLE)]
     maps = [read_planes(store.reading.form, store.files[i], len(store.data.classes)).maps for i in ids]
     values = [values for values in maps if values.size]

@@ -1,7 +1,7 @@
 """Differences between sets of maps over the same pictures, with intervals from the bootstrap.
 
-Pictures are drawn with replacement, the same ones for both sets, and the mean intersection over union of each set is
-counted anew over what was drawn: the interval says how much the difference depends on which pictures there are.
+Pictures are drawn with replacement, the same pictures for both sets, and the mean intersection over union of each set
+is computed over the drawn pictures. The interval says how much the difference depends on the choice of pictures.
 """
 
 from __future__ import annotations
@@ -22,19 +22,20 @@ from wsss_lib.show.progress import bar
 from wsss_lib.stages.evaluate import ahead, read_with_mask
 
 _DRAWN_AT_ONCE = 2**24
-"""Counts that are drawn at once: pictures times repetitions."""
+"""Largest number of counts that are drawn at once: pictures times repetitions."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """One set of maps against another over the same pictures.
+    """Difference between two sets of maps over the same pictures.
 
     Attributes:
-        names: The names of both.
-        mean_iou: The mean intersection over union of both, in [0, 1].
-        difference: The first minus the second.
+        names: Names of both sets.
+        mean_iou: Mean intersection over union of both sets, in [0, 1].
+        difference: Mean of the first set minus mean of the second set.
         interval: Ends of the interval that holds the difference in 95 % of the repetitions.
-        better: Share of the pictures on which the first is better, of those on which they differ; NaN if on none.
+        better: Share of the pictures on which the first set is better, among the pictures with different scores; NaN if
+            the scores of all pictures are equal.
         images: Number of the pictures.
     """
 
@@ -47,7 +48,7 @@ class Difference:
 
 
 def image_counts(one: MapSet, threshold: float) -> Tensor:
-    """Return right, predicted and true pixels of every class in every picture that has a mask.
+    """Count right, predicted and true pixels of every class in every picture that has a mask.
 
     Args:
         one: The maps and their pictures.
@@ -90,9 +91,9 @@ def difference(
 
     Args:
         one: ``(n, 3, C)`` int64, see :func:`image_counts`.
-        other: Same of the other set, over the same pictures.
-        names: Names of both.
-        repetitions: How often pictures are drawn.
+        other: ``(n, 3, C)`` int64 of the other set, over the same pictures.
+        names: Names of both sets.
+        repetitions: Number of times that pictures are drawn.
         seed: Seed of the draws.
     """
     if one.shape != other.shape:
@@ -114,11 +115,11 @@ def difference(
 
 
 def bootstrap(sets: Sequence[Tensor], repetitions: int, seed: int) -> Tensor:
-    """Return the mean intersection over union of sets of counts over pictures that are drawn with replacement.
+    """Draw pictures with replacement, and return the mean intersection over union of each set of counts.
 
     Args:
         sets: ``(n, 3, C)`` int64 each, over the same n pictures, which are drawn alike for all sets.
-        repetitions: R, how often n pictures are drawn.
+        repetitions: R, the number of times that n pictures are drawn.
         seed: Seed of the draws.
 
     Returns:

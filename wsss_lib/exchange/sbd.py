@@ -1,8 +1,9 @@
-"""SBD's masks as the PNGs in ``SegmentationClassAug`` that papers train upper bounds with.
+"""SBD's masks as PNGs in ``SegmentationClassAug``, with which papers train networks as upper bounds.
 
-Hariharan et al., "Semantic Contours from Inverse Detectors" (ICCV 2011), annotated 11,355 images of VOC 2011 and keep
-the masks in MATLAB files. In ``SegmentationClassAug`` an image with an official mask of VOC has that one, with its
-border of 255; all others have SBD's, which has no border. These masks are for evaluation and upper bounds only.
+Hariharan et al., "Semantic Contours from Inverse Detectors" (ICCV 2011), annotated 11,355 images of VOC 2011 and
+store the masks in MATLAB files. In ``SegmentationClassAug`` an image has the official mask of VOC, with its border of
+255, if there is one; otherwise it has SBD's mask, which has no border. These masks are for
+scores and upper bounds only.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ def read_sbd(path: str | os.PathLike[str]) -> np.ndarray:
         ``(H, W)`` uint8: 0 background, 1..20 VOC's classes.
 
     Raises:
-        InputError: The file is missing, damaged, or holds something else.
+        InputError: The file is missing, damaged, or does not hold such a mask.
     """
     try:
         content = loadmat(os.fspath(path), variable_names=["GTcls"], squeeze_me=True, struct_as_record=False)
@@ -46,7 +47,7 @@ def read_sbd(path: str | os.PathLike[str]) -> np.ndarray:
         raise InputError(f"{path} cannot be read as a MATLAB file ({error}); copy it again.") from None
     whole = mask.ndim == 2 and mask.dtype.kind in "biuf" and bool(np.isin(mask, np.arange(len(VOC_CLASSES) + 1)).all())
     if not whole:
-        raise InputError(f"{path} holds no mask of VOC's 20 classes; give a file of SBD's folder cls.")
+        raise InputError(f"{path} does not hold a mask of VOC's 20 classes; give a file of SBD's folder cls.")
     return mask.astype(np.uint8)
 
 
@@ -54,7 +55,7 @@ def make_sbd_masks(sbd: str | os.PathLike[str], voc: str | os.PathLike[str]) -> 
     """Write the missing masks of ``SegmentationClassAug``.
 
     Args:
-        sbd: The folder of SBD, ``benchmark_RELEASE`` or the one around it or a part of it with ``cls``.
+        sbd: The folder of SBD: ``benchmark_RELEASE``, the folder around it, or a folder in it that has ``cls``.
         voc: The folder of VOC 2012, with ``SegmentationClass``; ``SegmentationClassAug`` is made in it.
 
     Returns:
@@ -66,7 +67,7 @@ def make_sbd_masks(sbd: str | os.PathLike[str], voc: str | os.PathLike[str]) -> 
     voc = Path(voc)
     mats = next((found for place in _PLACES if (found := files_by_stem(Path(sbd) / place, (".mat",)))), None)
     if mats is None:
-        raise InputError(f"{sbd} holds no folder cls with .mat files; give the folder of SBD.")
+        raise InputError(f"{sbd} has no folder cls with .mat files; give the folder of SBD.")
     official = files_by_stem(voc / "SegmentationClass", (".png",))
     if not official:
         raise InputError(f"{voc} has no folder SegmentationClass with masks; give the folder of VOC 2012.")

@@ -1,4 +1,4 @@
-"""Maps and masks in the forms that other people's tools read."""
+"""Writing maps and masks in the forms that other people's tools read."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class PsaStore(Store):
 
 
 class IrnStore(PsaStore):
-    """Dictionaries with ``keys``, ``cam`` at stride 4 and ``high_res``, as IRN and its heirs read and write them."""
+    """Dictionaries with ``keys``, ``cam`` at stride 4 and ``high_res``, as IRN reads and writes them."""
 
     def write(self, image_id: str, classes: Tensor, maps: Tensor) -> None:
         """Save maps ``(n, H, W)`` in [0, 1] of the classes ``(n,)``, from 0; ``keys`` and ``cam`` as tensors."""
@@ -67,7 +67,7 @@ class HeatMapStore(Store):
     Args:
         folder: Folder of the files.
         data: The pictures; their labels say which classes have a file.
-        bits: 8 or 16: 1 is 255 or 65,535.
+        bits: 8 or 16; a map value of 1 is stored as 255 or 65,535.
     """
 
     suffix = ".png"
@@ -109,7 +109,7 @@ def _save(path: Path, content: dict[Any, Any]) -> None:
 
 
 def write_maps(data: Dataset, read: Callable[[str], tuple[Tensor, Tensor]], store: PsaStore | HeatMapStore) -> None:
-    """Write the maps of every picture that a store does not have yet, at the pictures' own sizes.
+    """Write the maps of every picture that a store does not have yet, at the original sizes of the pictures.
 
     Args:
         data: The pictures.
@@ -139,7 +139,8 @@ def write_coco(path: Path, data: Dataset, masks: MaskStore, regions: bool = True
         path: The JSON file.
         data: The pictures.
         masks: A mask of each picture.
-        regions: Whether every connected region of a class is an annotation of its own; else there is one for a class.
+        regions: Whether every connected region of a class is a separate annotation; otherwise there is one annotation
+            for each class.
 
     Returns:
         Number of the annotations.
@@ -175,7 +176,7 @@ def write_coco(path: Path, data: Dataset, masks: MaskStore, regions: bool = True
 
 
 def _annotations(pixels: np.ndarray, regions: bool, value: int) -> list[dict[str, Any]]:
-    """Return what COCO says of the pixels ``(H, W)`` bool of one class."""
+    """Return COCO's annotations of the pixels ``(H, W)`` bool of one class."""
     parts = [pixels]
     if regions:
         numbers, count = ndimage.label(pixels, np.ones((3, 3)))
@@ -198,7 +199,7 @@ def write_voc_results(path: Path, ids: Sequence[str], masks: MaskStore, competit
         path: The archive, ``*.tar.gz``.
         ids: Ids of the pictures.
         masks: A mask of each picture.
-        competition: ``comp5`` for networks that have learned from VOC's own data alone, else ``comp6``.
+        competition: ``comp5`` for networks that were trained on VOC's own data alone, otherwise ``comp6``.
     """
     folder = f"results/VOC2012/Segmentation/{competition}_test_cls"
 

@@ -269,7 +269,7 @@ def resnet38d_from_mxnet(arrays: MXNetList, source: str | Path = "the MXNet list
         InputError: The list has no names, an empty array, or a name that ResNet-38 does not have.
     """
     if not arrays.names:
-        raise InputError(f"{source} names none of its arrays; give a ResNet-38 file that was saved with names.")
+        raise InputError(f"{source} has no names of arrays; give a ResNet-38 file that was saved with names.")
     state = {}
     for name, array in zip(arrays.names, arrays.arrays, strict=True):
         if name in _CLASSIFIER:

@@ -68,7 +68,7 @@ class CRFSettings:
 def settings(
     sxy: float, weight: float, bilateral_sxy: float, srgb: float, bilateral_weight: float, steps: int = 10
 ) -> CRFSettings:
-    """Return the usual field: a kernel of position and a kernel of position and colour, both equal along all axes."""
+    """Return the standard field: a kernel of position and a kernel of position and colour, equal along all axes."""
     position = Pairwise((sxy, sxy), None, weight)
     return CRFSettings((position, Pairwise((bilateral_sxy,) * 2, (srgb,) * 3, bilateral_weight)), steps)
 

@@ -1,6 +1,6 @@
-"""A run whose class activation maps other code has made: they are carried over from files instead of inferred.
+"""Runs with class activation maps that other code has made: the maps are copied from files, not inferred.
 
-Everything that continues a run of class activation maps (AffinityNet, the final network) continues this one.
+AffinityNet and the final network use the maps of such a run like those of any other run.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from wsss_lib.stages.store import CamStore
 class ImportedRun(CamRun):
     """A run whose maps are in the folder ``settings.cams``, in a form of `wsss_lib.exchange.forms`.
 
-    The pictures that are learned from must have maps; others need some only if they are asked for.
+    All training pictures must have maps. The pictures of another split need maps only if the split is used.
     """
 
     @cached_property
@@ -29,7 +29,7 @@ class ImportedRun(CamRun):
         return {}
 
     def foreign(self, split: str) -> ForeignMaps:
-        """Return the maps of a split in their files.
+        """Return the maps of a split as they are in the user's files.
 
         Raises:
             InputError: A picture has no map, or as in :func:`wsss_lib.exchange.maps.open_maps`.
@@ -41,7 +41,7 @@ class ImportedRun(CamRun):
         return self._maps[split]
 
     def input_digests(self, digests: Digests) -> dict[str, str]:
-        """Return the digests of the pictures and of the maps of those that are learned from."""
+        """Return the digests of the pictures, and of the maps of the training pictures."""
         paths = [path for files in self.foreign("fit").files.values() for path in files.values()]
         return {**super().input_digests(digests), "maps": combined(digests.of(paths, "maps"))}
 
@@ -58,7 +58,7 @@ class ImportedRun(CamRun):
         return f"maps {self._map_digest}"
 
     def infer(self, split: str) -> CamStore:
-        """Carry over the missing maps of a split, and return their store."""
+        """Copy the missing maps of a split, and return their store."""
         data, store, source = self.data(split), self.cams(split), self.source()
         if self.is_complete(store, split, source):
             return store

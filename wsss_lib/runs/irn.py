@@ -1,4 +1,4 @@
-"""A run of IRN: confident labels of CAMs, training, the walk that boundaries stop, and the CRF after it."""
+"""Runs of IRN: confident labels, training, the random walk that boundaries stop, and the CRF after the walk."""
 
 from __future__ import annotations
 
@@ -22,33 +22,33 @@ class IRNRun(RefinementRun[IRN]):
     """A run of IRN."""
 
     def walk_store(self, split: str) -> ScoreStore:
-        """Return the store of the walked scores of a split; they have no row of the background."""
+        """Return the store of the walked scores of a split, which have no row for the background."""
         return ScoreStore(self.folder / "scores" / "walk" / self.split_folder(split), half=False, background=False)
 
     def walked(self, store: ScoreStore) -> WalkedScoresOverBackground:
-        """Return what reads the walked scores of an image, with the constant score of the background."""
+        """Return the reader of the walked scores of an image, with the constant score of the background."""
         return WalkedScoresOverBackground(store, self.method.network.stride, self.method.config.background)
 
     def label_stores(self) -> tuple[MaskStore, MaskStore]:
-        """Return where the masks with the high and with the low threshold lie."""
+        """Return the stores of the masks with the high and with the low threshold."""
         return self.masks("confident-objects", "fit"), self.masks("confident-background", "fit")
 
     def label_fields(self) -> tuple[ReadScores, str]:
-        """Return what reads the labels with the high and with the low threshold, and the preset of the CRF."""
+        """Return the reader of the labels with the high and with the low threshold, and the preset of the CRF."""
         config = self.method.config
         thresholds = config.object_threshold, config.background_threshold
         return ThresholdLabels(self.cam_run.cams("fit"), thresholds, config.label_confidence), config.label_crf
 
     @property
     def labels(self) -> ConfidentLabels:
-        """What is known of the pixels of the training images; :meth:`label` comes first."""
+        """The confident labels of the training images, which :meth:`label` makes."""
         return ConfidentLabels(self.data("fit"), *self.label_stores())
 
     def example(self) -> Example:
-        """Return what makes training examples: scaled crops and what is known of their cells.
+        """Return the maker of training examples: scaled crops of images and of confident labels.
 
         Raises:
-            InputError: Nothing is known of any pixel.
+            InputError: The label of every pixel is unknown.
         """
         config, labels = self.method.config, self.labels
         if missing := labels.check():

@@ -1,4 +1,4 @@
-"""Opening the run that refines the maps of another run before its final network learns from them."""
+"""Opening the run that refines the maps of another run, before a final network learns from the refined maps."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def refined(run: CamRun) -> RefinementRun:
     the preset, and the other run's data, seed and devices.
 
     Args:
-        run: A run whose maps have been made; its settings name the refiner.
+        run: A run whose maps have been made, and whose settings name the refiner.
 
     Raises:
-        InputError: The run's folder holds a refinement of other maps, or pre-trained weights are missing.
+        InputError: The folder of the run holds a refinement of other maps, or pre-trained weights are missing.
     """
     settings, name = run.settings, run.settings.refiner
     folder = run.folder / "refined" / name

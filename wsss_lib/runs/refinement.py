@@ -1,6 +1,6 @@
-"""A run that refines the class activation maps of another run: labels, training, a random walk, and a CRF.
+"""Runs that refine the class activation maps of another run: labels, training, a random walk, and a CRF.
 
-The stages, which all continue where they were stopped: :meth:`RefinementRun.label`,
+A stopped stage continues where it was stopped. The stages: :meth:`RefinementRun.label`,
 :meth:`~wsss_lib.runs.run.Run.train`, :meth:`RefinementRun.infer`, :meth:`RefinementRun.refine`.
 """
 
@@ -37,7 +37,7 @@ class RefinementRun(Run[W], Generic[W]):
     final_masks = "walk-crf"
 
     def toy_world(self) -> ToyOptions:
-        """Return the toy world of the maps, if the settings name the run that makes them."""
+        """Return the toy world of the run that makes the maps, if the settings name this run."""
         cams = self.settings.cams
         named = cams is not None and self.settings.preset == "toy" and holds_run(cams)
         return read_settings(cams).config.toy_world if cams is not None and named else super().toy_world()
@@ -45,8 +45,8 @@ class RefinementRun(Run[W], Generic[W]):
     def prepare(self) -> None:
         """Find the run whose maps are refined.
 
-        It is the run that the settings name, or else that of 00_cam if it is on the same data, or else a short run in
-        this run's own folder.
+        It is the run that the settings name, or else the run of 00_cam on the same data, or else a short run in the
+        folder of this run.
         """
         own = self.folder / ("seeds" if self.place.has_old_names else "cam_run")
         self.cam_run, folder = earlier_run(self.settings, self.own_identity, "cams", own)
@@ -54,7 +54,7 @@ class RefinementRun(Run[W], Generic[W]):
 
     @property
     def has_short_cam_run(self) -> bool:
-        """Whether the maps are of a short run in this run's own folder, because no run of 00_cam was found."""
+        """Whether the maps come from a short run in the folder of this run, because no run of 00_cam was found."""
         return self.settings.cams is None
 
     def identity(self) -> dict[str, Any]:
@@ -62,22 +62,22 @@ class RefinementRun(Run[W], Generic[W]):
         return {**self.own_identity, "cams": self.cam_run.fingerprint()}
 
     def variant_settings(self) -> dict[str, Any]:
-        """Return where the maps are, so that variants do not make their own."""
+        """Return the folder of the maps, so that variants use the same maps."""
         return {"cams": self.cam_run.folder}
 
     # ----------------------------------------------------------------------------------------- what methods differ in
 
     @abstractmethod
     def label_stores(self) -> tuple[ScoreStore, ScoreStore] | tuple[MaskStore, MaskStore]:
-        """Return where the two fields lie that are learned from: one for objects, one for background."""
+        """Return the two stores that the network learns from: one for objects, one for background."""
 
     @abstractmethod
     def label_fields(self) -> tuple[ReadScores, str]:
-        """Return what reads the two fields of an image from the maps, and the preset of the CRF that refines both."""
+        """Return the reader of the two fields of an image, and the preset of the CRF that refines both fields."""
 
     @abstractmethod
     def walked(self, store: ScoreStore) -> ReadScores:
-        """Return what reads the walked scores of an image at the size of the image."""
+        """Return the reader of the walked scores of an image, at the size of the image."""
 
     @abstractmethod
     def walk_store(self, split: str) -> ScoreStore:
@@ -97,7 +97,7 @@ class RefinementRun(Run[W], Generic[W]):
                 refine(data, read, stores, self.fabric, preset, workers=self.refine_workers)
 
     def training_sources(self) -> dict[str, str]:
-        """Return the source of the labels, which must be the present maps."""
+        """Return the source of the labels, after checking that it is the present maps."""
         cams, stores = self.cam_run.cams("fit"), self.label_stores()
         for store in stores:
             require(store, lambda: source_of(cams))

@@ -1,4 +1,4 @@
-"""The methods that can refine the maps of another one, and their settings there."""
+"""The methods that can refine the maps of another method, and their settings for this purpose."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ REFINERS = {"affinitynet": "01_affinitynet", "irn": "01b_irn"}
 
 
 def refiner_config(refiner: str, preset: str, backbone: str) -> Config:
-    """Return the settings of a refiner: those of the preset, on the backbone of the maps if that is a light one.
+    """Return the settings of a refiner: those of the preset, with the backbone of the maps if it is a light one.
 
     Args:
         refiner: Name of the refiner.
@@ -25,13 +25,13 @@ def refiner_config(refiner: str, preset: str, backbone: str) -> Config:
 
 
 def check_refiner(refiner: str, preset: str, backbone: str, weights_given: bool) -> None:
-    """Check, before anything is trained, that a refiner is known and that its pre-trained weights are there.
+    """Check before training that a refiner is known and that its pre-trained weights exist.
 
     Args:
         refiner: Name of the refiner.
         preset: Name of the preset.
         backbone: Backbone of the network that makes the maps.
-        weights_given: Whether the user has named a file for that backbone.
+        weights_given: Whether the user has named a file of weights for the backbone of the maps.
 
     Raises:
         InputError: The refiner is unknown, or the weights are missing.

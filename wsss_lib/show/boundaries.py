@@ -1,4 +1,4 @@
-"""Pictures of boundaries between classes, of paths that cross them, and of displacements to the centre of an object."""
+"""Pictures of boundaries between classes, of paths across them, and of displacements to the centre of an object."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from wsss_lib.show.affinity import enlarge_cells
 
 
 def boundary_picture(boundaries: Tensor, stride: int, size: tuple[int, int]) -> np.ndarray:
-    """Return boundary probabilities ``(h, w)`` in [0, 1] at the size of the image, ``(H, W)`` float, as heat."""
+    """Enlarge boundary probabilities ``(h, w)`` in [0, 1] to the size of the image, ``(H, W)`` float."""
     return enlarge_cells(boundaries.numpy(), stride, size)
 
 
@@ -68,7 +68,7 @@ def arrows(image: figures.Picture, displacements: Tensor, stride: int, every: in
         image: RGB picture, ``(H, W)`` pixels.
         displacements: ``(2, h, w)`` float, (dy, dx) in cells.
         stride: Side of a cell in pixels.
-        every: Distance between cells that get an arrow, in cells.
+        every: Distance between the cells that have an arrow, in cells.
     """
     figure = figures.Plot(figsize=(3.4, 3.4), layout="constrained")
     axis = figure.subplots()

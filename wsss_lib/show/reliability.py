@@ -1,4 +1,4 @@
-"""The reliability diagram: how often a network is right, over how confident it is."""
+"""The reliability diagram: the share of right pixels over the confidence of a network."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from wsss_lib.show.figures import Plot
 
 
 def reliability_diagram(counts: Tensor) -> Plot:
-    """Plot the share of right pixels over the confidence, and below how many pixels are that confident.
+    """Plot the share of right pixels over the confidence, and below it the share of pixels with this confidence.
 
     Args:
         counts: ``(bins, 3)`` of :func:`wsss_lib.ops.calibration.reliability`, summed over images.

@@ -1,4 +1,4 @@
-"""A picture of the reader's own, chosen from the disk. Where nobody can choose one, an example takes its place."""
+"""A picture that the reader chooses from the disk. Outside an interactive notebook, an example takes its place."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from wsss_lib.show import figures
 from wsss_lib.show.progress import is_interactive
 
 Draw = Callable[[Image.Image], Mapping[str, figures.Picture]]
-"""From a picture to the pictures that are shown, by title."""
+"""A function from a picture to the pictures that are shown, by title."""
 
 
 def explore_own(draw: Draw, example: Image.Image) -> None:
-    """Let the reader choose a picture from the disk, and show what follows from it.
+    """Let the reader choose a picture from the disk, and show the pictures that a function makes of it.
 
     Args:
         draw: Function that makes the pictures to show.
-        example: Picture that is shown first, and the only one where nobody can choose.
+        example: Picture that is shown first; outside an interactive notebook it is the only one.
     """
     if not is_interactive():
         display(_shown(draw, example))
@@ -54,7 +54,7 @@ def _shown(draw: Draw, picture: Image.Image) -> figures.Plot:
 
 
 def _opened(name: str, content: bytes) -> Image.Image:
-    """Return the picture in a file that the browser has sent, at its working size."""
+    """Return the picture in a file that the browser has sent, at the working size of the picture."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / (Path(name).name or "picture")
         path.write_bytes(content)

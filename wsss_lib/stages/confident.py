@@ -1,4 +1,4 @@
-"""Confident labels of a data set: what two thresholds and a CRF say of class activation maps, and crops of both."""
+"""Confident labels that two thresholds and a CRF make of class activation maps, and crops of images and labels."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class ThresholdLabels:
 
     Attributes:
         store: The maps.
-        thresholds: The scores of the background, one field each.
+        thresholds: Background scores; each gives one label map.
         confidence: Probability with which a label is right.
     """
 
@@ -45,12 +45,12 @@ class ThresholdLabels:
 
 @dataclass(frozen=True)
 class ConfidentLabels:
-    """What is known of the pixels of every image.
+    """Labels of the pixels of every image, as far as they are known.
 
     Attributes:
         data: The images.
-        objects: Their masks with the high threshold.
-        background: Their masks with the low threshold.
+        objects: Masks of the images with the high threshold.
+        background: Masks of the images with the low threshold.
     """
 
     data: Dataset
@@ -68,12 +68,12 @@ class ConfidentLabels:
         return torch.from_numpy(resize_labels(confident_labels(*pair).numpy(), data.size(index)))
 
     def check(self) -> str:
-        """Return what is missing among the labels, as a sentence; "" if some pixels are object and some background.
+        """Return a sentence on what the labels lack; "" if there are pixels of objects and pixels of background.
 
-        Images are read until both have been found; in ordinary data that is one or two.
+        Images are read until both kinds of pixels have been found, which rarely takes more than two images.
 
         Raises:
-            InputError: Nothing is known of any pixel.
+            InputError: The label of every pixel is unknown.
         """
         found = {"object": False, "background": False}
         for index in range(len(self.data)):
@@ -85,7 +85,7 @@ class ConfidentLabels:
         images = f"the {len(self.data)} images of {self.data.name}"
         if not any(found.values()):
             raise InputError(
-                f"no pixel of {images} is confident object or confident background, so there is nothing to learn from; "
+                f"no pixel of {images} is confident object or confident background, so no network can learn from them; "
                 "lower object_threshold, raise background_threshold, or give better maps."
             )
         missing = next(kind for kind, there in found.items() if not there)
@@ -114,7 +114,7 @@ class ConfidentCells:
 
 
 class Corners(TorchDataset[Tensor]):
-    """The upper left corner of every image, on a canvas of one size.
+    """The upper left corners of all images, each on a canvas of the same size.
 
     Args:
         data: The images.

@@ -1,4 +1,4 @@
-"""What a lesson on use begins with: a run that is there or else a short one, and data to look at."""
+"""The beginning of the lesson 07_use: an existing run or else a short one, and the data."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ _SAME = ("preset", "data_root", "labels", "mask_values", "seed", "limit", "preci
 
 
 def open_classifier(settings: Settings) -> CamRun:
-    """Open the run of 00_cam that has a finished final network, or else one of these settings.
+    """Open the run of 00_cam if it has a finished final network, or else a new run with the given settings.
 
-    On the toy world the latter takes half of the epochs of 00_cam, unless the settings say how many.
+    On the toy world a new run has half of the epochs of 00_cam, unless the settings say how many.
 
     Args:
         settings: Settings of a run of the method cam.
@@ -64,8 +64,8 @@ def _finished(folder: Path, settings: Settings) -> CamRun | None:
 def open_network(run: CamRun) -> SegmentationRun:
     """Open the final network of a run of :func:`open_classifier`, which is trained.
 
-    A new one is trained on the run's masks of its training images, which are made if they are missing; on the toy world
-    for half of the usual epochs.
+    A new final network is trained on the run's masks of the training images, which are made if they are missing. On the
+    toy world it has half of the preset's epochs.
     """
     if list(run.folder.glob("segmentation/*/config.json")):
         return final_network(run.folder)
@@ -75,10 +75,10 @@ def open_network(run: CamRun) -> SegmentationRun:
 
 
 def open_val(settings: Settings, model: Model) -> Dataset | None:
-    """Open the images of ``val``, with masks that a model can be compared with; None, and a line, if there are none.
+    """Open the images of ``val`` with masks, for scoring a model; without such images, print why and return None.
 
     Args:
-        settings: Settings that say which data are meant.
+        settings: Settings of a run on the data.
         model: The model, which may have been trained on other data.
     """
     if settings.preset != "toy" and settings.data_root is None:
@@ -89,7 +89,7 @@ def open_val(settings: Settings, model: Model) -> Dataset | None:
     )
     val = splits.scored["val"]
     if val.classes != model.classes:
-        print(f"{val.name} does not have the classes of the model, so they cannot be compared.")
+        print(f"{val.name} does not have the classes of the model, so its masks cannot score the model.")
         return None
     if not val.has_masks:
         print(f"{val.name} has no masks, so the model cannot be compared with them.")
@@ -98,7 +98,7 @@ def open_val(settings: Settings, model: Model) -> Dataset | None:
 
 
 def as_dataset(pictures: Mapping[str, Path], classes: Sequence[str]) -> FileDataset:
-    """Return pictures without labels as a data set in which no image shows a class; name those that cannot be read.
+    """Return pictures as a data set without labels; print the names of pictures that cannot be read.
 
     Args:
         pictures: Files by name, see :func:`wsss_lib.data.pictures.find_pictures`.

@@ -1,4 +1,4 @@
-"""The commands of the shell that work on maps which other code made: score, refine, compare and their options."""
+"""The shell commands for maps that other code made, such as score, refine and compare, with their options."""
 
 from __future__ import annotations
 
@@ -14,54 +14,56 @@ if TYPE_CHECKING:
     from wsss_lib.use.train_on_maps import Source
 
 Add = Callable[[str, Callable[[argparse.Namespace], int], str, str], argparse.ArgumentParser]
-"""Makes the parser of a command from its name, what does it, a short and a long explanation."""
+"""A function that makes the parser of a command from its name, its function, a short and a long explanation."""
 
 _FORMS = """\
-MAPS is a folder of .npy files as psa, SEAM, OC-CSE, MCTformer and PCSS write them ({class: map}), as IRN and its heirs
-do (keys, cam, high_res), or of arrays; of .npz files of this library; of heat maps <id>_<class>.png; or of label maps
-<id>.png. The form is found and said. PICTURES is the folder of their pictures.
+MAPS is a folder of maps: .npy files as psa, SEAM, OC-CSE, MCTformer and PCSS write them ({class: map}), or as IRN does
+(keys, cam, high_res), or with arrays; .npz files of this library; heat maps <id>_<class>.png; or label maps <id>.png.
+The command finds out the form and prints it. PICTURES is the folder of the pictures.
 """
 
 _SCORE = f"""\
-Score maps against masks at all background thresholds in one pass, and per class at one of them.
+Score maps with masks: the mean at all background thresholds in one pass, and each class at one threshold.
 
 {_FORMS}"""
 
 _REFINE = f"""\
 Sharpen maps along the edges of their pictures with a dense CRF, and write masks: OUT/crf-ALPHA/<id>.png. With --masks
-the masks are scored, too. A refinement that was stopped goes on.
+the masks are scored, too. If the command was stopped, the same command continues.
 
 {_FORMS}"""
 
 _COMPARE = f"""\
-Compare two or more sets of maps over the pictures that all of them have: differences of the mean IoU with intervals in
-which they lie in 95 % of repetitions with pictures drawn at random (the bootstrap).
+Compare two or more sets of maps over the pictures that all sets have: differences of the mean IoU, with the intervals
+that hold 95 % of the differences if pictures are drawn at random again and again (the bootstrap).
 
 {_FORMS}"""
 
 _CONVERT = f"""\
-Write maps in another form: npy, as psa, SEAM and OC-CSE read them; irn, as IRN and its heirs do; pictures; masks; or
-masks as coco (an instances JSON) or voc (the archive for VOC's test server).
+Write maps in another form: npy (for psa, SEAM and OC-CSE), irn (for IRN), pictures, or masks; or write masks as coco
+(an instances JSON) or voc (the archive for VOC's test server).
 
 {_FORMS}"""
 
 _WALK = f"""\
-Train AffinityNet on maps, or use the authors' network (checkpoint=FILE), let the maps walk along its affinities, and
-write masks, OUT/walk/masks/walk-crf/. name=value are the parameters of `wsss run affinitynet`, such as preset=voc12.
+Train AffinityNet on maps, or use the authors' network (checkpoint=FILE). Then apply the random walk to the maps, and
+write masks, OUT/walk/masks/walk-crf/. name=value are the parameters of `wsss run affinitynet`, such as preset=voc12;
+they stand before the options.
 
 {_FORMS}PICTURES may also be a folder in VOC's or COCO's layout or one with a labels.csv.
 """
 
 _SEGMENT = f"""\
 Train the final network on the masks that maps give after a CRF, or on label maps as they are. name=value are preset,
-seed and the like, and parameters of the network, such as final.epochs=3. `wsss save` makes a model file of the result.
+seed and the like, and parameters of the network, such as final.epochs=3; they stand before the options. `wsss save`
+writes the result to a model file.
 
 {_FORMS}PICTURES may also be a folder in VOC's or COCO's layout or one with a labels.csv.
 """
 
 _SBD = """\
-Write the missing masks of VOC2012/SegmentationClassAug: VOC's own where it has one, else SBD's. They are for upper
-bounds and evaluation only.
+Write the missing masks of VOC2012/SegmentationClassAug: VOC's own mask if there is one, otherwise SBD's. These masks
+are for upper bounds and scores only.
 """
 
 NAMES = ("score", "refine", "walk", "segment", "compare", "convert", "sbd")
@@ -78,7 +80,9 @@ def add(command: Add) -> None:
     _add_maps(one)
     _add_masks(one, required=True)
     _add_threshold(one)
-    one.add_argument("--crf", type=Path, metavar="OUT", help="also refine the maps, into this folder, and score that")
+    one.add_argument(
+        "--crf", type=Path, metavar="OUT", help="also refine the maps, write the masks to this folder, and score them"
+    )
     _add_crf(one)
     one.add_argument("--json", type=Path, metavar="FILE", help="also write everything to a file, with the whole curve")
 
@@ -104,8 +108,10 @@ def add(command: Add) -> None:
     _add_reading(one)
     _add_masks(one, required=True)
     _add_threshold(one)
-    one.add_argument("--repetitions", type=int, default=1000, metavar="N", help="of the bootstrap (default: 1000)")
-    one.add_argument("--seed", type=int, default=0, metavar="N", help="of its draws (default: 0)")
+    one.add_argument(
+        "--repetitions", type=int, default=1000, metavar="N", help="repetitions of the bootstrap (default: 1000)"
+    )
+    one.add_argument("--seed", type=int, default=0, metavar="N", help="random seed of the bootstrap (default: 0)")
     one.add_argument("--json", type=Path, metavar="FILE", help="also write everything to a file")
 
     one = command("convert", _convert, "maps of any repository in another form", _CONVERT)
@@ -115,9 +121,11 @@ def add(command: Add) -> None:
     one.add_argument(
         "--threshold", type=float, default=0.2, metavar="T", help="background score of masks (default: 0.2)"
     )
-    one.add_argument("--half", action="store_true", help="float16 in .npy files; float32 is what other code expects")
-    one.add_argument("--bits", type=int, default=8, metavar="8|16", help="of pictures (default: 8)")
-    one.add_argument("--competition", default="comp6", metavar="comp5|comp6", help="of VOC's server (default: comp6)")
+    one.add_argument("--half", action="store_true", help="float16 in .npy files; most other code expects float32")
+    one.add_argument("--bits", type=int, default=8, metavar="8|16", help="bits per pixel of pictures (default: 8)")
+    one.add_argument(
+        "--competition", default="comp6", metavar="comp5|comp6", help="competition on VOC's server (default: comp6)"
+    )
     one.set_defaults(masks=None, mask_values="")
 
     one = command("sbd", _sbd, "SBD's MATLAB files in, SegmentationClassAug out", _SBD)
@@ -133,13 +141,15 @@ def _add_maps(parser: argparse.ArgumentParser) -> None:
 
 def _add_reading(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--classes", default="voc", metavar="voc|coco|FILE", help="names, one per line (default: voc)")
-    parser.add_argument("--labels", type=Path, metavar="FILE", help="labels, .npy or .txt (default: of the maps)")
+    parser.add_argument(
+        "--labels", type=Path, metavar="FILE", help="image-level labels, .npy or .txt (default: the classes with maps)"
+    )
     parser.add_argument("--ids", type=Path, metavar="FILE", help="list of the pictures that are wanted")
     parser.add_argument(
         "--numbering",
         default="auto",
         metavar="auto|0|1|background",
-        help="number of the first class; or 0 is the background (default: it is found)",
+        help="number of the first class, or 0 is the background (default: recognised)",
     )
     parser.add_argument("--normalise", action="store_true", help="rectify every map and divide it by its maximum")
     parser.add_argument("--stretch", action="store_true", help="stretch maps of any size over their picture")
@@ -155,8 +165,8 @@ def _add_threshold(parser: argparse.ArgumentParser) -> None:
         "--threshold",
         default="fixed",
         metavar="fixed|best|NUMBER|FILE",
-        help="background score: 0.2; the best on these masks; a number; or the best on the pictures that a file lists, "
-        "which are then not scored (default: fixed)",
+        help="background score: fixed is 0.2; best is the best on these masks; a number; or a file that lists "
+        "pictures, on which the best is chosen, and which are then not scored (default: fixed)",
     )
 
 
@@ -164,9 +174,15 @@ def _add_crf(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--preset", default="psa", metavar="NAME", help="settings of the CRF: psa, irn or deeplab")
     parser.add_argument("--alphas", default="4", metavar="4,16", help="powers of the background (default: 4)")
     parser.add_argument("--hard", type=float, metavar="THRESHOLD", help="labels at this threshold instead of alphas")
-    parser.add_argument("--confidence", type=float, default=0.7, metavar="P", help="of such a label (default: 0.7)")
+    parser.add_argument(
+        "--confidence",
+        type=float,
+        default=0.7,
+        metavar="P",
+        help="probability that such a label is right (default: 0.7)",
+    )
     parser.add_argument("--workers", type=int, default=-1, metavar="N", help="processes (default: one for each core)")
-    parser.add_argument("--device", default="auto", metavar="auto|cpu|cuda", help="where it is computed")
+    parser.add_argument("--device", default="auto", metavar="auto|cpu|cuda", help="device of the CRF (default: auto)")
 
 
 # --------------------------------------------------------------------------------------------------------- the commands

@@ -1,4 +1,4 @@
-"""What is done with maps that other code made: score, refine and compare, with the stages of our own runs."""
+"""Scoring, refining, comparing and converting maps that other code made, with the stages of our own runs."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ from wsss_lib.use.predict import make_folder, refuse_pictures_folder
 
 @dataclass(frozen=True)
 class HardLabels:
-    """Labels of maps at one background threshold, each right with the same probability, as IRN's CRF gets them.
+    """Labels of maps at one background threshold, all right with the same probability, as the input of IRN's CRF.
 
     Attributes:
         store: The maps.
         threshold: The background score.
-        confidence: Probability of the label, in (0, 1); the other labels share the rest.
+        confidence: Probability of the label, in (0, 1); the other labels have equal shares of the rest.
     """
 
     store: CamStore
@@ -52,12 +52,12 @@ class HardLabels:
 
 @dataclass(frozen=True)
 class Scored:
-    """Scores of maps at all thresholds and, of these, the one that a policy chooses.
+    """Scores of maps at all thresholds, and the threshold that a policy chooses.
 
     Attributes:
         scores: The scores of the pictures that are reported.
         position: Position of the chosen threshold.
-        chosen: How the threshold was chosen.
+        chosen: Policy by which the threshold was chosen, in words.
     """
 
     scores: CamScores
@@ -70,7 +70,7 @@ class Scored:
         return self.scores.thresholds[self.position]
 
     def summary(self) -> dict[str, Any]:
-        """Return the scores at the chosen threshold, and the mean at every one, as plain values."""
+        """Return the scores at the chosen threshold, and the mean at every threshold, as plain values."""
         curve = dict(zip(map(str, self.scores.thresholds), self.scores.mean_iou.tolist(), strict=True))
         return {**self.scores.summary(self.position, self.chosen), "curve": curve}
 
@@ -81,13 +81,13 @@ def score_maps(one: MapSet, threshold: float | str = "fixed") -> Scored:
     Args:
         one: The maps and pictures, with masks.
         threshold: The policy: a number; ``fixed`` for 0.2; ``best`` for the best on the masks that are scored, as
-            papers do; or a list of pictures, on which the best is chosen, and which are left out of the scores.
+            papers do; or a file that lists pictures, on which the best is chosen, and which are not scored.
 
     Raises:
         InputError: There are no masks, the policy cannot be used, or maps or masks are damaged or do not fit.
     """
     if not one.data.masked:
-        raise InputError(f"the pictures of {one.name} have no masks, so nothing can be scored; give a folder of masks.")
+        raise InputError(f"the pictures of {one.name} have no masks, so they cannot be scored; give a folder of masks.")
     one = subset(one, [one.data.ids[index] for index in one.data.masked])
     fixed, policy = _as_threshold(threshold), str(threshold)
     if fixed is None and policy != "best":
@@ -107,7 +107,7 @@ def score_maps(one: MapSet, threshold: float | str = "fixed") -> Scored:
 
 
 def _as_threshold(policy: float | str) -> float | None:
-    """Return the threshold that a policy names; None for one that looks at masks."""
+    """Return the threshold that a policy names; None for a policy that needs masks."""
     if policy == "fixed":
         return FIXED_THRESHOLD
     try:
@@ -139,17 +139,17 @@ def refine_maps(
         one: The maps and pictures.
         out: Folder of the results: ``<out>/crf-<alpha>/<id>.png``, or ``<out>/hard-<threshold>/<id>.png``.
         preset: Name of the settings of the CRF, see :data:`wsss_lib.ops.dense_crf.PRESETS`.
-        alphas: PowerBackgrounds of the background ``(1 - max)^alpha``.
-        hard: If given, the background threshold at which maps become labels, in place of alphas, as in IRN.
-        confidence: Probability of such a label.
-        workers: Processes; -1 chooses: one for each core on a CPU.
+        alphas: Powers of the background score ``(1 - max)^alpha``.
+        hard: Background threshold at which maps become labels, as in IRN, instead of alphas; None for alphas.
+        confidence: Probability that such a label is right.
+        workers: Number of processes; -1 chooses, on a CPU one for each core.
         device: ``auto``, ``cpu`` or ``cuda``.
 
     Returns:
         The stores by name.
 
     Raises:
-        InputError: A parameter is out of range, the folder holds files of others, or maps are damaged or do not fit.
+        InputError: A parameter is out of range, the folder holds other files, or maps are damaged or do not fit.
     """
     out = Path(out)
     if not all(0 < alpha <= 1000 for alpha in alphas) or not alphas:
@@ -180,7 +180,7 @@ def refine_maps(
 
 
 def score_refined(one: MapSet, stores: dict[str, MaskStore]) -> dict[str, dict[str, Any]]:
-    """Return the scores of masks as plain values, by name; nothing without true masks."""
+    """Return the scores of masks as plain values, by name; an empty dictionary without true masks."""
     if not one.data.masked:
         return {}
     classes = ("background", *one.data.classes)
@@ -193,8 +193,8 @@ class Comparison:
 
     Attributes:
         thresholds: Background threshold of every set, by its name.
-        chosen: How the thresholds were chosen.
-        differences: Every pair of sets.
+        chosen: Policy by which the thresholds were chosen, in words.
+        differences: Differences of all pairs of sets.
     """
 
     thresholds: dict[str, float]
@@ -213,9 +213,9 @@ def compare_maps(
 
     Args:
         sets: The sets, with masks.
-        threshold: Policy by which each set's background threshold is chosen, see :func:`score_maps`.
-        repetitions: Repetitions of the bootstrap.
-        seed: Seed of its draws.
+        threshold: Policy by which the background threshold of each set is chosen, see :func:`score_maps`.
+        repetitions: Number of repetitions of the bootstrap.
+        seed: Random seed of the bootstrap.
 
     Raises:
         InputError: There are fewer than two sets, they share no picture, or as in :func:`score_maps`.
@@ -237,7 +237,7 @@ def compare_maps(
 
 
 def _with_own_names(sets: Sequence[MapSet]) -> list[MapSet]:
-    """Return the sets with names that differ: folders of one name are told apart by their paths."""
+    """Return the sets with different names: if folders have the same name, their paths become the names."""
     names = [one.name for one in sets]
     if len({*names}) < len(names):
         names = [str(one.store.folder) for one in sets]
@@ -261,7 +261,7 @@ def convert_maps(
     bits: int = 8,
     competition: str = "comp6",
 ) -> Path:
-    """Write maps, or the masks that they give, in a form that other tools read, as far as it is not there yet.
+    """Write maps, or masks made from maps, in a form that other tools read; files that are there already stay.
 
     Args:
         one: The maps and pictures; label maps count as masks.
@@ -271,8 +271,8 @@ def convert_maps(
             run-length codes, ``instances.json``; ``voc``: the archive of VOC's test server, ``results.tar.gz``.
         threshold: Background score of masks.
         half: Whether dictionaries hold float16 instead of float32.
-        bits: 8 or 16, of grey pictures.
-        competition: ``comp5`` or ``comp6``, of VOC's server.
+        bits: Bits per pixel of grey pictures, 8 or 16.
+        competition: Name of the competition on VOC's server, ``comp5`` or ``comp6``.
 
     Returns:
         The folder or file that was written.

@@ -1,7 +1,7 @@
-"""One HTML page that needs nothing besides itself: all pictures are inside, nothing is executed, nothing is loaded.
+"""An HTML page in one file: it contains all pictures, executes nothing and loads nothing.
 
-The content is a notebook that is never executed: its cells have no code, and their outputs are made here. nbconvert
-turns it into HTML.
+The content is a notebook that is never executed: its cells have no code, and this file makes the outputs. nbconvert
+converts the notebook to HTML.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from wsss_lib.data.files import write_atomically
 from wsss_lib.errors import InputError, printable
 
 _MARK = '<meta name="generator" content="wsss_lib'
-"""Beginning of the line by which a page of this library is known."""
+"""Beginning of a line that only pages of this library have."""
 
 _NUMBER = re.compile(r"[-−+]?[\d,.]+( ?%)?|–|")
 
@@ -60,30 +60,30 @@ class Page:
         self._cells: list[Any] = []
 
     def heading(self, text: str) -> None:
-        """Add a heading, under which all that follows stands."""
+        """Add a heading."""
         self._add_markdown(f"## {plain(text)}")
 
     def subheading(self, text: str) -> None:
-        """Add a heading within a heading."""
+        """Add a heading of the second level."""
         self._add_markdown(f"### {plain(text)}")
 
     def text(self, text: str) -> None:
-        """Add a paragraph, which is shown letter by letter."""
+        """Add a paragraph; its characters are shown unchanged, not read as Markdown."""
         self._add_markdown(plain(text))
 
     def points(self, lines: Iterable[str]) -> None:
-        """Add a list of sentences, which are shown letter by letter."""
+        """Add a list of sentences; their characters are shown unchanged, not read as Markdown."""
         self._add_markdown("\n".join(f"- {plain(line)}" for line in lines))
 
     def table(self, head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-        """Add a table; columns that hold nothing but numbers are aligned to the right."""
+        """Add a table; columns that hold only numbers are aligned to the right."""
         lines = [*map(list, rows)]
         numbers = [all(_NUMBER.fullmatch(cell) for cell in column) for column in zip(*lines, strict=True)]
         cells = [_row("th", head, numbers), *(_row("td", line, numbers) for line in lines)]
         self._add_output({"text/html": f"<table>\n{chr(10).join(cells)}\n</table>"})
 
     def figure(self, figure: Any, words: str) -> None:
-        """Add a figure of `wsss_lib.show.figures`, with words for readers who do not see it."""
+        """Add a figure of `wsss_lib.show.figures`, with a description for readers who cannot see it."""
         for kind, content in {"image/png": figure._repr_png_(), "image/jpeg": figure._repr_jpeg_()}.items():
             if content is not None:
                 self._add_output({kind: base64.b64encode(content).decode()}, {kind: {"alt": printable(words)}})
@@ -96,7 +96,7 @@ class Page:
         """
         check_page(path)
         body, _ = self._exporter.from_notebook_node(self._format.new_notebook(cells=self._cells))
-        body = re.sub(r'<a class="anchor-link".*?</a>', "", body)  # which show only together with Jupyter's own style
+        body = re.sub(r'<a class="anchor-link".*?</a>', "", body)  # these links need Jupyter's style sheet
         style = files("wsss_lib.use").joinpath("page.css").read_text("utf-8")
         head = _HEAD.format(mark=_MARK, version=wsss_lib.__version__, title=_escaped(self._title), style=style)
         content = f"{head}{body}\n</main>\n</body>\n</html>\n".encode()
@@ -122,7 +122,7 @@ def check_page(path: Path) -> None:
 
 
 def plain(text: str) -> str:
-    r"""Return a text as Markdown that shows it letter by letter.
+    r"""Return Markdown that shows the characters of a text unchanged.
 
     Example:
         >>> print(plain("a_b <i> *c*"))

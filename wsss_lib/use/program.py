@@ -1,7 +1,7 @@
 """A segmentation network as a program of ``torch.export``, which runs with PyTorch but without this library.
 
-The program takes and returns what an ONNX file does, see `wsss_lib.use.onnx`. The names of the classes are the extra
-file ``classes.json``::
+The program has the inputs and outputs of the ONNX file, see `wsss_lib.use.onnx`. The names of the classes are in the
+extra file ``classes.json``::
 
     extra = {"classes.json": ""}
     program = torch.export.load("network.pt2", extra_files=extra).module()
@@ -26,13 +26,13 @@ from wsss_lib.models.segmentation_net import SegmentationNet
 from wsss_lib.use.onnx import CHECKED, TOLERANCE, Portable, check_classes, smooth_pixels
 
 _EXAMPLE = (2, 64, 96)
-"""Count, height and width of the pictures for which the network is written down; 1 would stay fixed."""
+"""Count, height and width of the pictures with which the network is traced; a count of 1 would stay fixed."""
 
 
 def export_program(
     network: SegmentationNet, normalisation: Normalisation, classes: Sequence[str], path: str | Path
 ) -> Path:
-    """Write a network as a program, after checking that the program computes what the network does at other sizes.
+    """Write a network as a program, after comparing the outputs of both at other sizes.
 
     Args:
         network: The network; it is not changed.
@@ -45,7 +45,7 @@ def export_program(
 
     Raises:
         InputError: The name has another ending, the file cannot be written, the number of classes is not the network's,
-            or PyTorch cannot write the network down. Then nothing is written.
+            or PyTorch cannot export the network. Then nothing is written.
     """
     path = Path(path)
     check_program_target(path)
@@ -53,7 +53,7 @@ def export_program(
     check_classes(portable, classes)
     size, content = torch.export.Dim.AUTO, io.BytesIO()
     try:
-        with warnings.catch_warnings():  # of the versions of PyTorch to come
+        with warnings.catch_warnings():  # about future versions of PyTorch
             warnings.simplefilter("ignore")
             example = (smooth_pixels(_EXAMPLE).contiguous(),)
             program = torch.export.export(portable, example, dynamic_shapes=({0: size, 1: size, 2: size},))
@@ -61,7 +61,7 @@ def export_program(
             torch.export.save(program, content, extra_files={"classes.json": json.dumps(list(classes))})
     except InputError:
         raise
-    except Exception as error:  # there are many kinds
+    except Exception as error:  # torch.export raises errors of many kinds
         reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
         raise InputError(f"{path} was not written: PyTorch cannot export the network ({reason}); use ONNX.") from None
     write_atomically(path, lambda file: file.write(content.getvalue()))

@@ -1,7 +1,7 @@
-"""The report of a run: one HTML page with settings, data, curves, scores, pictures, times and what they do not say.
+"""The report of a run: one HTML page with settings, data, curves, scores, pictures, times, and limits of the numbers.
 
-The report shows what lies in the run's folder and computes nothing anew but the order of the pictures. So a run that
-is not finished has a report, too; it says what is missing.
+The report shows the files in the run's folder; the only thing that it computes is the order of the pictures. A run that
+is not finished can have a report, too, which says what is missing.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ NAME = "report.html"
 """Name of the report in the folder of a run."""
 
 _MOST_RANKED = 1_000
-"""Pictures that are ranked; of a larger split the first ones."""
+"""Largest number of pictures that are ranked: the first ones of the split."""
 
 _EACH = 3
-"""Pictures that are shown of the best, of the median and of the worst ones."""
+"""Number of pictures in each group: the best, those around the median, and the worst."""
 
 _MOST_BARS = 30
-"""Classes up to which a figure shows each of them."""
+"""Largest number of classes for which a figure has bars."""
 
 _POLICIES = {
     "": "There is no threshold.",
@@ -58,11 +58,11 @@ _STAGES = {
     "segmentation-crf": "network, then CRF",
 }
 _SHOWN = {"seeds", "cams", "classification", "refinements", "masks", "final", "data", "parameters", "versions", "made"}
-"""Parts of ``metrics.json`` that have their own place, or none, in the report."""
+"""Parts of ``metrics.json`` that have a section of their own in the report, or are not shown."""
 
 
 def write_report(run: Run | str | Path, out: str | Path | None = None) -> Path:
-    """Write the report of a run: one HTML page that shows everything without any other file.
+    """Write the report of a run: one HTML page that needs no other file.
 
     Args:
         run: A run of any method, finished or not, or its folder.
@@ -83,13 +83,13 @@ def write_report(run: Run | str | Path, out: str | Path | None = None) -> Path:
 
 @dataclass(frozen=True)
 class _Row:
-    """The scores of one result."""
+    """The scores of one kind of masks."""
 
     split: str
     title: str
     scores: Mapping[str, Any]
     chosen: str = ""
-    """Words of ``metrics.json`` that say how the threshold was chosen; "" if there is no threshold."""
+    """Policy by which the threshold was chosen, as ``metrics.json`` names it; "" if there is no threshold."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class _Column:
     title: str
     has: Callable[[str], bool]
     read: Callable[[int], np.ndarray]
-    """From the position of an image to its label map ``(H, W)`` uint8 at the working size."""
+    """A function from the position of an image to its label map ``(H, W)`` uint8 at the working size."""
 
 
 class _Report:
@@ -124,7 +124,7 @@ class _Report:
     # ------------------------------------------------------------------------------------------------------ sections
 
     def begin(self) -> None:
-        """Say what this is and how far the run is."""
+        """Show the run, the missing parts, and the most important scores."""
         page, made = self.page, datetime.now(tz=UTC)
         page.text(f"Report of the run in {report.relative(self.run.folder)}, made by wsss_lib {wsss_lib.__version__}.")
         page.text(f"Date: {made:%Y-%m-%d %H:%M} UTC.")
@@ -143,12 +143,12 @@ class _Report:
         for title, folder, settings in self._parts():
             done = len(_read_log(folder))
             if settings.checkpoint is None and done < settings.config.epochs:
-                yield f"{title}: {done} of {settings.config.epochs} epochs of the training are done."
+                yield f"{title}: {done} of {settings.config.epochs} epochs of training are done."
         if not self.metrics:
-            yield "metrics.json, which the end of the notebook or command writes: nothing is scored yet."
+            yield "metrics.json, which the notebook or command writes at its end: nothing is scored yet."
 
     def show_settings(self) -> None:
-        """Show what the run was asked to do."""
+        """Show the settings of the run."""
         settings, config, page = self.settings, self.settings.config, self.page
         usual = type(config).preset(settings.preset, config.backbone).to_dict()
         own = {
@@ -167,7 +167,7 @@ class _Report:
         page.table(["setting", "value", "the preset's value, where it differs"], rows)
 
     def show_data(self) -> None:
-        """Show how much data there is, how its classes are balanced, and what is doubtful about it."""
+        """Show the number of images, the balance of the classes, and what is doubtful about the data."""
         page, run = self.page, self.run
         splits = {**({"fit": run.splits.fit} if run.split_folder("fit") == "fit" else {}), **run.splits.scored}
         page.heading("Data")
@@ -197,16 +197,16 @@ class _Report:
             page.text("Nothing was found.")
 
     def show_training(self) -> None:
-        """Show the losses of everything that was trained."""
+        """Show the losses of all networks that were trained."""
         page = self.page
         page.heading("Training")
         for title, folder, settings in self._parts():
             page.subheading(title)
             history = _read_log(folder)
             if settings.checkpoint is not None:
-                page.text("The network is that of the authors' file; nothing was trained.")
+                page.text("The network comes from a file of the authors; it was not trained here.")
             elif not settings.config.epochs:
-                page.text("There is nothing to train: the maps are from files.")
+                page.text("There is no training: the maps come from files.")
             elif not history:
                 page.text("No epoch is finished yet.")
             else:
@@ -216,7 +216,7 @@ class _Report:
                 page.figure(self.figures.training_curve(history), f"The losses of {title} by epoch.")
 
     def show_scores(self) -> None:
-        """Show the scores, each with how its threshold was chosen."""
+        """Show the scores, each with the policy that chose its threshold."""
         page = self.page
         page.heading("Scores")
         rows = [*self._rows()]
@@ -225,7 +225,7 @@ class _Report:
             reason = "no result is scored yet" if any(s.has_masks for s in splits) else "the data has no masks"
             page.text(f"There are no scores: {reason}.")
         else:
-            page.text("All pixels of a split count together, without those that its masks leave open.")
+            page.text("All pixels of a split are counted together, without the pixels that its masks leave undecided.")
             columns = ("mean_iou", "mean_precision", "mean_recall")
             lines = []
             for row in rows:
@@ -237,7 +237,7 @@ class _Report:
         recognised = self.metrics.get("classification", {})
         if recognised:
             page.subheading("Recognition of whole images")
-            page.text("The mean average precision says how well a class's images are ranked before all others.")
+            page.text("The mean average precision is 100 % if the images of every class are ranked before all others.")
             page.table(
                 ["split", "mean average precision %"],
                 [[split, _percent(row["mean_average_precision"])] for split, row in recognised.items()],
@@ -264,7 +264,7 @@ class _Report:
         )
 
     def _show_more(self, title: str, content: Any) -> None:
-        """Show what a notebook has measured besides, if it is a table of numbers."""
+        """Show another table of numbers that a notebook has measured."""
         rows = content if isinstance(content, Mapping) else {}
         rows = {
             name: row for name, row in rows.items() if isinstance(row, Mapping) and all(map(_is_number, row.values()))
@@ -279,7 +279,7 @@ class _Report:
             self.page.table(["", *(column.replace("_", " ") for column in columns)], lines)
 
     def show_pictures(self) -> None:
-        """Show pictures with everything that was made of them."""
+        """Show pictures with their maps and masks."""
         page, scored = self.page, self.run.splits.scored
         page.heading("Pictures")
         names = [*scored][::-1]
@@ -294,7 +294,7 @@ class _Report:
             page.text(f"No image of {split} has all its maps and masks yet.")
             return
         if not ranked:
-            page.text(f"{split} has no masks, so these are its first images.")
+            page.text(f"{split} has no masks, so the first images are shown.")
             self._show_rows(data, dict.fromkeys(ready[: 2 * _EACH], ""), columns, cams)
             return
         last = columns[-1]
@@ -304,7 +304,7 @@ class _Report:
         among = f"{len(ranked)} images" if len(ranked) == len(data.masked) else f"the first {len(ranked)} with a mask"
         page.text(
             f"Images of {split}, ordered by the mean IoU of “{last.title}” over the classes that the image's mask or "
-            f"the result shows; {among} were compared."
+            f"the result shows; {among} were ranked."
         )
         shown: set[int] = set()
         middle = max(0, (len(order) - _EACH) // 2)
@@ -340,7 +340,7 @@ class _Report:
         self.page.figure(show.table_of_pictures(rows, titles), f"Images {ids}, each with {', '.join(titles[1:])}.")
 
     def show_times(self) -> None:
-        """Show how long the stages took, where, and with which versions."""
+        """Show the times of the stages, the device, and the versions."""
         page = self.page
         page.heading("Times")
         rows = []
@@ -351,7 +351,7 @@ class _Report:
         if rows:
             total = sum(float(row[-1].replace(",", "")) for row in rows)
             page.table(["part", "stage", "seconds"], [*rows, ["all", "", f"{total:,.1f}"]])
-            page.text("The times are sums over all starts of a run; what else the computer did meanwhile is not known.")
+            page.text("The times are sums over all starts of a run. They may include delays by other programs.")
         else:
             page.text("No stage has been timed yet.")
         if self.metrics:
@@ -359,10 +359,10 @@ class _Report:
             page.text("Versions: " + ", ".join(f"{n} {v}" for n, v in self.metrics["versions"].items()) + ".")
 
     def show_limits(self) -> None:
-        """Say what a reader must not conclude."""
+        """Show what the numbers do not say."""
         settings, scored = self.settings, self.run.splits.scored
         lines = [
-            "The scores are of one run with one random seed; other random seeds give other scores.",
+            "The scores are those of one run with one random seed; other random seeds give other scores.",
             "A mean over all pixels says nothing about one image: see the worst images above.",
         ]
         if not isinstance(self.run, SegmentationRun):
@@ -374,23 +374,23 @@ class _Report:
             lines.append("A score with the threshold that is best on val cannot be reached without the masks of val.")
         if scored["train"].has_masks:
             lines.append(
-                "The masks of train chose the threshold, and the best of several masks, and so did not stay unseen."
+                "The masks of train chose the threshold and the best refinement, so the scores on train are optimistic."
             )
         else:
-            lines.append("train has no masks, so nothing could be chosen with them.")
+            lines.append("train has no masks, so no threshold could be chosen with them.")
         if not any(data.has_masks for data in scored.values()):
-            lines.append("Without masks nobody knows how good the result is: look at the pictures.")
+            lines.append("Without masks the result cannot be scored: look at the pictures.")
         if settings.limit:
             lines.append(f"Only the first {settings.limit} images of every split were used.")
         if settings.preset == "toy":
-            lines.append("The toy world is drawn; its scores are not comparable with any on photographs.")
+            lines.append("The toy world is drawn; its scores cannot be compared with scores on photographs.")
         self.page.heading("What the numbers do not say")
         self.page.points(lines)
 
     # -------------------------------------------------------------------------------------------- what the run has
 
     def _parts(self) -> Iterator[tuple[str, Path, Settings]]:
-        """Yield everything that was trained for the run: its title, its folder, its settings."""
+        """Yield the title, the folder and the settings of every network that was trained for the run."""
         maker = self._map_maker()
         if maker is not None and maker is not self.run:
             yield f"{maker.settings.method}, whose maps are refined", maker.folder, maker.settings
@@ -399,14 +399,14 @@ class _Report:
             yield f"final network {folder.name}", folder, read_settings(folder)
 
     def _map_maker(self) -> CamRun | None:
-        """Return the run that makes the maps, if any."""
+        """Return the run that makes the maps; None if there is none."""
         run = self.run
         if isinstance(run, RefinementRun):
             return run.cam_run
         return run if isinstance(run, CamRun) else None
 
     def _rows(self) -> Iterator[_Row]:
-        """Yield every result that is scored."""
+        """Yield the scores of every kind of masks."""
         metrics, networks = self.metrics, [(folder, self._results(folder)) for folder in self.networks]
         for split in self.run.splits.scored:
             seen = set()
@@ -426,7 +426,7 @@ class _Report:
                     yield _Row(split, title, row)
 
     def _cam_scores(self) -> Mapping[str, Any]:
-        """Return the scores of the CAM seeds by split; version 0.1 called them seeds."""
+        """Return the scores of the CAM seeds by split; their name in version 0.1.0 was ``seeds``."""
         found: Mapping[str, Any] = self.metrics.get("cams") or self.metrics.get("seeds") or {}
         return found
 
@@ -481,7 +481,7 @@ class _Report:
 
 
 def _read_log(folder: Path) -> list[dict[str, Any]]:
-    """Return the epochs that ``log.jsonl`` has; it ends where the file is damaged."""
+    """Return the epochs in ``log.jsonl``, up to the first damaged line."""
     history: list[dict[str, Any]] = []
     with suppress(OSError, ValueError):
         for line in (folder / "log.jsonl").read_text("utf-8").splitlines():
@@ -491,7 +491,7 @@ def _read_log(folder: Path) -> list[dict[str, Any]]:
 
 
 def _image_iou(found: np.ndarray, data: Dataset, index: int) -> float:
-    """Return the mean IoU of an image over the classes that occur; 0 if every pixel of its mask is left open."""
+    """Return the mean IoU of an image over the classes that occur; 0 if its mask leaves every pixel undecided."""
     truth, labels = torch.from_numpy(data.mask(index)), torch.from_numpy(found)
     mean = float(class_mean(intersection_over_union(confusion_matrix(truth, labels, len(data.classes) + 1))))
     return 0.0 if np.isnan(mean) else mean

@@ -2,7 +2,7 @@
 
 In the folder of the results::
 
-    data/      links to pictures and masks, and labels, as runs read them; only for a plain folder of pictures
+    data/      labels, and links to pictures and masks, in the layout of `photos`; only for a plain folder of pictures
     maps/      the run of the maps, with their refinement and, in segmentation/, the final network
     walk/      the run of AffinityNet
 """
@@ -38,16 +38,16 @@ _COMMON = ("preset", "seed", "limit", "accelerator", "devices", "precision", "wo
 
 
 def is_data_root(pictures: Path) -> bool:
-    """Whether a folder of pictures is laid out as a preset wants its data, with labels of its own."""
+    """Whether a folder of pictures has the layout of a preset, and so has labels of its own."""
     return any((pictures / name).exists() for name in ("labels.csv", "JPEGImages", "annotations", "VOCdevkit"))
 
 
 def make_data(one: MapSet, folder: Path) -> Path:
-    """Make a folder of pictures with labels and masks, see `wsss_lib.data.folder`, by links where the system has them.
+    """Make a folder of pictures, labels and masks, see `wsss_lib.data.folder`, with links if the system has links.
 
     Args:
         one: The maps and pictures.
-        folder: The folder; files that are there already stay if they are the same.
+        folder: The folder; files that are there already must have the same content.
 
     Returns:
         The folder.
@@ -94,12 +94,13 @@ def _link(source: Path, target: Path) -> None:
 
 @dataclass(frozen=True)
 class Source:
-    """Maps and their pictures, as a user names them; see :func:`wsss_lib.exchange.maps.open_maps`.
+    """Maps and their pictures, as named by a user; see :func:`wsss_lib.exchange.maps.open_maps`.
 
     Attributes:
         maps: Folder of the maps.
         pictures: Folder of the pictures, or of data in VOC's or COCO's layout or with a ``labels.csv``.
-        masks: Folder of masks, for scores only; only for a plain folder of pictures, as for the next three.
+        masks: Folder of masks, for scores only. It and ``labels``, ``classes`` and ``ids`` are only for a plain folder
+            of pictures.
         labels: Source of the image-level labels.
         classes: ``voc``, ``coco`` or a file with names.
         ids: List of the pictures that are wanted.
@@ -119,10 +120,10 @@ class Source:
     stretch: bool = False
 
     def root(self, out: Path) -> Path:
-        """Return the folder of the data, which is made from a plain folder of pictures.
+        """Return the folder of the data; for a plain folder of pictures, make it.
 
         Args:
-            out: Folder of the results, in which it is made.
+            out: Folder of the results, in which the folder of the data is made.
         """
         pictures = Path(self.pictures)
         given = [name for name in ("masks", "labels", "ids") if getattr(self, name) is not None]
@@ -146,7 +147,7 @@ class Source:
 
 
 def import_maps(source: Source, settings: Settings, out: Path) -> ImportedRun:
-    """Open the run of maps in ``<out>/maps``, say what was found, and carry over the maps that are learned from.
+    """Open the run of maps in ``<out>/maps``, print a description of the maps, and copy the maps for training.
 
     Args:
         source: The maps and pictures.
@@ -175,7 +176,7 @@ def import_maps(source: Source, settings: Settings, out: Path) -> ImportedRun:
 
 
 def walk_maps(source: Source, out: str | os.PathLike[str], words: Sequence[str] = ()) -> AffinityNetRun:
-    """Train AffinityNet on maps, or use a trained one, let the maps walk, and write masks.
+    """Train AffinityNet on maps, or use a trained one, apply the random walk to the maps, and write masks.
 
     Args:
         source: The maps and pictures.
@@ -192,10 +193,10 @@ def walk_maps(source: Source, out: str | os.PathLike[str], words: Sequence[str] 
     """
     parameters, out = read_words(words, "affinitynet"), Path(out)
     if parameters.method != "affinitynet" or parameters.final:
-        raise InputError("a walk takes parameters of AffinityNet; leave method and those of the final network out.")
+        raise InputError("a walk takes only parameters of AffinityNet; leave out method and final.* ones.")
     for name in ("cams", "data_root", "out"):
         if name in parameters.values:
-            raise InputError(f"parameter {name} cannot be given for a walk, as maps and pictures say it; leave it out.")
+            raise InputError(f"parameter {name} follows from the maps, the pictures and the folder out; leave it out.")
     values = {"preset": "photos", **parameters.values, "data_root": str(source.root(out)), "out": str(out / "walk")}
     settings = read_parameters("01_affinitynet", "affinitynet", values)
     maps = import_maps(source, settings, out)
@@ -215,7 +216,7 @@ def walk_maps(source: Source, out: str | os.PathLike[str], words: Sequence[str] 
 
 
 def _splits_with_maps(run: ImportedRun) -> list[str]:
-    """Return the splits of which all pictures have maps, without those that are the same pictures."""
+    """Return the splits of which all pictures have maps; of splits with the same pictures only the first."""
     found: dict[tuple[str, ...], str] = {}
     folder = run.settings.cams
     assert folder is not None

@@ -65,7 +65,7 @@ def test_00_cam_runs_on_photographs(layout, tmp_path):
         trees.voc_tree(root)
     else:
         trees.folder_tree(root)
-        shutil.rmtree(root / "masks")  # seeds can be made, but not scored
+        shutil.rmtree(root / "masks")  # CAM seeds can be made, but not scored
     run_on_photographs("00_cam", root, tmp_path, "-p", "scales", "1.0")
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert set(metrics["cams"]) == ({"train", "val"} if layout == "voc" else set())
@@ -87,14 +87,14 @@ def test_01_affinitynet_makes_its_own_maps_or_continues(tmp_path):
     assert len(list((tmp_path / "first" / "masks" / "walk" / "val").glob("*.png"))) == 16
     assert "widgets" not in nbformat.read(tmp_path / "out.ipynb", as_version=4).metadata
 
-    seeds = ["-p", "cams", str(tmp_path / "first" / "cam_run"), "-p", "out", str(tmp_path / "second")]
-    result = papermill(ROOT, *run, *seeds)
+    maps = ["-p", "cams", str(tmp_path / "first" / "cam_run"), "-p", "out", str(tmp_path / "second")]
+    result = papermill(ROOT, *run, *maps)
     assert result.returncode == 0, result.stderr[-3000:]
     assert not (tmp_path / "second" / "cam_run").exists()
     again = json.loads((tmp_path / "second" / "metrics.json").read_text())["refinements"]["val"]
     assert again["cam"] == scores["cam"]
 
-    result = papermill(ROOT, *run[:2], "-p", "limit", "12", *seeds[:3], "-p", "out", str(tmp_path / "third"))
+    result = papermill(ROOT, *run[:2], "-p", "limit", "12", *maps[:3], "-p", "out", str(tmp_path / "third"))
     assert result.returncode != 0
     assert "are of a run on other data" in result.stderr
     assert not (tmp_path / "third").exists()

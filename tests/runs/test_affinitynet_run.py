@@ -1,4 +1,4 @@
-"""AffinityNet on a data set: its labels, its walk, and the run from seeds to scored masks."""
+"""AffinityNet on a data set: its labels, its walk, and the run from maps to scored masks."""
 
 import random
 import shutil
@@ -91,7 +91,7 @@ def draw_maps(run, *splits):
 
 
 @pytest.fixture
-def seeds(tmp_path):
+def cam_folder(tmp_path):
     """The folder of a run of 00_cam with maps of both splits."""
     run = open_run(tmp_path / "cams of 00", tiny_config(epochs=1, batch_size=2), limit=LIMIT)
     draw_maps(run, "train", "val")
@@ -280,8 +280,8 @@ def test_enlarged_walks_are_probabilities(tmp_path, pictures, cams, method, fabr
 # ------------------------------------------------------------------------------------------------------- the whole run
 
 
-def test_from_seeds_to_scores(tmp_path, seeds, monkeypatch):
-    run = open_affinity(tmp_path / "run", cams=seeds)
+def test_from_maps_to_scores(tmp_path, cam_folder, monkeypatch):
+    run = open_affinity(tmp_path / "run", cams=cam_folder)
     run.label()
     history = run.train(silent)
     assert [row["epoch"] for row in history] == [1, 2]
@@ -298,7 +298,7 @@ def test_from_seeds_to_scores(tmp_path, seeds, monkeypatch):
         assert 0 < scores["mean_iou"] < 1
         assert 0 < scores["mean_precision"] <= 1
         assert 0 < scores["mean_recall"] <= 1
-    assert all(scores["crf-4"]["mean_iou"] > 0.4 for scores in results.values())  # the seeds know the objects
+    assert all(scores["crf-4"]["mean_iou"] > 0.4 for scores in results.values())  # the maps know the objects
     files = {path.parent.relative_to(run.folder).as_posix() for path in run.folder.rglob("*.*")}
     assert files == {
         ".",
@@ -327,8 +327,8 @@ def test_from_seeds_to_scores(tmp_path, seeds, monkeypatch):
     assert contents(run.folder, without=["seconds.json"]) == before
 
 
-def test_the_scores_of_labels_are_probabilities_with_both_alphas(tmp_path, seeds):
-    run = open_affinity(tmp_path / "run", tiny(low_alpha=2.0, high_alpha=16.0), cams=seeds)
+def test_the_scores_of_labels_are_probabilities_with_both_alphas(tmp_path, cam_folder):
+    run = open_affinity(tmp_path / "run", tiny(low_alpha=2.0, high_alpha=16.0), cams=cam_folder)
     run.label()
     assert sorted(path.name for path in (run.folder / "scores").iterdir()) == ["crf-16", "crf-2"]
     low, high = (run.scores(f"crf-{alpha}", "fit") for alpha in (2, 16))
@@ -337,60 +337,60 @@ def test_the_scores_of_labels_are_probabilities_with_both_alphas(tmp_path, seeds
         torch.testing.assert_close(low.read(image_id)[1].sum(0), torch.ones(96, 96), rtol=0, atol=2e-3)
 
 
-def test_stopped_after_an_epoch_and_continued(tmp_path, seeds):
-    whole = open_affinity(tmp_path / "whole", cams=seeds)
+def test_stopped_after_an_epoch_and_continued(tmp_path, cam_folder):
+    whole = open_affinity(tmp_path / "whole", cams=cam_folder)
     whole.label()
     whole.train(silent)
-    open_affinity(tmp_path / "stopped", cams=seeds)
+    open_affinity(tmp_path / "stopped", cams=cam_folder)
     shutil.copytree(tmp_path / "whole" / "scores", tmp_path / "stopped" / "scores")
 
     def stop(_):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        open_affinity(tmp_path / "stopped", cams=seeds).train(stop)
+        open_affinity(tmp_path / "stopped", cams=cam_folder).train(stop)
     assert len(read_checkpoint(tmp_path / "stopped" / "checkpoint.pt")["history"]) == 1
-    again = open_affinity(tmp_path / "stopped", cams=seeds)
+    again = open_affinity(tmp_path / "stopped", cams=cam_folder)
     assert len(again.train(silent)) == 2
     assert_same_state(again.method.state_dict(), whole.method.state_dict())
 
 
-def test_training_without_labels(tmp_path, seeds):
+def test_training_without_labels(tmp_path, cam_folder):
     with pytest.raises(InputError, match=r"scores/crf-4/train/train_\d+\.npz is missing"):
-        open_affinity(tmp_path / "run", cams=seeds).train(silent)
+        open_affinity(tmp_path / "run", cams=cam_folder).train(silent)
 
 
-def test_how_many_processes_refine(tmp_path, seeds, monkeypatch):
+def test_how_many_processes_refine(tmp_path, cam_folder, monkeypatch):
     monkeypatch.setattr("os.cpu_count", lambda: 6)
-    assert open_affinity(tmp_path / "run", cams=seeds, workers=-1).refine_workers == 6
-    assert open_affinity(tmp_path / "run", cams=seeds, workers=3).refine_workers == 3
-    assert open_affinity(tmp_path / "run", cams=seeds, workers=0).refine_workers == 0
+    assert open_affinity(tmp_path / "run", cams=cam_folder, workers=-1).refine_workers == 6
+    assert open_affinity(tmp_path / "run", cams=cam_folder, workers=3).refine_workers == 3
+    assert open_affinity(tmp_path / "run", cams=cam_folder, workers=0).refine_workers == 0
 
 
-# ---------------------------------------------------------------------------------------------------------- the seeds
+# ------------------------------------------------------------------------------------------------------------ the maps
 
 
-def test_a_given_folder_of_seeds(tmp_path, seeds):
-    run = open_affinity(tmp_path / "run", cams=seeds)
-    assert run.cam_run.folder == seeds
+def test_a_given_folder_of_seeds(tmp_path, cam_folder):
+    run = open_affinity(tmp_path / "run", cams=cam_folder)
+    assert run.cam_run.folder == cam_folder
     assert not run.has_short_cam_run
     assert run.cam_run.settings.config == tiny_config(epochs=1, batch_size=2)
     assert not (tmp_path / "run" / "cam_run").exists()
     again = reopen(run.folder)
     assert isinstance(again, AffinityNetRun)
-    assert again.cam_run.folder == seeds
+    assert again.cam_run.folder == cam_folder
     assert again.identity() == run.identity()
 
 
-def test_the_usual_folder_of_seeds(tmp_path, seeds):
+def test_the_default_folder_of_maps(tmp_path, cam_folder):
     usual = tmp_path / "runs" / "00_cam" / f"toy-limit={LIMIT}"
-    shutil.copytree(seeds, usual)
+    shutil.copytree(cam_folder, usual)
     run = open_affinity(tmp_path / "run")
     assert run.cam_run.folder == usual
     assert not run.has_short_cam_run
 
 
-def test_without_seeds_it_makes_short_ones(tmp_path, seeds):
+def test_without_seeds_it_makes_short_ones(tmp_path, cam_folder):
     run = open_affinity(tmp_path / "run")
     own = tmp_path / "run" / "cam_run"
     assert run.has_short_cam_run
@@ -399,7 +399,7 @@ def test_without_seeds_it_makes_short_ones(tmp_path, seeds):
     assert (made.method, made.notebook) == ("cam", "00_cam")
     assert made.config == usual.replace(epochs=usual.epochs // 2, batch_size=2)
     assert read_json(own / "config.json")["settings"]["method"] == "cam"
-    shutil.copytree(seeds, tmp_path / "runs" / "00_cam" / f"toy-limit={LIMIT}")  # somebody runs 00_cam later
+    shutil.copytree(cam_folder, tmp_path / "runs" / "00_cam" / f"toy-limit={LIMIT}")  # somebody runs 00_cam later
     for again in (reopen(run.folder), open_affinity(tmp_path / "run")):
         assert again.has_short_cam_run
         assert again.cam_run.folder == own
@@ -415,11 +415,11 @@ def test_short_seeds_move_with_their_run(tmp_path):
     assert after.identity() == before.identity()
 
 
-def test_seeds_on_other_data_are_refused(tmp_path, seeds):
+def test_seeds_on_other_data_are_refused(tmp_path, cam_folder):
     with pytest.raises(InputError) as caught:
-        open_affinity(tmp_path / "run", cams=seeds, limit=LIMIT + 1)
+        open_affinity(tmp_path / "run", cams=cam_folder, limit=LIMIT + 1)
     message = str(caught.value)
-    assert message.startswith(f"cams {seeds} is a run on other data (data fit: {LIMIT} images, ")
+    assert message.startswith(f"cams {cam_folder} is a run on other data (data fit: {LIMIT} images, ")
     assert f"here data fit: {LIMIT + 1} images, " in message
     assert message.endswith("; give one on the same data.")
     assert "\n" not in message
@@ -427,11 +427,11 @@ def test_seeds_on_other_data_are_refused(tmp_path, seeds):
 
 
 @pytest.mark.parametrize(("limit", "short"), [(LIMIT, False), (LIMIT + 1, True)])
-def test_the_usual_run_is_continued_if_it_is_on_the_same_data(tmp_path, seeds, monkeypatch, limit, short):
-    monkeypatch.setattr(earlier, "default_folder", lambda *_: seeds)
+def test_the_usual_run_is_continued_if_it_is_on_the_same_data(tmp_path, cam_folder, monkeypatch, limit, short):
+    monkeypatch.setattr(earlier, "default_folder", lambda *_: cam_folder)
     run = open_affinity(tmp_path / "run", limit=limit)
     assert run.has_short_cam_run is short
-    assert run.cam_run.folder == (tmp_path / "run" / "cam_run" if short else seeds)
+    assert run.cam_run.folder == (tmp_path / "run" / "cam_run" if short else cam_folder)
 
 
 def test_a_folder_without_seeds_is_named(tmp_path):
@@ -441,9 +441,9 @@ def test_a_folder_without_seeds_is_named(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_other_seeds_make_another_run(tmp_path, seeds):
+def test_other_seeds_make_another_run(tmp_path, cam_folder):
     other = open_run(tmp_path / "others", tiny_config(epochs=1, batch_size=2), limit=LIMIT, seed=1).folder
-    run = open_affinity(tmp_path / "run", cams=seeds)
+    run = open_affinity(tmp_path / "run", cams=cam_folder)
     theirs = open_affinity(tmp_path / "other run", cams=other).identity()
     mine = run.identity()
     assert {name for name in mine if mine[name] != theirs[name]} == {"cams"}
@@ -451,22 +451,22 @@ def test_other_seeds_make_another_run(tmp_path, seeds):
         open_affinity(tmp_path / "run", cams=other)
 
 
-def test_the_same_seeds_elsewhere_make_the_same_run(tmp_path, seeds):
-    before = open_affinity(tmp_path / "run", cams=seeds)
-    shutil.copytree(seeds, tmp_path / "copy")
+def test_the_same_seeds_elsewhere_make_the_same_run(tmp_path, cam_folder):
+    before = open_affinity(tmp_path / "run", cams=cam_folder)
+    shutil.copytree(cam_folder, tmp_path / "copy")
     assert open_affinity(tmp_path / "run", cams=tmp_path / "copy").identity() == before.identity()
 
 
-def test_starting_over_leaves_seeds_elsewhere_alone(tmp_path, seeds):
-    write(seeds / "checkpoint.pt", "weights")
-    write(seeds / "metrics.json", "{}")
-    run = open_affinity(tmp_path / "run", cams=seeds)
+def test_starting_over_leaves_seeds_elsewhere_alone(tmp_path, cam_folder):
+    write(cam_folder / "checkpoint.pt", "weights")
+    write(cam_folder / "metrics.json", "{}")
+    run = open_affinity(tmp_path / "run", cams=cam_folder)
     run.label()
     write(tmp_path / "run" / "notes.txt", "mine")
-    before = contents(seeds)
-    over = open_affinity(tmp_path / "run", tiny(epochs=3), cams=seeds, resume=False)
-    assert contents(seeds) == before
-    assert over.cam_run.folder == seeds
+    before = contents(cam_folder)
+    over = open_affinity(tmp_path / "run", tiny(epochs=3), cams=cam_folder, resume=False)
+    assert contents(cam_folder) == before
+    assert over.cam_run.folder == cam_folder
     assert sorted(path.name for path in (tmp_path / "run").glob("[!.]*")) == ["config.json", "images.json", "notes.txt"]
 
 
@@ -510,8 +510,8 @@ def list_for_training(root, ids):
     write(root / "ImageSets/Segmentation/train_aug.txt", "\n".join(ids) + "\n")
 
 
-def test_the_split_that_is_trained_on(tmp_path, seeds):
-    toy = open_affinity(tmp_path / "run", cams=seeds)
+def test_the_split_that_is_trained_on(tmp_path, cam_folder):
+    toy = open_affinity(tmp_path / "run", cams=cam_folder)
     assert toy.data("fit") is toy.splits.fit
     assert [toy.split_folder(name) for name in ("fit", "train", "val")] == ["train", "train", "val"]
     with pytest.raises(InputError, match="split 'test' is unknown; choose one of train, val, fit"):
@@ -584,8 +584,8 @@ def said(monkeypatch, capsys, folder, *arguments):
         (("infer", "test"), "split 'test' is unknown; choose one of train, val, fit."),
     ],
 )
-def test_the_command_refuses_in_one_sentence(tmp_path, seeds, monkeypatch, capsys, arguments, says):
-    run = open_affinity(tmp_path / "run", cams=seeds)
+def test_the_command_refuses_in_one_sentence(tmp_path, cam_folder, monkeypatch, capsys, arguments, says):
+    run = open_affinity(tmp_path / "run", cams=cam_folder)
     status, lines = said(monkeypatch, capsys, run.folder, *arguments)
     assert status == 1
     assert len(lines) == 1
@@ -594,8 +594,8 @@ def test_the_command_refuses_in_one_sentence(tmp_path, seeds, monkeypatch, capsy
     assert sorted(path.name for path in run.folder.iterdir() if path.is_dir()) == []
 
 
-def test_the_command_runs_stages(tmp_path, seeds, monkeypatch, capsys):
-    run = open_affinity(tmp_path / "run", cams=seeds)
+def test_the_command_runs_stages(tmp_path, cam_folder, monkeypatch, capsys):
+    run = open_affinity(tmp_path / "run", cams=cam_folder)
     assert said(monkeypatch, capsys, run.folder, "label") == (0, [])
     assert len(store_ids(run.scores("crf-32", "fit"))) == LIMIT
     assert said(monkeypatch, capsys, run.folder, "refine", "crf", "val") == (0, [])

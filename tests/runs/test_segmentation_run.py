@@ -79,13 +79,13 @@ def masks(tmp_path):
 
 @pytest.mark.slow
 def test_from_the_maps_of_a_run_to_scores(tmp_path, monkeypatch):
-    seeds = open_run(tmp_path / "cams", tiny_config(epochs=1, batch_size=2), limit=LIMIT)
-    draw_maps(seeds, "train")
-    masks = cam_masks(seeds)
+    cam_run = open_run(tmp_path / "cams", tiny_config(epochs=1, batch_size=2), limit=LIMIT)
+    draw_maps(cam_run, "train")
+    masks = cam_masks(cam_run)
     run = segment(
-        seeds, masks, backbone_options={"width": 0.5}, **{k: v for k, v in SMALL.items() if k != "backbone_options"}
+        cam_run, masks, backbone_options={"width": 0.5}, **{k: v for k, v in SMALL.items() if k != "backbone_options"}
     )
-    assert run.folder == seeds.folder / "segmentation" / masks.folder.parent.name
+    assert run.folder == cam_run.folder / "segmentation" / masks.folder.parent.name
     results = run.complete(silent)
     assert list(results) == ["train", "val"]
     for scores in results.values():
@@ -115,16 +115,16 @@ def test_from_the_maps_of_a_run_to_scores(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("best", ["crf-4", "crf-32"])
 def test_the_final_stage_takes_the_masks_that_are_best_on_train(tmp_path, monkeypatch, best):
-    seeds = open_run(tmp_path / "cams", tiny_config(epochs=1, batch_size=2), limit=LIMIT)
+    cam_run = open_run(tmp_path / "cams", tiny_config(epochs=1, batch_size=2), limit=LIMIT)
     for name in ("crf-4", "crf-32"):
-        true_masks(seeds.folder / "masks" / name / "train", seeds.data("train"))
+        true_masks(cam_run.folder / "masks" / name / "train", cam_run.data("train"))
     other = {"crf-4": "crf-32", "crf-32": "crf-4"}[best]
     monkeypatch.setattr(CamRun, "infer", lambda *_: None)
     monkeypatch.setattr(CamRun, "begin", lambda *_: None)  # the masks are not from this run
     monkeypatch.setattr(CamRun, "score_masks", lambda *_: {best: {"mean_iou": 0.5}, other: {"mean_iou": 0.4}})
-    run = final_stage(seeds, **SMALL)
-    assert run.folder == seeds.folder / "segmentation" / best
-    assert run.settings.pseudo_masks == seeds.masks(best, "fit").folder
+    run = final_stage(cam_run, **SMALL)
+    assert run.folder == cam_run.folder / "segmentation" / best
+    assert run.settings.pseudo_masks == cam_run.masks(best, "fit").folder
 
 
 def without_labels(results):
@@ -241,9 +241,9 @@ def test_a_mask_with_a_value_beyond_the_classes(tmp_path, masks):
 
 
 def test_masks_of_a_run_on_other_data(tmp_path):
-    seeds = open_run(tmp_path / "cams", tiny_config(), limit=LIMIT + 1)
-    draw_maps(seeds, "train")
-    masks = cam_masks(seeds, 0.3)
+    cam_run = open_run(tmp_path / "cams", tiny_config(), limit=LIMIT + 1)
+    draw_maps(cam_run, "train")
+    masks = cam_masks(cam_run, 0.3)
     says = sentence_of(lambda: open_segmentation(tmp_path / "run", masks.folder))
     assert says.startswith(f"pseudo_masks {masks.folder} are of a run on other data (data fit: {LIMIT + 1} images")
 

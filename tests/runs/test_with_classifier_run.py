@@ -32,7 +32,7 @@ from wsss_lib.models import BACKBONES
 from wsss_lib.models.backbone import BatchNorm2d
 from wsss_lib.models.resnet38d import ResNet38d
 from wsss_lib.ops.metrics import top_recall
-from wsss_lib.runs import cam as seeds
+from wsss_lib.runs import cam as cam_runs
 from wsss_lib.runs import earlier
 from wsss_lib.runs import with_classifier as adversarial
 from wsss_lib.runs.affinitynet import AffinityNetRun
@@ -379,7 +379,7 @@ def test_without_any_label(tmp_path):
 
 def test_stopped_while_maps_are_kept(tmp_path, data, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(seeds, "infer_some", lambda *_: stop(None))
+        patch.setattr(cam_runs, "infer_some", lambda *_: stop(None))
         with pytest.raises(KeyboardInterrupt):
             open_adversarial(tmp_path / "run", "acr", data).train(silent)
     open_adversarial(tmp_path / "run", "acr", data).train(silent)

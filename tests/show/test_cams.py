@@ -1,4 +1,4 @@
-"""Maps and seeds side by side."""
+"""Maps and CAM seeds side by side."""
 
 import torch
 

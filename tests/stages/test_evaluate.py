@@ -146,10 +146,10 @@ def test_metrics_say_how_they_came_about(tmp_path):
     assert stored["peak_memory_mib"] > 50
     assert stored["data"]["val"]["images"] == 8
     assert stored["part"] == {"share": None}
-    seeds = stored["cams"]["val"]
-    assert seeds["oracle"]["mean_iou"] == pytest.approx(float(val.mean_iou[val.best]), rel=1e-12)
-    assert seeds["fixed"]["threshold"] == 0.2
-    assert seeds["fixed"]["classes"].keys() == {"background", *run.splits.classes}
+    cams = stored["cams"]["val"]
+    assert cams["oracle"]["mean_iou"] == pytest.approx(float(val.mean_iou[val.best]), rel=1e-12)
+    assert cams["fixed"]["threshold"] == 0.2
+    assert cams["fixed"]["classes"].keys() == {"background", *run.splits.classes}
     assert write_metrics(run, {}, {})["cams"] == {}
 
 

@@ -21,7 +21,7 @@ Given = str | os.PathLike[str] | Image.Image | np.ndarray
 def open_picture(picture: Given) -> tuple[Image.Image, tuple[int, int]]:
     """Return a picture as 8-bit RGB at its working size, see `wsss_lib.data.large`, and its own ``(H, W)``.
 
-    The EXIF orientation of a file is obeyed. A Pillow image is taken as its pixels lie, whatever its EXIF data say.
+    The EXIF orientation of a file is obeyed. The pixels of a Pillow image are not turned; its EXIF data are ignored.
 
     Raises:
         InputError: The file cannot be read, or the image or array does not hold 8-bit colours.

@@ -18,7 +18,7 @@ from wsss_lib.models.backbone import Backbone
 
 
 class Imported(CamMethod):
-    """A method without a network. Whatever needs one ends with a sentence."""
+    """A method without a network. A call that needs a network raises InputError."""
 
     config: Config
 

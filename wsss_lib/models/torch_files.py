@@ -69,7 +69,7 @@ def read_torch(path: str | Path) -> dict[str, Tensor]:
         if content is None:
             raise InputError(_refusal(path, str(error))) from None
     except Exception as error:
-        # PyTorch reports damage by whatever exception it happens to run into.
+        # For a damaged file, PyTorch raises exceptions of many kinds.
         if "TorchScript" in str(error):
             raise InputError(f"{path} is a TorchScript program; give a file with the state dictionary alone.") from None
         raise InputError(f"{path} is damaged or incomplete ({type(error).__name__}); download it again.") from None

@@ -85,7 +85,7 @@ class ConfidentLabels:
         images = f"the {len(self.data)} images of {self.data.name}"
         if not any(found.values()):
             raise InputError(
-                f"no pixel of {images} is confident object or confident background, so no network can learn from them; "
+                f"no pixel of {images} is confident object or confident background, so there is nothing to learn from; "
                 "lower object_threshold, raise background_threshold, or give better maps."
             )
         missing = next(kind for kind, there in found.items() if not there)

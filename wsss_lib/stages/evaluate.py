@@ -242,7 +242,7 @@ def lowest(scores: Tensor, count: int) -> list[int]:
 
 
 def score_images(store: CamStore, data: Dataset, threshold: float) -> Tensor:
-    """Score every image by itself, to find the failures.
+    """Score every image separately, to find the failures.
 
     Args:
         store: The maps, normalised to [0, 1].

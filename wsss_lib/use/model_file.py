@@ -188,7 +188,7 @@ def load_model(path: str | Path, device: str = "auto", precision: str = "32-true
             digest=texts["digest"],
         )
         network = _empty_network(config, len(classes), tensors)
-    except Exception as error:  # whatever a wrong value in the description leads to
+    except Exception as error:  # a wrong value in the description leads to errors of many kinds
         reason = str(error).rstrip(".") if isinstance(error, InputError | ValueError) else repr(error)
         raise InputError(f"the description in model file {path} cannot be used ({reason}); write it again.") from None
     load_into(network, tensors, source=path)

@@ -61,7 +61,7 @@ def open_splits(
         preset: ``toy``, ``photos``, ``voc12`` or ``coco14``.
         root: The folder of the data; ``toy`` needs none.
         labels: Source of the image-level labels of a folder in VOC's layout, see `load_voc`.
-        limit: If positive, only the first images of every split, for a quick look.
+        limit: Number of images of every split that are used, for a quick look; 0 for all.
         toy: Options of the toy world; None for the defaults.
         mask_values: Meaning of the values in the masks, see :func:`wsss_lib.data.files.parse_mask_values`; for
             ``coco14`` also ``raw``.

@@ -183,8 +183,8 @@ def view_size(height: int, width: int, scale: float, multiple: int | None = None
         height: Height of the picture in pixels.
         width: Width of the picture in pixels.
         scale: Factor of height and width.
-        multiple: If given, both lengths are rounded to the nearest ``multiple * i + 1``. At these sizes symmetric
-            padding samples the picture at the same positions as TensorFlow's padding.
+        multiple: Number for rounding both lengths to the nearest ``multiple * i + 1``; None for no such rounding. At
+            these sizes symmetric padding samples the picture at the same positions as TensorFlow's padding.
     """
     if multiple is None:
         return max(1, round(height * scale)), max(1, round(width * scale))

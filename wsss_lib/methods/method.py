@@ -208,7 +208,8 @@ class CamConfig(Config):
 
     Attributes:
         scales: Factors of the image size at which the CAMs are computed and summed, each also mirrored.
-        view_multiple: If not 0, views are resized to this multiple plus one, see `wsss_lib.data.transforms.view_size`.
+        view_multiple: Number of which the sides of views are a multiple, plus one, see
+            `wsss_lib.data.transforms.view_size`; 0 for any size.
         alphas: Powers of the background with which a CRF is tried on the maps.
     """
 
@@ -272,7 +273,7 @@ class Method(ABC):
     Attributes:
         config: Settings of the method.
         networks: Networks that are saved, by name.
-        engine: What runs the networks; set by :meth:`setup`.
+        engine: Object that runs the networks; set by :meth:`setup`.
         calls: Networks that are trained, as :attr:`engine` has prepared them, by name; filled by :meth:`setup`.
         optimizers: Optimisers by name; filled by :meth:`setup`.
         schedules: Learning rate schedules by name; filled by :meth:`setup`.
@@ -407,8 +408,8 @@ class CamMethod(Method):
     Attributes:
         signed: Whether the maps may be negative. Such maps are rectified after they are enlarged.
         scales_itself: Whether the method resizes images itself, in :meth:`multi_scale`.
-        needs: What a run must provide besides images and labels: an ordinary ``classifier``, ``superpixels``, the
-            images of a ``census``, or nothing (""). The kind of run follows from it, see `wsss_lib.runs.kinds`.
+        needs: Object that a run must provide besides images and labels: an ordinary ``classifier``, ``superpixels``,
+            the images of a ``census``, or "" for no object. The kind of run follows from it, see `wsss_lib.runs.kinds`.
         ordinary: Ordinary classifier, fixed, from normalised images to logits ``(B, K)``. It is not saved.
         superpixels: Superpixel network, fixed. It is not saved.
         census_images: Function from the number of an epoch to the images of its census: batches of

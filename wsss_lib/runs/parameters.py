@@ -218,7 +218,7 @@ def read_values(namespace: Mapping[str, Any], kinds: Mapping[str, Kind]) -> dict
 
     Args:
         namespace: The notebook's ``globals()``.
-        kinds: What each parameter may be, by name.
+        kinds: Types and limits of the parameters, by name.
 
     Raises:
         InputError: A parameter has the wrong type, or is out of range.

@@ -53,7 +53,7 @@ class Settings:
         checkpoint: File of a network that the authors' code trained, which is then used instead of training one.
         pretrained_folder: Folder in which weight files are looked for.
         seed: Seed of all random draws.
-        limit: If positive, only the first images of every split are used.
+        limit: Number of images of every split that are used, the first ones; 0 for all.
         accelerator: See :func:`wsss_lib.stages.engine.make_fabric`.
         devices: Number of processes that work on the run.
         precision: See :func:`wsss_lib.stages.engine.make_fabric`.

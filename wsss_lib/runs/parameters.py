@@ -53,6 +53,8 @@ COMMON: dict[str, Kind] = {
     "resume": Kind(bool),
     "segmentation": Kind(bool),
     "refiner": Kind(str),
+    "keep_epochs": Kind(bool),
+    "epoch": Kind(int, Limits(0)),
     "ablations": Kind(int, Limits(-1)),
 }
 """Parameters of the notebooks. The others set the field of the same name in the method's `Config`."""
@@ -65,7 +67,18 @@ _OTHER_PATHS = ("out", "runs")
 
 _CONVERTED = (int, float, str, tuple)
 
-_PASSED_ON = ("mask_values", "seed", "limit", "accelerator", "devices", "precision", "workers", "resume", "refiner")
+_PASSED_ON = (
+    "mask_values",
+    "seed",
+    "limit",
+    "accelerator",
+    "devices",
+    "precision",
+    "workers",
+    "resume",
+    "refiner",
+    "keep_epochs",
+)
 _NAMED_IN_FOLDER = ("backbone", "seed", "limit", "precision")
 """Parameters besides those of the method that lead to another default folder."""
 
@@ -99,6 +112,7 @@ def read_parameters(notebook: str, method: str, namespace: Mapping[str, Any]) ->
     config = config.replace(**changes)
     config.check()
     _refuse_ignored(preset, values)
+    _refuse_epoch(values)
     if values.get("segmentation"):
         further = further_backbone(preset, config.backbone)
         same = config.backbone == load_method("segmentation").Config.preset(preset, further).backbone
@@ -167,6 +181,17 @@ def _refuse_ignored(preset: str, values: Mapping[str, Any]) -> None:
         )
     if values.get("weights") and not values.get("pretrained", True):
         raise InputError("weights is given, but pretrained False trains from scratch; leave one of the two out.")
+
+
+def _refuse_epoch(values: Mapping[str, Any]) -> None:
+    """Raise for parameters with which the network of an epoch cannot be there; `Run.at_epoch` opens that network."""
+    if values.get("epoch") and values.get("checkpoint"):
+        raise InputError("epoch is given, but the network of checkpoint has no kept epochs; leave one of the two out.")
+    if values.get("epoch") and not values.get("resume", True):
+        raise InputError(
+            f"epoch {values['epoch']} is given, but resume False would remove the kept networks; leave one of the two "
+            "out."
+        )
 
 
 def check_final_network(preset: str, backbone: str, weights_given: bool) -> None:

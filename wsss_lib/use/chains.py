@@ -52,6 +52,7 @@ _PATHS_BY_NEED = {"classifier": ("classifier",), "superpixels": ("superpixels", 
 
 _COMMON_PATHS = ("data_root", "labels", "weights", "checkpoint")
 _OF_NOTEBOOKS = ("segmentation", "ablations")
+_OF_EPOCHS = ("keep_epochs", "epoch")
 _OF_FINAL = ("backbone", "weights")
 _EXPLAINED = {
     "data_root": "The folder of the data; the toy world needs none.",
@@ -133,7 +134,7 @@ def final_parameters() -> dict[str, Kind]:
         "precision",
         "workers",
     }
-    left_out = {*own, *common, *PATHS, "mask_values", "out", "resume", *_OF_NOTEBOOKS} - {*_OF_FINAL}
+    left_out = {*own, *common, *PATHS, "mask_values", "out", "resume", *_OF_EPOCHS, *_OF_NOTEBOOKS} - {*_OF_FINAL}
     return {name: kind for name, kind in types.items() if name not in left_out}
 
 
@@ -177,7 +178,8 @@ def open_method(parameters: Parameters, with_final: bool) -> CamRun | Refinement
             settings.weights is not None and settings.config.backbone == final.get("backbone")
         )
         check_final_network(settings.preset, final.get("backbone", ""), given)
-    run = open_run(settings)
+    epoch = convert("epoch", parameters.values.get("epoch", 0), parameter_types(parameters.method)["epoch"])
+    run = open_run(settings).at_epoch(epoch)
     assert isinstance(run, CamRun | RefinementRun)
     return run
 

@@ -279,7 +279,8 @@ def test_07_use_makes_a_model_and_then_uses_it_on_other_pictures(tmp_path):
 @pytest.mark.parametrize(
     ("parameters", "sentence"),
     [
-        (["-p", "epoch", "3"], "parameter epoch is unknown; perhaps epochs is meant."),
+        (["-p", "epochss", "3"], "parameter epochss is unknown; perhaps epochs is meant."),
+        (["-p", "epoch", "3"], "{out} has not kept the network of epoch 3 but none; name a kept epoch"),
         (["-p", "epochs", "three"], "parameter epochs must be of type int, but 'three' is str."),
         (["-p", "preset", "photos", "-p", "data_root", "nowhere"], "data_root nowhere does not exist"),
     ],
@@ -289,6 +290,6 @@ def test_a_wrong_parameter_gives_one_sentence_and_no_folder(parameters, sentence
         ROOT, "notebooks/00_cam.ipynb", tmp_path / "out.ipynb", *parameters, "-p", "out", str(tmp_path / "r")
     )
     assert result.returncode != 0
-    assert f"InputError: {sentence}" in result.stderr
+    assert f"InputError: {sentence.format(out=tmp_path / 'r')}" in result.stderr
     assert "wsss_lib/" not in result.stderr, "the stack of calls is shown"
     assert not (tmp_path / "r").exists()

@@ -48,6 +48,15 @@ class KeptEpochs:
         done = len(self.history())
         return [number for number in sorted(int(path.stem) for path in epoch_files(self.run_folder)) if number <= done]
 
+    def check(self, epoch: int) -> None:
+        """Raise InputError unless the networks of an epoch, counted from 1, are kept."""
+        if epoch not in (kept := self.numbers()):
+            known = f"those of {', '.join(map(str, kept))}" if kept else "none"
+            raise InputError(
+                f"{self.run_folder} has not kept the network of epoch {epoch} but {known}; name a kept epoch, or train "
+                "with keep_epochs=True in another folder (the number of epochs to train is called epochs)."
+            )
+
     def checkpoint(self, epoch: int, run: str, reader: str) -> dict[str, Any]:
         """Return the checkpoint of a run that has the networks of an epoch.
 
@@ -59,12 +68,7 @@ class KeptEpochs:
         Raises:
             InputError: The networks of this epoch were not kept, or their file is damaged or of another run.
         """
-        if epoch not in (kept := self.numbers()):
-            known = f"kept are those of {', '.join(map(str, kept))}" if kept else "no epoch's is kept"
-            raise InputError(
-                f"the network of epoch {epoch} is not in {self.folder} ({known}); name a kept epoch, or train with "
-                "keep_epochs=True in another folder."
-            )
+        self.check(epoch)
         path, state = self.path(epoch), read_checkpoint(self.path(epoch))
         networks = state.get("networks")
         if state.get("run") != run or not isinstance(networks, dict) or network_digest(networks) != state.get("digest"):

@@ -79,6 +79,15 @@ class Parameters:
     values: dict[str, Any] = field(default_factory=dict)
     final: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def epoch(self) -> int:
+        """Number of the epoch whose kept network is used, see :meth:`wsss_lib.runs.run.Run.at_epoch`; 0 for the last.
+
+        Raises:
+            InputError: The parameter is not a number, or is negative.
+        """
+        return int(convert("epoch", self.values.get("epoch", 0), parameter_types(self.method)["epoch"]))
+
 
 def read_words(words: Sequence[str], method: str = "cam") -> Parameters:
     """Read the words ``name=value`` of a command.
@@ -178,8 +187,7 @@ def open_method(parameters: Parameters, with_final: bool) -> CamRun | Refinement
             settings.weights is not None and settings.config.backbone == final.get("backbone")
         )
         check_final_network(settings.preset, final.get("backbone", ""), given)
-    epoch = convert("epoch", parameters.values.get("epoch", 0), parameter_types(parameters.method)["epoch"])
-    run = open_run(settings).at_epoch(epoch)
+    run = open_run(settings).at_epoch(parameters.epoch)
     assert isinstance(run, CamRun | RefinementRun)
     return run
 

@@ -740,7 +740,7 @@ CASES = {
     ),
     "pictures of 0-1 for a CRF": Case(
         lambda _: dense_crf.dense_crf([torch.rand(3, 4, 5)], [torch.rand(2, 4, 5)]),
-        ("image 0 has", "give them as uint8"),
+        ("image 0 has", "give the image as uint8"),
     ),
 }
 

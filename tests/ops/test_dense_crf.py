@@ -15,9 +15,9 @@ from wsss_lib.ops import dense_crf as module
 from wsss_lib.ops import permutohedral
 from wsss_lib.ops.dense_crf import (
     PRESETS,
+    CRFSettings,
     Kernel,
     Pairwise,
-    Settings,
     dense_crf,
     free_energy,
     make_kernel,
@@ -49,7 +49,7 @@ def field(
     weights=(3.0, 10.0), normalisation="symmetric", sxy=(3.0, 3.0), far=(80.0, 80.0), srgb=(13.0, 13.0, 13.0), steps=2
 ):
     kernels = Pairwise(sxy, None, weights[0], normalisation), Pairwise(far, srgb, weights[1], normalisation)
-    return Settings(kernels, steps)
+    return CRFSettings(kernels, steps)
 
 
 def matrix_field(steps=4):
@@ -211,7 +211,7 @@ def test_a_constant_added_to_all_energies_of_a_pixel_does_not_matter(backend, de
 
 def test_no_kernel_leaves_the_softmax(backend, device):
     image, unary = picture("none", (8, 9), device), energies("none", (3, 8, 9), device)
-    (result,) = dense_crf([image], [unary], Settings((), 5), backend)
+    (result,) = dense_crf([image], [unary], CRFSettings((), 5), backend)
     close(result, (-unary).softmax(0), 1e-6)
 
 

@@ -138,7 +138,7 @@ class ColourProjection(CamMethod):
     def backbone(self):
         raise NotImplementedError
 
-    def setup(self, engine, total_steps):
+    def make_optimizer(self, name):
         raise NotImplementedError
 
     def step(self, batch):

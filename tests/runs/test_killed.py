@@ -10,6 +10,7 @@ import time
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from unittest import mock
 
@@ -62,7 +63,8 @@ def tiny(method: str):
 
 def open_tiny(method: str, folder: Path) -> Run:
     with mock.patch.dict(toy.COUNTS, TOY_COUNTS):
-        return open_run(Settings(f"nn_{method}", method, "toy", tiny(method), folder, accelerator="cpu", workers=0))
+        settings = Settings(f"nn_{method}", method, "toy", tiny(method), folder, accelerator="cpu", workers=0)
+        return open_run(replace(settings, keep_epochs=method == "cam"))
 
 
 # --------------------------------------------------------------------------------- in a process that is there to die

@@ -81,7 +81,7 @@ def test_words_are_read():
         (["epochs"], "'epochs' is not a parameter; write name=value"),
         (["=5"], "is not a parameter"),
         (["epochs=5", "epochs=6"], "parameter epochs is given twice"),
-        (["epoch=5"], "perhaps epochs is meant"),
+        (["epoch_s=5"], "perhaps epochs is meant"),
         (["final.epoch=5"], "perhaps final.epochs is meant"),
         (["final.epochs=x"], "parameter epochs must be of type int"),
         (["final.data_root=x"], "parameter final.data_root is unknown"),
@@ -159,8 +159,10 @@ def test_a_stage_of_a_run_in_a_folder_with_any_name(name, said, tmp_path):
     assert all(image_id in run.cams("val") for image_id in run.data("val").ids)
     assert "the arguments of stage infer do not fit" in said(name, "infer")[1]
     assert "stage 'trian' is unknown" in said(name, "trian")[1]
-    assert "parameter epoch is unknown" in said("run", "cam", "epoch=1")[1]
-    assert "parameter epoch is unknown" in said("fit", "preset=toy", "epoch=1")[1]
+    assert "parameter epoc is unknown" in said("run", "cam", "epoc=1")[1]
+    assert "parameter epoc is unknown" in said("fit", "preset=toy", "epoc=1")[1]
+    assert "has not kept the network of epoch 1 but none" in said("fit", "preset=toy", "epoch=1", "out=new")[1]
+    assert not Path("new").exists()
 
 
 @pytest.mark.slow

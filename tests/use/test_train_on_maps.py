@@ -148,7 +148,7 @@ def test_maps_of_a_folder_in_vocs_layout(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["walk", "epoch=1"], "parameter epoch is unknown; perhaps epochs is meant"),
+        (["walk", "epochss=1"], "parameter epochss is unknown; perhaps epochs is meant"),
         (["walk", "out=x"], "parameter out follows from the maps"),
         (["walk", "final.epochs=1"], "a walk takes only parameters of AffinityNet"),
         (["segment", "epochs=1"], "parameter epochs cannot be given for a final network"),

@@ -26,6 +26,8 @@ from wsss_lib.errors import InputError
 
 _NOTHING = ("none", "background", "negative")
 _SPLITS = ("train", "val")
+_OF_VOC = ("ImageSets", "Annotations", "SegmentationClass", "SegmentationClassAug")
+"""Folders of VOC's layout. A folder with one of them is not sorted by class, even if its `JPEGImages` is missing."""
 
 
 def find_class_folders(root: Path) -> dict[str, dict[str, Path]] | None:
@@ -35,6 +37,8 @@ def find_class_folders(root: Path) -> dict[str, dict[str, Path]] | None:
         root: The folder.
     """
     inside = {path.name: path for path in _folders(root)}
+    if not inside.keys().isdisjoint(_OF_VOC):
+        return None
     if "train" in inside and not _pictures(inside["train"]):
         splits = {name: {f.name: f for f in _folders(inside[name])} for name in _SPLITS if name in inside}
         found = {name: {n: f for n, f in classes.items() if _pictures(f)} for name, classes in splits.items()}

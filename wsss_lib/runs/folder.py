@@ -44,6 +44,9 @@ SUBRUN_GROUPS = ("segmentation", "variants", "refined")
 STORES = {"cams": 1, "growth": 1, "scores": 2, "masks": 2}
 """Folders that hold stores, and how deep the folder of a store lies in them."""
 
+EPOCHS = "epochs"
+"""Folder of the networks that a run has kept after each epoch, see `wsss_lib.runs.epochs`."""
+
 FILES = (
     "checkpoint.pt",
     "log.jsonl",
@@ -76,6 +79,11 @@ _locks: dict[Path, tuple[FileLock | None, int]] = {}
 def holds_run(folder: Path) -> bool:
     """Return whether a run has claimed a folder."""
     return (folder / "config.json").is_file()
+
+
+def epoch_files(folder: Path) -> list[Path]:
+    """Return the files of the networks that the run in a folder has kept, ``epochs/<number>.pt``."""
+    return [path for path in sorted((folder / EPOCHS).glob("*.pt")) if re.fullmatch(r"\d{3,}", path.stem)]
 
 
 def read_config(folder: Path, removing: bool = False) -> dict[str, Any]:
@@ -228,6 +236,7 @@ class RunFolder:
         if self.is_claimed:
             return
         found = next((name for name in FILES if (self.path / name).is_file()), None)
+        found = found or next((str(path.relative_to(self.path)) for path in epoch_files(self.path)), None)
         for name, depth in STORES.items():
             inside = (self.path / name).glob("/".join(["*"] * (depth + 1)))
             found = found or next((str(p.relative_to(self.path)) for p in inside if p.suffix == _SUFFIX_OF[name]), None)
@@ -312,7 +321,7 @@ class RunFolder:
             if part.is_claimed:
                 with contextlib.suppress(InputError), part.locked():
                     part.remove_unfinished()
-        patterns = (".tmp-*", *(f"{name}/**/.tmp-*" for name in STORES))
+        patterns = (".tmp-*", f"{EPOCHS}/.tmp-*", *(f"{name}/**/.tmp-*" for name in STORES))
         for path in [path for pattern in patterns for path in self.path.glob(pattern) if is_unfinished(path)]:
             path.unlink(missing_ok=True)
 
@@ -352,6 +361,9 @@ class RunFolder:
                         _remove_store(folder, known, _SUFFIX_OF[name])
                         remove_empty(folder.parent)
                 remove_empty(self.path / name)
+            for path in epoch_files(self.path):
+                path.unlink()
+            remove_empty(self.path / EPOCHS)
             for name in FILES:
                 (self.path / name).unlink(missing_ok=True)
             (self.path / "config.json").unlink()

@@ -36,6 +36,7 @@ def settings_identity(settings: Settings, weights: Path | None, splits: Mapping[
         "precision": settings.precision,
         **settings.config.to_dict(),
         "weights": None if weights is None else file_digest(weights),
+        **({"epoch": settings.epoch} if settings.epoch else {}),
         **({} if settings.checkpoint is None else {"checkpoint": file_digest(settings.checkpoint)}),
         **{f"data {name}": f"{len(split)} images, {label_digest(split)}" for name, split in splits.items()},
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,8 @@ class OpenedRun:
     """
 
     def __init__(self, settings: Settings, guest: bool = False, part: bool = False) -> None:
+        if part:
+            settings = replace(settings, keep_epochs=False)
         settings.config.check()
         check_devices(settings.accelerator, settings.devices, settings.precision)
         self.settings = settings
@@ -113,7 +116,7 @@ class OpenedRun:
     def _open(self) -> None:
         """Prepare the run, and refuse a folder that holds another one."""
         self._refuse_changed_pictures()
-        self.place.refuse_other(self.own_identity, self._defaults, [*self.own_identity, "checkpoint"])
+        self.place.refuse_other(self.own_identity, self._defaults, [*self.own_identity, "checkpoint", "epoch"])
         self.prepare()
         self._identity = self.identity()
         self.place.refuse_other(self._identity, self._defaults)

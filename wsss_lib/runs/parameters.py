@@ -14,6 +14,7 @@ from wsss_lib.methods import load_method
 from wsss_lib.methods.fields import Kind, Limits, kinds_of
 from wsss_lib.methods.method import PRESETS, Config, further_backbone
 from wsss_lib.models.pretrained import backbone_of_weights
+from wsss_lib.runs.epochs import KeptEpochs
 from wsss_lib.runs.refiners import check_refiner
 from wsss_lib.runs.settings import PATHS, RENAMED, Settings, default_weights, project_root
 from wsss_lib.stages.engine import PRECISIONS
@@ -53,6 +54,8 @@ COMMON: dict[str, Kind] = {
     "resume": Kind(bool),
     "segmentation": Kind(bool),
     "refiner": Kind(str),
+    "keep_epochs": Kind(bool),
+    "epoch": Kind(int, Limits(0)),
     "ablations": Kind(int, Limits(-1)),
 }
 """Parameters of the notebooks. The others set the field of the same name in the method's `Config`."""
@@ -65,7 +68,18 @@ _OTHER_PATHS = ("out", "runs")
 
 _CONVERTED = (int, float, str, tuple)
 
-_PASSED_ON = ("mask_values", "seed", "limit", "accelerator", "devices", "precision", "workers", "resume", "refiner")
+_PASSED_ON = (
+    "mask_values",
+    "seed",
+    "limit",
+    "accelerator",
+    "devices",
+    "precision",
+    "workers",
+    "resume",
+    "refiner",
+    "keep_epochs",
+)
 _NAMED_IN_FOLDER = ("backbone", "seed", "limit", "precision")
 """Parameters besides those of the method that lead to another default folder."""
 
@@ -106,12 +120,14 @@ def read_parameters(notebook: str, method: str, namespace: Mapping[str, Any]) ->
     if values.get("refiner"):
         check_refiner(values["refiner"], preset, config.backbone, bool(values.get("weights")))
     paths: dict[str, Any] = {name: existing(name, values.get(name, "")) for name in PATHS}
+    folder = _path("out", values["out"]) if values.get("out") else default_folder(notebook, preset, values, changes)
+    _refuse_epoch(values, folder)
     return Settings(
         notebook=notebook,
         method=method,
         preset=preset,
         config=config,
-        folder=_path("out", values["out"]) if values.get("out") else default_folder(notebook, preset, values, changes),
+        folder=folder,
         **paths,
         pretrained_folder=project_root() / "pretrained",
         **{name: values[name] for name in _PASSED_ON if name in values},
@@ -169,6 +185,18 @@ def _refuse_ignored(preset: str, values: Mapping[str, Any]) -> None:
         raise InputError("weights is given, but pretrained False trains from scratch; leave one of the two out.")
 
 
+def _refuse_epoch(values: Mapping[str, Any], folder: Path) -> None:
+    """Raise if the network of the epoch that is asked for cannot be there; `Run.at_epoch` opens that network."""
+    epoch = values.get("epoch")
+    if not epoch:
+        return
+    if not values.get("resume", True):
+        raise InputError(
+            f"epoch {epoch} is given, but resume False would remove its network; leave one of the two out."
+        )
+    KeptEpochs(folder).check(epoch)
+
+
 def check_final_network(preset: str, backbone: str, weights_given: bool) -> None:
     """Check, before anything is trained, that the pre-trained weights of the final segmentation network are there.
 
@@ -192,7 +220,7 @@ def refuse_unknown(namespace: Mapping[str, Any], known: Iterable[str]) -> None:
     if not injected:
         return
     own = {name for cell in cells if cell not in injected for name in _annotated_names(cell)}
-    unused = {*PATHS, "mask_values", "refiner"} - own
+    unused = {*PATHS, "mask_values", "refiner", "keep_epochs", "epoch"} - own
     known = {name for name in known if name not in unused}  # what a notebook does not use must not be given
     for statement in ast.parse(injected[-1]).body:
         for target in getattr(statement, "targets", []):

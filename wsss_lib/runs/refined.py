@@ -45,6 +45,7 @@ def refined(run: CamRun) -> RefinementRun:
             superpixels=None,
             saliency=None,
             refiner="",
+            epoch=0,
             resume=True,
         ),
         part=True,

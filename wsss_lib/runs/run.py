@@ -24,6 +24,7 @@ from wsss_lib.methods.method import Method
 from wsss_lib.models.backbone import Normalisation
 from wsss_lib.models.pretrained import load_backbone
 from wsss_lib.models.weights import LoadReport, read_state
+from wsss_lib.runs.epochs import KeptEpochs
 from wsss_lib.runs.opened import OpenedRun
 from wsss_lib.runs.settings import Settings
 from wsss_lib.runs.training_record import TrainingRecord
@@ -160,7 +161,12 @@ class Run(OpenedRun, ABC, Generic[M]):
     @property
     def is_trained(self) -> bool:
         """Whether there is nothing left to train."""
-        return self.settings.checkpoint is not None or len(self._history()) >= self.settings.config.epochs
+        return self.settings.checkpoint is not None or len(self._history()) >= self._last_epoch
+
+    @property
+    def _last_epoch(self) -> int:
+        """Number of the epoch whose network is used."""
+        return self.settings.epoch or self.settings.config.epochs
 
     def _history(self) -> History:
         """Return the epochs that the checkpoint has seen, and load its networks."""
@@ -264,12 +270,37 @@ class Run(OpenedRun, ABC, Generic[M]):
             raise InputError(
                 f"variant {name!r} changes no setting ({present or 'none is named'}); name one with another value."
             )
+        same_network = changes.keys() <= config.inference_only
         settings = replace(self.settings, config=config, folder=folder, resume=True, **self.variant_settings())
-        other = type(self)(settings, part=True)
+        other = type(self)(settings if same_network else replace(settings, epoch=0), part=True)
         source, target = self.folder / "checkpoint.pt", folder / "checkpoint.pt"
-        if changes.keys() <= config.inference_only and source.is_file() and self.is_trained and not target.is_file():
+        if same_network and source.is_file() and self.is_trained and not target.is_file():
             with other.working():
                 write_checkpoint(target, {**read_checkpoint(source), "run": other.fingerprint()})
+        return other
+
+    def at_epoch(self, epoch: int) -> Self:
+        """Open a run like this one whose network is the one that this run has kept after an epoch.
+
+        Its maps and masks lie in ``variants/epoch-<number>`` within this run's folder. This run must have been trained
+        with the setting ``keep_epochs``; it may be still in training.
+
+        Args:
+            epoch: Number of the epoch, from 1; 0 for this run as it is.
+
+        Raises:
+            InputError: The network of this epoch was not kept, or its file is damaged or of another run.
+        """
+        if epoch == 0:
+            return self
+        kept, folder = KeptEpochs(self.folder), self.folder / "variants" / f"epoch-{epoch:03d}"
+        kept.checkpoint(epoch, self.fingerprint(), "")  # before the folder is made
+        settings = replace(self.settings, epoch=epoch, folder=folder, resume=True, **self.variant_settings())
+        other = type(self)(settings, part=True)
+        state, target = kept.checkpoint(epoch, self.fingerprint(), other.fingerprint()), folder / "checkpoint.pt"
+        if not target.is_file() or read_checkpoint(target).get("networks") != state["networks"]:
+            with other.working():
+                write_checkpoint(target, state)
         return other
 
     def variant_settings(self) -> dict[str, Any]:
@@ -288,7 +319,12 @@ class Run(OpenedRun, ABC, Generic[M]):
         history = self._history()
         if history:
             self.training_record.refuse_other_sources(self.training_sources())
-        if len(history) >= self.settings.config.epochs:  # nothing is left to do, so the folder's lock is not needed
+        if self.settings.epoch and not history:
+            raise InputError(
+                f"{self.folder} has lost the network of epoch {self.settings.epoch}; open it with -p epoch in the "
+                "notebook or with at_epoch, which puts the network back."
+            )
+        if len(history) >= self._last_epoch:  # nothing is left to do, so the folder's lock is not needed
             restore_json_lines(self.folder / "log.jsonl", history)
             self.method.train(False)
             return history
@@ -328,11 +364,14 @@ class Run(OpenedRun, ABC, Generic[M]):
         for folder in sorted((self.folder / "growth").glob("*")):
             if folder.name > f"{done:03d}":  # the maps of epochs that are trained anew
                 remove_files(CamStore(folder), self._ids())
+        KeptEpochs(self.folder).remove_after(done)
         self.training_record.write(done, self.training_sources(), maker(self.fabric.device))
 
     def _after_epoch(self, epoch: int) -> None:
         self._refuse_changed_inputs()
         self.after_epoch(epoch)
+        if self.settings.keep_epochs:
+            KeptEpochs(self.folder).write(epoch, self.method, self._fingerprint)
 
     def after_epoch(self, epoch: int) -> None:
         """Do, in one process, the work after an epoch, from 1, before it counts as done; by default nothing."""

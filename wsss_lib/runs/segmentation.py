@@ -322,6 +322,7 @@ def segment(
             superpixels=None,
             saliency=None,
             checkpoint=None,
+            epoch=0,
             resume=True,
         ),
         part=True,

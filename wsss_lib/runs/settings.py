@@ -59,6 +59,10 @@ class Settings:
         precision: See :func:`wsss_lib.stages.engine.make_fabric`.
         workers: Processes that load images, for each device; -1 chooses.
         resume: Whether an earlier, unfinished run in the same folder is continued, or removed.
+        keep_epochs: Whether the network is kept after each epoch, in ``epochs`` in the folder of the run; the numbers
+            of the run do not depend on it.
+        epoch: Number of the epoch, from 1, whose kept network makes maps and masks instead of the last one, see
+            :meth:`wsss_lib.runs.run.Run.at_epoch`; 0 for the last one.
         refiner: Method whose walk refines the maps before the final network learns from them, ``affinitynet`` or
             ``irn``; "" for a CRF alone.
     """
@@ -87,6 +91,8 @@ class Settings:
     workers: int = -1
     resume: bool = True
     refiner: str = ""
+    keep_epochs: bool = False
+    epoch: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain values, for JSON."""

@@ -52,6 +52,7 @@ _PATHS_BY_NEED = {"classifier": ("classifier",), "superpixels": ("superpixels", 
 
 _COMMON_PATHS = ("data_root", "labels", "weights", "checkpoint")
 _OF_NOTEBOOKS = ("segmentation", "ablations")
+_OF_EPOCHS = ("keep_epochs", "epoch")
 _OF_FINAL = ("backbone", "weights")
 _EXPLAINED = {
     "data_root": "The folder of the data; the toy world needs none.",
@@ -77,6 +78,15 @@ class Parameters:
     method: str
     values: dict[str, Any] = field(default_factory=dict)
     final: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def epoch(self) -> int:
+        """Number of the epoch whose kept network is used, see :meth:`wsss_lib.runs.run.Run.at_epoch`; 0 for the last.
+
+        Raises:
+            InputError: The parameter is not a number, or is negative.
+        """
+        return int(convert("epoch", self.values.get("epoch", 0), parameter_types(self.method)["epoch"]))
 
 
 def read_words(words: Sequence[str], method: str = "cam") -> Parameters:
@@ -133,7 +143,7 @@ def final_parameters() -> dict[str, Kind]:
         "precision",
         "workers",
     }
-    left_out = {*own, *common, *PATHS, "mask_values", "out", "resume", *_OF_NOTEBOOKS} - {*_OF_FINAL}
+    left_out = {*own, *common, *PATHS, "mask_values", "out", "resume", *_OF_EPOCHS, *_OF_NOTEBOOKS} - {*_OF_FINAL}
     return {name: kind for name, kind in types.items() if name not in left_out}
 
 
@@ -177,7 +187,7 @@ def open_method(parameters: Parameters, with_final: bool) -> CamRun | Refinement
             settings.weights is not None and settings.config.backbone == final.get("backbone")
         )
         check_final_network(settings.preset, final.get("backbone", ""), given)
-    run = open_run(settings)
+    run = open_run(settings).at_epoch(parameters.epoch)
     assert isinstance(run, CamRun | RefinementRun)
     return run
 

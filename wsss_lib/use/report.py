@@ -142,8 +142,9 @@ class _Report:
     def _missing(self) -> Iterator[str]:
         for title, folder, settings in self._parts():
             done = len(_read_log(folder))
-            if settings.checkpoint is None and done < settings.config.epochs:
-                yield f"{title}: {done} of {settings.config.epochs} epochs of training are done."
+            wanted = settings.epoch or settings.config.epochs
+            if settings.checkpoint is None and done < wanted:
+                yield f"{title}: {done} of {wanted} epochs of training are done."
         if not self.metrics:
             yield "metrics.json, which the notebook or command writes at its end: nothing is scored yet."
 

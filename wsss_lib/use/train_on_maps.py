@@ -200,7 +200,7 @@ def walk_maps(source: Source, out: str | os.PathLike[str], words: Sequence[str] 
     values = {"preset": "photos", **parameters.values, "data_root": str(source.root(out)), "out": str(out / "walk")}
     settings = read_parameters("01_affinitynet", "affinitynet", values)
     maps = import_maps(source, settings, out)
-    run = AffinityNetRun(replace(settings, cams=maps.folder))
+    run = AffinityNetRun(replace(settings, cams=maps.folder)).at_epoch(parameters.epoch)
     run.label()
     run.train()
     refined: dict[str, Any] = {}

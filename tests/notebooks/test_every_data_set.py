@@ -191,6 +191,8 @@ def test_every_notebook(make, shown, tmp_path, monkeypatch, capsys):
     splits, ablations, said = EXPECTED[make]
     for name in METHODS:
         out = root.parent / "runs" / name / "photos"
+        if name == "01b_irn":  # its weights are of a wider network than a short run of 00_cam has here
+            files[name]["cams"] = str(root.parent / "runs" / "00_cam" / "photos")
         execute(
             name, show, preset="photos", data_root=str(root), epochs=1, batch_size=2, scales="1.0", workers=0,
             accelerator="cpu", crop_size=64, out=str(out), ablations=ablations, **files[name],

@@ -193,7 +193,7 @@ def test_resnet38_foreign_names_are_refused(name):
 
 
 def test_resnet38_needs_names_and_values():
-    with pytest.raises(InputError, match="names none"):
+    with pytest.raises(InputError, match="no names of arrays"):
         resnet38d_from_mxnet(MXNetList([], [np.zeros(1, "f4")]))
     with pytest.raises(InputError, match="no values"):
         resnet38d_from_mxnet(MXNetList(["arg:conv1a_weight"], [None]))

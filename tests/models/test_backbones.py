@@ -1,5 +1,7 @@
 """The networks against the official ones, and what all of them promise."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -170,3 +172,18 @@ def test_training_a_narrow_network_on_contiguous_images(name):
     for _ in range(2):
         model(torch.randn(4, 3, 64, 64)).sum().backward()
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize("name", ["efficientnet_lite0", "mobilenet_v2"])
+def test_channels_are_side_by_side_through_the_whole_of_a_small_network(name):
+    """Also after weights were loaded; the values are those of the plain order."""
+    network = create_backbone(name, width=0.25).eval()
+    network.load_state_dict({key: value.contiguous() for key, value in network.state_dict().items()})
+    plain = copy.deepcopy(network).to(memory_format=torch.contiguous_format)
+    images = torch.randn(2, 3, 65, 97, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        ours, theirs = network(images), plain(images)
+    for tap, features in ours.items():
+        assert features.is_contiguous(memory_format=torch.channels_last), tap
+        assert not theirs[tap].is_contiguous(memory_format=torch.channels_last), tap
+        torch.testing.assert_close(features, theirs[tap], rtol=1e-4, atol=1e-5)

@@ -124,6 +124,13 @@ class Backbone(nn.Module, ABC):
         """Convert the tensors of an ImageNet weight file to this network's shapes; by default they are unchanged."""
         return dict(state)
 
+    def channels_last(self) -> None:
+        """Store the channels of a pixel side by side, in the weights and therefore in the features.
+
+        Depthwise convolutions are faster in this order (`benchmarks/memory_format.py`). Shapes stay as they are.
+        """
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
     @abstractmethod
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Map ``(B, 3, H, W)`` normalised images to the features ``(B, channels, h, w)`` of every tap."""

@@ -163,6 +163,7 @@ class EfficientNetLite0(Backbone):
         self.blocks = nn.Sequential(*blocks)
         self.head = head
         initialise(self)
+        self.channels_last()
 
     def adapt(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Rename the tensors of the published file to the names of this network; other tensors keep their names."""

@@ -49,6 +49,7 @@ class MobileNetV2(Backbone):
         super().__init__({f"features.{i}": Tap(features[i].out_channels, s) for i, s in strides.items()})
         dilate(features, output_stride)
         self.features = features
+        self.channels_last()
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Map ``(B, 3, H, W)`` to the five taps ``(B, channels, ceil(H / stride), ceil(W / stride))``."""

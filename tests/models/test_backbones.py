@@ -186,4 +186,4 @@ def test_channels_are_side_by_side_through_the_whole_of_a_small_network(name):
     for tap, features in ours.items():
         assert features.is_contiguous(memory_format=torch.channels_last), tap
         assert not theirs[tap].is_contiguous(memory_format=torch.channels_last), tap
-        torch.testing.assert_close(features, theirs[tap], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(features, theirs[tap], rtol=1e-3, atol=1e-4)

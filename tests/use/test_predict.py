@@ -202,6 +202,21 @@ def test_a_list_and_a_text_file(model, pictures, tmp_path):
         assert set(masks_of(tmp_path / out)) == {"tall", "other"}
 
 
+def test_a_list_of_voc_names_pictures_in_jpegimages(model, pictures, tmp_path):
+    lists = tmp_path / "VOC2012" / "ImageSets" / "Segmentation"
+    lists.mkdir(parents=True)
+    (tmp_path / "VOC2012" / "JPEGImages").mkdir()
+    for name in ("2008_000001", "2008_000002", "2008_000003"):
+        Image.fromarray(pixels("wide", (33, 57))).save(tmp_path / "VOC2012" / "JPEGImages" / f"{name}.jpg")
+    (lists / "test.txt").write_text("2008_000003\n/JPEGImages/2008_000001.jpg\n")
+    predict_folder(model, lists / "test.txt", tmp_path / "out")
+    assert set(masks_of(tmp_path / "out")) == {"2008_000003", "2008_000001"}
+    (lists / "test.txt").write_text("2008_000004\n")
+    assert "2008_000004.jpg, which is not a file" in sentence_of(
+        lambda: predict_folder(model, lists / "test.txt", tmp_path / "out")
+    )
+
+
 def test_the_exif_orientation_is_obeyed(model, tmp_path):
     (tmp_path / "in").mkdir()
     exif = Image.Exif()

@@ -12,6 +12,7 @@ from PIL import Image
 from wsss_lib.data.files import image_size, read_image, read_lines
 from wsss_lib.data.large import reduced, working_size
 from wsss_lib.data.names import composed
+from wsss_lib.data.voc import read_ids
 from wsss_lib.errors import InputError
 
 Given = str | os.PathLike[str] | Image.Image | np.ndarray
@@ -61,7 +62,8 @@ def find_pictures(pictures: str | os.PathLike[str] | Sequence[str | os.PathLike[
     Args:
         pictures: A picture, a folder, a ``.txt`` file that names a picture in every line (as seen from the file's
             folder), or a list of these. Of a folder every file with the ending of an image format counts; what lies in
-            its subfolders, or begins with a dot, does not.
+            its subfolders, or begins with a dot, does not. A file in a folder of ``ImageSets`` is a list of VOC: it
+            names pictures in ``JPEGImages``, without their ending.
 
     Raises:
         InputError: A file or folder does not exist, a folder or a list has no picture, or two pictures have one name.
@@ -93,10 +95,12 @@ def _files(path: Path) -> list[Path]:
         raise InputError(f"{path} does not exist; give a picture, a folder of pictures, or a .txt file with a list.")
     if path.suffix.lower() != ".txt":
         return [path]
-    lines = [line for line in read_lines(path) if line]
-    if not lines:
+    if path.absolute().parent.parent.name == "ImageSets":
+        listed = [path.absolute().parents[2] / "JPEGImages" / f"{image_id}.jpg" for image_id in read_ids(path)]
+    else:
+        listed = [path.parent / line for line in read_lines(path) if line]
+    if not listed:
         raise InputError(f"{path} names no picture; write the path of a picture into every line.")
-    listed = [path.parent / line for line in lines]
     missing = [file for file in listed if not file.is_file()]
     if missing:
         raise InputError(

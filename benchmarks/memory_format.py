@@ -1,7 +1,7 @@
 """Effect of `channels_last` on the small networks: inference and training steps with and without it, in turns.
 
-Columns: milliseconds of an inference pass (two views of 289 x 385 pixels) and of a training step (16 images of 257 x 257
-pixels, all batch normalisation and the first layers frozen), medians over the turns; ratio: the plain order over ours.
+Columns: milliseconds of an inference pass (two views of 289 x 385 pixels) and of a training step (16 images of
+257 x 257 pixels, batch normalisation frozen), medians over the turns; ratio: the plain order over ours.
 """
 
 from __future__ import annotations

@@ -202,7 +202,7 @@ def test_a_list_and_a_text_file(model, pictures, tmp_path):
         assert set(masks_of(tmp_path / out)) == {"tall", "other"}
 
 
-def test_a_list_of_voc_names_pictures_in_jpegimages(model, pictures, tmp_path):
+def test_a_list_of_voc_names_pictures_in_jpegimages(model, tmp_path):
     lists = tmp_path / "VOC2012" / "ImageSets" / "Segmentation"
     lists.mkdir(parents=True)
     (tmp_path / "VOC2012" / "JPEGImages").mkdir()

@@ -129,7 +129,7 @@ class Backbone(nn.Module, ABC):
 
         Depthwise convolutions are faster in this order (`benchmarks/memory_format.py`). Shapes stay as they are.
         """
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.to(memory_format=torch.channels_last)
 
     @abstractmethod
     def forward(self, images: Tensor) -> dict[str, Tensor]:

@@ -51,7 +51,7 @@ CLAIMS: dict[str, list[tuple[str, str, str, str]]] = {
         ("cell-30", "falls from # % to # %", "cell-23", "nothing erased … target #%, … ordinary map … target #%"),
         ("cell-30", "and to # % with the erasing", "cell-23", "erasing network … target #%"),
         ("cell-30", "stays (#, # and # %)", "cell-23", "classes #% … classes #% … classes #%"),
-        ("cell-30", "# % instead of # % without erasing", "cell-29", "OC-CSE | … | … | # | … without erasing | … | … | # |"),
+        ("cell-30", "# % instead of # % without", "cell-29", "OC-CSE | … | … | # | … erasing | … | … | # |"),
         ("cell-30", "shows the price: # % instead of", "cell-29", "OC-CSE | … | … | … | … | … | # |"),
         ("cell-30", "shows the price: … instead of # %", "cell-29", "without erasing | … | … | … | … | … | # |"),
         ("cell-30", "is # % with erasing, and # %", "cell-29", "OC-CSE | … | # | … without erasing | … | # |"),

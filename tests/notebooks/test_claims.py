@@ -5,7 +5,6 @@ from pathlib import Path
 
 import nbformat
 import pytest
-
 from claims import CLAIMS
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
@@ -85,6 +84,6 @@ CELLS = {"m": plain("The walk reaches **41.5 %**,\nin 1,024 steps."), "c": plain
     ],
 )
 def test_differences_are_named(words, line, expected):
-    said = complaint("nb", ("m", words, "c", line), read=lambda stem: CELLS)
+    said = complaint("nb", ("m", words, "c", line), read=lambda _: CELLS)
     assert expected in said
     assert bool(said) == bool(expected)

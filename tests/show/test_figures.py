@@ -139,7 +139,7 @@ def test_an_empty_list_of_pictures_gives_a_figure():
 def test_a_signed_map_shows_where_zero_is(values):
     values = np.array(values)
     red, _, blue = (figures.signed_map(values)[..., i].astype(int) for i in range(3))
-    assert (np.sign(red - blue) == np.sign(values)).all()
+    assert (np.sign(np.fix((red - blue) / 5)) == np.sign(values)).all()  # nearly white may have a tint
     assert figures.signed_map(values)[values == 0].min() > 240
 
 

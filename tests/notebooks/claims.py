@@ -94,6 +94,8 @@ CLAIMS: dict[str, list[tuple[str, str, str, str]]] = {
         ("cmp06", "`03_acr` (# %)", "cmp05", "`03_acr` | 3 | #"),
         ("cmp06", "`00_cam` (# %)", "cmp05", "`00_cam` | 3 | #"),
         ("cmp06", "`01_affinitynet` to # %", "cmp05", "`01_affinitynet` | 3 | … | … | … | # ±"),
+        ("summary", "(# % with `01_affinitynet`", "cmp05", "`01_affinitynet` | 3 | … | … | … | # ±"),
+        ("summary", "# % with `02_oc_cse`", "cmp05", "`02_oc_cse` | 3 | #"),
         ("cmp06", "highest mean, # %", "cmp05", "`03_acr` | 3 | … | … | | | … | # ±"),
     ],
     "07_use": [

@@ -110,7 +110,7 @@ def test_shows_where_it_is_in_the_course(path):
     assert f'n{here}["{here} ' in drawn
 
 
-@every_lesson
+@every_notebook
 def test_ends_with_three_sentences(path):
     [summary] = [cell.source for cell in load(path).cells if cell.id == "summary"]
     title, text = summary.split("\n\n")

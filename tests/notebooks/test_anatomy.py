@@ -225,3 +225,15 @@ def test_choices_have_a_right_answer(path, capsys):
             exec(re.sub(r'^(\w+) = ""', rf'\1 = "{letter}"', source, flags=re.MULTILINE), {"exercises": exercises})
             said.append(capsys.readouterr().out)
         assert sum(text.startswith("Right.") for text in said) == 1
+        assert not [text for text in said if text.strip().partition(" ")[2] in source], "the cell tells the answer"
+
+
+@every_lesson
+def test_choices_belong_to_the_question_above(path):
+    above = ""
+    for cell in load(path).cells:
+        if "check_choice" in cell.source:
+            [(lesson, number)] = re.findall(r'check_choice\(\w+, "(\w+)", (\d)\)', cell.source)
+            assert lesson == path.stem
+            assert re.findall(r"^\*\*(\d)\.\*\*", above, re.MULTILINE) == [number]
+        above = cell.source

@@ -9,7 +9,7 @@ CHOICES: Final[dict[tuple[str, int], tuple[str, dict[str, str]]]] = {
         "b",
         {
             "a": "When the logits are right, the loss does not reward covering more of the object.",
-            "b": "The loss falls further only if the logits grow, and those at the most telling positions grow fastest.",
+            "b": "The loss falls further only if logits grow, and those at the most telling positions grow fastest.",
             "c": "The loss contains no pixels, but its gradient reaches each position through the average.",
         },
     ),

@@ -13,12 +13,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from common import compute_exactly, machine as description, statistics_of_a_batch
-from gpu_parts.report import Report
-from gpu_parts.steps import OURS, STEPS
+from common import compute_exactly, statistics_of_a_batch
+from common import machine as description
 from torch import Tensor
 
 import wsss_lib
+from gpu_parts.report import Report
+from gpu_parts.steps import OURS, STEPS
 from wsss_lib.methods.method import backbone_options
 from wsss_lib.models import BACKBONES, create_backbone
 from wsss_lib.models.superpixel_net import SuperpixelNet
@@ -222,7 +223,7 @@ def losses_of(method: str, device: torch.device) -> list[dict[str, float]]:
     return [step() for _ in range(STEPS_COMPARED)]
 
 
-def steps(device: str, tiny: bool, report: Report) -> None:
+def steps(device: str, tiny: bool, report: Report) -> None:  # noqa: ARG001
     """Compare the losses of the first steps of all methods."""
     compute_exactly(torch.device(device))
     tolerance = TOLERANCE["steps"]

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import argparse
 import os
+import time
+from functools import partial
 from typing import Any
 
 import inference
 import torch
-from common import compute_exactly, seconds, statistics_of_a_batch
+from common import compute_exactly, statistics_of_a_batch, synchronise
+from inference import OURS, PLAIN, RUN, Maps
+
 from gpu_parts.pictures import Mosaics
 from gpu_parts.refinement import peak
 from gpu_parts.report import Report
-from inference import OURS, PLAIN, RUN, Maps
-
 from wsss_lib.methods import pcss
 from wsss_lib.methods.method import CamMethod
 from wsss_lib.stages.engine import make_fabric
@@ -62,14 +64,14 @@ def multi_scale(device_name: str, tiny: bool, report: Report, backbone: str) -> 
         times: dict[str, float] = {}
         for version in (PLAIN, OURS):
             with report.attempt(f"{version}, {precision}"):
-                run = RUN[version]
-                run(method, few, fabric, 0)  # loads code and chooses algorithms
+                make = partial(RUN[version], method, fabric=fabric)
+                make(few, workers=0)  # loads code and chooses algorithms
                 peak(device)
-
-                def work(run: Any = run, fabric: Any = fabric, version: str = version) -> None:
-                    maps[version] = run(method, data, fabric, workers)
-
-                times[version] = seconds(work, device)
+                synchronise(device)
+                start = time.perf_counter()
+                maps[version] = make(data, workers=workers)
+                synchronise(device)
+                times[version] = time.perf_counter() - start
                 row: dict[str, Any] = {"version": f"{version}, {'fp32' if precision == '32-true' else 'bf16'}"}
                 row["pictures/s"] = count / times[version]
                 if PLAIN in times:

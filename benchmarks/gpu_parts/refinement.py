@@ -11,9 +11,10 @@ import dense_crf
 import random_walk
 import torch
 from common import alternate, compute_exactly, seconds
+from random_walk import OURS, PLAIN, RUN, STRIDE
+
 from gpu_parts.pictures import mosaics
 from gpu_parts.report import Report
-from random_walk import OURS, PLAIN, RUN, STRIDE
 
 SIZE = {False: (375, 500), True: (60, 80)}
 """Height and width of a picture, for tiny or not."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ def write_whole(path: Path, text: str) -> None:
     """Write a file such that a reader, or whoever comes after a kill, finds either the old text or the new one."""
     new = path.with_name(f"{path.name}.new")
     new.write_text(text, encoding="utf-8")
-    os.replace(new, path)
+    new.replace(path)
 
 
 class Report:

@@ -11,7 +11,7 @@ import gc
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import adversarial_step
@@ -20,19 +20,23 @@ import pcss
 import torch
 import training_step
 from common import Losses, compute_exactly, seconds
+from torch import nn
+from torch._dynamo.utils import counters
+
 from gpu_parts import affinitynet
 from gpu_parts.report import Report
-
 from wsss_lib.methods.method import Engine, Method
 
 PLAIN, OURS = "plain", "ours"
 FP32, BF16 = "32-true", "bf16-mixed"
+COMPARED = 3
+"""Number of first steps whose losses are compared."""
 
 Call = Callable[[], dict[str, float]]
 
 
 def count_seeds(step: Callable[[int], Any]) -> Call:
-    """Return a step that gets its number, and returns its loss, as a step without a number that returns losses."""
+    """Return a step that counts its own calls, from one that gets the number of the call and returns its loss."""
     done = iter(range(10**9))
     return lambda: {"loss": float(step(next(done)))}
 
@@ -116,10 +120,31 @@ STEPS = {
     "cam": Step(build_cam, 16, 448, 1e-3, NARROW),
     "affinitynet": Step(build_affinitynet, 8, 448, 1e-3, {**NARROW, "crop": 96}),
     "oc_cse": Step(build_oc_cse, 8, 384, 1e-3, NARROW),
-    "acr": Step(build_acr, 8, 256, 1e-3, {"batch": 1, "crop": 128, "width": 0.0625}),
+    "acr": Step(build_acr, 8, 256, 1e-3, {**NARROW, "batch": 1}),
     "pcss": Step(build_pcss, 64, 224, 1e-3, {"batch": 2, "crop": 64, "depth": 3}),
     "msal": Step(build_msal, 16, 480, 2e-3, {"batch": 2, "crop": 128, "width": 0.125}),
 }
+
+
+class CompilingEngine:
+    """An engine that compiles the networks that it prepares.
+
+    Args:
+        engine: Engine that does the rest.
+        backend: Back end of torch.compile.
+    """
+
+    def __init__(self, engine: Engine, backend: str) -> None:
+        self.engine = engine
+        self.backend = backend
+
+    def setup(self, module: nn.Module, *optimizers: torch.optim.Optimizer) -> Any:
+        """Compile a network and prepare it."""
+        module.compile(backend=self.backend)
+        return self.engine.setup(module, *optimizers)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.engine, name)
 
 
 @contextmanager
@@ -128,9 +153,7 @@ def networks_compiled(backend: str) -> Iterator[None]:
     set_up = Method.setup
 
     def compile_first(method: Method, engine: Engine, total_steps: int) -> None:
-        for network in method.trained().values():
-            network.compile(backend=backend)
-        set_up(method, engine, total_steps)
+        set_up(method, CompilingEngine(engine, backend), total_steps)
 
     Method.setup = compile_first  # type: ignore[method-assign]
     try:
@@ -164,51 +187,69 @@ def greatest_difference(found: Losses, wanted: Losses) -> float:
     )
 
 
-def measure(
-    method: str, variants: Sequence[Variant], device_name: str, tiny: bool, report: Report, compared: int = 3
-) -> None:
+def make_call(method: str, variant: Variant, options: argparse.Namespace, device: torch.device) -> Call:
+    """Free what the last variant needed, and return the step of a variant; plain in bf16 is plain within autocast."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    counters.clear()
+    with networks_compiled(variant.compiler) if variant.compiler else nullcontext():
+        step = STEPS[method].build(variant.version, variant.precision, options, device)
+    if variant.version == OURS or variant.precision == FP32:
+        return step
+
+    def mixed() -> dict[str, float]:
+        # without a cache, which would keep the weights of the first of two updates within a step
+        with torch.autocast(device.type, torch.bfloat16, cache_enabled=False):
+            return step()
+
+    return mixed
+
+
+def measure(method: str, variants: Sequence[Variant], device_name: str, tiny: bool, report: Report) -> None:
     """Time the variants of a step one after the other, and report a row for each.
 
-    Each row has the first step with its set-up, the median of the following steps, the speed-up over the plain version
-    in the same precision, the peak memory with networks and optimisers, and the greatest difference of the losses of
-    the first steps from the first variant's.
+    Each row has the first step in seconds, the median of the later steps in ms, the speed-up over the plain version in
+    the same precision, the peak memory with networks and optimisers, and the greatest relative difference of the losses
+    of the first steps: from the first row's, or from those of the same step without torch.compile.
     """
     device, chosen = torch.device(device_name), STEPS[method]
     compute_exactly(device)
     options = chosen.sizes(device_name, tiny)
-    size = f"width {options.width:g}, " if method != "pcss" else f"depth {options.depth}, "
-    report.note(f"Batch {options.batch}, crop {options.crop}, {size}TF32 off; ms of a step, median of the steps.")
-    reference: Losses = []
+    size = f"depth {options.depth}" if method == "pcss" else f"width {options.width:g}"
+    report.note(f"Batch {options.batch}, crop {options.crop}, {size}, TF32 off; ms: median of the steps.")
+    losses: dict[Variant, Losses] = {}
     plain: dict[str, float] = {}
     for variant in variants:
-        gc.collect()
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats()
         with report.attempt(variant.name):
-            mixed = variant.version == PLAIN and variant.precision == BF16
-            with networks_compiled(variant.compiler) if variant.compiler else nullcontext():
-                step = chosen.build(variant.version, variant.precision, options, device)
-            with torch.autocast(device.type, torch.bfloat16) if mixed else nullcontext():
-                losses: list[dict[str, float]] = []
-                first = seconds(lambda step=step, losses=losses: losses.append(step()), device)
-                losses += [step() for _ in range(compared - 1)]
-                times = repeat(step, device, tiny)
-            reference = reference or losses
-            median = statistics.median(times)
+            row, losses[variant] = run(make_call(method, variant, options, device), device, tiny)
             if variant.version == PLAIN:
-                plain[variant.precision] = median
-            row: dict[str, Any] = {"variant": variant.name, "ms": 1000 * median, "steps": len(times)}
-            row["images/s"] = options.batch / median
+                plain[variant.precision] = row["ms"]
             if variant.precision in plain:
-                row["speed-up"] = plain[variant.precision] / median
-            if device.type == "cuda":
-                row["peak_MiB"] = round(torch.cuda.max_memory_allocated() / 2**20)
-            row |= {"first_step_s": first, "difference_of_losses": greatest_difference(losses, reference)}
-            report.row(**row)
-            if variant.precision == FP32 and not row["difference_of_losses"] <= chosen.tolerance:
+                row["speed-up"] = plain[variant.precision] / row["ms"]
+            same = replace(variant, compiler="") if variant.compiler else variants[0]
+            if same in losses:
+                row["difference_of_losses"] = greatest_difference(losses[variant], losses[same])
+            report.row(variant=variant.name, **row, **{"images/s": 1000 * options.batch / row["ms"]})
+            if variant.precision == FP32 and not row.get("difference_of_losses", 0.0) <= chosen.tolerance:
                 report.problem(f"{variant.name}: the losses differ by more than {chosen.tolerance:g} from plain.")
-        step = None  # or its networks would stay on the device beside those of the next variant
+            if variant.compiler and "graphs" not in row:
+                report.problem(f"{variant.name}: torch.compile has compiled nothing.")
+
+
+def run(step: Call, device: torch.device, tiny: bool) -> tuple[dict[str, Any], Losses]:
+    """Do the steps of a variant, and return the columns that concern it alone, and the losses of the first steps."""
+    losses: list[dict[str, float]] = []
+    first = seconds(lambda: losses.append(step()), device)
+    losses += [step() for _ in range(COMPARED - 1)]
+    times = repeat(step, device, tiny)
+    row: dict[str, Any] = {"ms": 1000 * statistics.median(times), "steps": len(times), "first_step_s": first}
+    if device.type == "cuda":
+        row["peak_MiB"] = round(torch.cuda.max_memory_allocated() / 2**20)
+    if graphs := counters["stats"]["unique_graphs"]:
+        row["graphs"] = graphs
+    return row, losses
 
 
 def repeat(step: Call, device: torch.device, tiny: bool) -> list[float]:

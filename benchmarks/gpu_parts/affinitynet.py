@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from adversarial_step import DECAY, MOMENTUM, RATE, TOTAL_STEPS, PlainSGD
+from adversarial_step import DECAY, MOMENTUM, TOTAL_STEPS, PlainSGD
 from common import PlainResNet38, plain_conv, statistics_of_a_batch
 from pair_affinity import Inputs, pair_loss, plain_affinities
 from torch import Tensor, nn
@@ -22,6 +22,8 @@ from wsss_lib.ops.affinity import UNKNOWN, pair_labels
 from wsss_lib.stages.engine import make_fabric
 
 STRIDE, RADIUS = 8, 5
+RATE = 3e-4
+"""Learning rate at which rounding errors hardly grow in some steps, although the weights are random."""
 
 
 class PlainNetwork(nn.Module):

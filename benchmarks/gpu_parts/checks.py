@@ -60,11 +60,15 @@ def machine(device: str, tiny: bool, report: Report) -> None:  # noqa: ARG001
 
 
 def with_gradients(function: Callable[..., Tensor], *inputs: Tensor) -> list[Tensor]:
-    """Return the result of a function and the gradients of its inputs, for upstream values from the sine."""
+    """Return the result of a function and the gradients of its inputs."""
     leaves = [x.detach().requires_grad_() for x in inputs]
     result = function(*leaves)
-    upstream = torch.arange(result.numel(), device=result.device).sin().view_as(result)
-    return [result.detach(), *torch.autograd.grad(result, leaves, upstream)]
+    return [result.detach(), *torch.autograd.grad(result, leaves, waves(result))]
+
+
+def waves(like: Tensor) -> Tensor:
+    """Return values in [-1, 1], of the shape, type and device of a tensor."""
+    return torch.arange(like.numel()).sin().view_as(like).to(like)
 
 
 def draw(device: torch.device, *shape: int) -> Tensor:
@@ -182,13 +186,24 @@ def small_backbone(name: str) -> torch.nn.Module:
 
 
 def outputs_and_gradient(name: str, device: torch.device) -> list[Tensor]:
-    """Return the outputs of a backbone and the gradient of the images."""
+    """Return the outputs of a backbone, and the gradient of the images.
+
+    The gradient is computed in float64: in float32, a rectified value near 0 can be 0 on one device alone.
+    """
     network = small_backbone(name).to(device)
-    images = torch.rand(2, 3, 96, 96).to(device).requires_grad_()
+    images = torch.rand(2, 3, 96, 96).to(device)
+    with torch.no_grad():
+        outputs = outputs_of(network, images)
+    exact = images.double().requires_grad_()
+    values = outputs_of(network.double(), exact)
+    total = sum((value * waves(value)).mean() / value.detach().abs().max() for value in values)
+    return [*outputs, *torch.autograd.grad(total, [exact])]
+
+
+def outputs_of(network: torch.nn.Module, images: Tensor) -> list[Tensor]:
+    """Return the outputs of a backbone as a list."""
     outputs = network(images)
-    values = list(outputs.values()) if isinstance(outputs, dict) else [outputs]
-    total = sum((value / value.detach().abs().max()).mean() for value in values)
-    return [*values, *torch.autograd.grad(total, [images])]
+    return list(outputs.values()) if isinstance(outputs, dict) else [outputs]
 
 
 def networks(device: str, tiny: bool, report: Report) -> None:

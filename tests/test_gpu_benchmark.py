@@ -138,7 +138,8 @@ def test_every_method_has_its_parts(gpu):
 @pytest.mark.slow
 def test_every_part_gives_a_result(gpu, tmp_path):
     """In one process, because importing PyTorch for each part would take longer than the parts."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(BENCHMARKS), os.environ.get("PYTHONPATH", "")])}
+    path = os.pathsep.join([str(BENCHMARKS), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}  # several threads slow tiny sizes down
     command = [sys.executable, "-W", "ignore", "-c", ALL_PARTS, str(tmp_path)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=900)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -63,7 +63,8 @@ api/index
 
 def summaries(names: Iterable[str]) -> str:
     """Return a table of names, each with the first sentence of its docstring and a link."""
-    return "\n".join([".. autosummary::", "", *(f"   {name}" for name in names), "", ""])
+    free = ".. py:currentmodule:: None\n"  # as the table may follow the docstring of a module that it is not about
+    return "\n".join([free, ".. autosummary::", "", *(f"   {name}" for name in names), "", ""])
 
 
 def contents(pages: Iterable[str]) -> str:

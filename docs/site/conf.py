@@ -3,6 +3,8 @@
 import sys
 from pathlib import Path
 
+import matplotlib
+
 sys.path.insert(0, str(Path(__file__).parent))  # for mathml
 
 project = "wsss_lib"
@@ -23,14 +25,16 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
 autodoc_typehints_format = "short"
-autodoc_default_options = {"members": True, "show-inheritance": True, "no-value": True}
+autodoc_default_options = {"members": True, "exclude-members": "set"}  # matplotlib gives `set` to each kind of figure
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True  # or an attribute that has a docstring, too, would be described twice
 
 # Look
 html_theme = "furo"
 html_math_renderer = "mathml"
-html_static_path = ["static"]
+# DejaVu Serif has what a browser needs to draw equations; computers without a font for mathematics get it from the site.
+html_static_path = ["static", f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSerif.ttf"]
+html_favicon = "static/icon.svg"
 html_css_files = ["site.css"]
 html_copy_source = False
 pygments_style, pygments_dark_style = "default", "github-dark"

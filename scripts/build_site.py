@@ -19,7 +19,15 @@ from sphinx.cmd.build import main as sphinx
 import wsss_lib
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("docs", "notebooks", "data/README.md", "pretrained/README.md", "CONTRIBUTING.md", "CHANGELOG.md", "CITATION.cff")
+PAGES = (
+    "docs",
+    "notebooks",
+    "data/README.md",
+    "pretrained/README.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "CITATION.cff",
+)
 """What the site shows besides README.md, or what its pages link to."""
 
 ROOMS = ("ops", "data", "models", "methods", "stages", "runs", "results", "exchange", "use", "show")
@@ -102,10 +110,11 @@ def write_sources(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     (folder / "index.md").write_text((ROOT / "README.md").read_text(encoding="utf-8") + CONTENTS, encoding="utf-8")
-    for name in PAGES:
+    for name in FOLDERS:
+        shutil.copytree(ROOT / name, folder / name)
+    for name in FILES:
         (folder / name).parent.mkdir(exist_ok=True)
-        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
-        copy(ROOT / name, folder / name)
+        shutil.copy(ROOT / name, folder / name)
     write_reference(folder / "api")
 
 

@@ -1,9 +1,13 @@
 """Settings of Sphinx for the site, which `scripts/build_site.py` builds."""
 
 import sys
+from contextlib import suppress
+from inspect import isfunction
 from pathlib import Path
+from typing import get_type_hints
 
 import matplotlib
+from sphinx.application import Sphinx
 
 sys.path.insert(0, str(Path(__file__).parent))  # for mathml
 
@@ -32,9 +36,21 @@ napoleon_use_ivar = True  # or an attribute that has a docstring, too, would be 
 # Look
 html_theme = "furo"
 html_math_renderer = "mathml"
-# DejaVu Serif has what a browser needs to draw equations; computers without a font for mathematics get it from the site.
+# Browsers draw equations with DejaVu Serif where the computer has no font for mathematics.
 html_static_path = ["static", f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSerif.ttf"]
 html_favicon = "static/icon.svg"
 html_css_files = ["site.css"]
 html_copy_source = False
 pygments_style, pygments_dark_style = "default", "github-dark"
+
+
+def _read_types(_app: Sphinx, function: object, _bound: bool) -> None:
+    """Read the types of a function, as Sphinx looks up their bare names for the constructor of a class."""
+    if isfunction(function):
+        with suppress(NameError):  # a data class inherits types whose names its own module does not know
+            function.__annotations__ = get_type_hints(function)
+
+
+def setup(app: Sphinx) -> None:
+    """Connect with Sphinx."""
+    app.connect("autodoc-before-process-signature", _read_types)

@@ -8,12 +8,12 @@ from sphinx.application import Sphinx
 from sphinx.util import logging
 from sphinx.writers.html5 import HTML5Translator
 
-_MISSING = {r"\arg\max": r"\operatorname{arg\,max}"}
-"""Commands that latex2mathml does not know, and what stands for them."""
+_INSTEAD = {r"\arg\max": r"\operatorname{arg\,max}", r"\underbrace{": r"\underbrace{\displaystyle "}
+"""What latex2mathml does not know or draws too small, and what it is given instead."""
 
 
 def _mathml(node: nodes.Element, source: str, display: str) -> str:
-    for command, known in _MISSING.items():
+    for command, known in _INSTEAD.items():
         source = source.replace(command, known)
     made = convert(source, display=display)
     for command in re.findall(r">(\\\w+)<", made):  # latex2mathml shows the names of commands that it does not know
@@ -27,12 +27,11 @@ def _inline(page: HTML5Translator, node: nodes.Element) -> None:
 
 
 def _block(page: HTML5Translator, node: nodes.Element) -> None:
-    source, tag = re.subn(r"\\tag\{.*?\}", "", node.astext())
-    number = re.search(r"\\tag\{(.*?)\}", node.astext())
+    source, *number = re.split(r"\\tag\{(.*?)\}", node.astext())
     page.body.append(page.starttag(node, "div", CLASS="math"))
     page.body.append(_mathml(node, source, "block"))
     if number:
-        page.body.append(f'<span class="eqno">({number[1]})</span>')
+        page.body.append(f'<span class="eqno">({number[0]})</span>')
     page.body.append("</div>")
     raise nodes.SkipNode
 

@@ -19,15 +19,8 @@ from sphinx.cmd.build import main as sphinx
 import wsss_lib
 
 ROOT = Path(__file__).parents[1]
-PAGES = (
-    "docs",
-    "notebooks",
-    "data/README.md",
-    "pretrained/README.md",
-    "CONTRIBUTING.md",
-    "CHANGELOG.md",
-    "CITATION.cff",
-)
+FOLDERS = ("docs", "notebooks")
+FILES = ("data/README.md", "pretrained/README.md", "CONTRIBUTING.md", "CHANGELOG.md", "CITATION.cff")
 """What the site shows besides README.md, or what its pages link to."""
 
 ROOMS = ("ops", "data", "models", "methods", "stages", "runs", "results", "exchange", "use", "show")

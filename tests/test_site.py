@@ -108,6 +108,12 @@ def test_a_lesson_has_its_pictures_and_equations(page, address):
     assert page.locator("article").inner_text().count("$$") == 0
 
 
+def test_tables_that_a_cell_makes_are_tables(page, address):
+    page.goto(f"{address}notebooks/06_compare.html")
+    assert page.locator("article .cell_output table").count() > 0
+    assert "|---" not in page.locator("article").inner_text().replace("—", "-")
+
+
 def test_every_module_has_a_page_of_the_reference(page, address):
     page.goto(f"{address}api/index.html")
     page.locator("article").get_by_role("link", name="dense_crf", exact=False).first.click()

@@ -20,6 +20,7 @@ extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.autosummary", "sphinx
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 nb_execution_mode = "off"  # the lessons are shown as they were committed
+nb_render_markdown_format = "myst"  # or tables that a cell makes would be lines of text
 nb_ipywidgets_js = {}  # the outputs hold no widgets, and the scripts for widgets come from another host
 
 # Docstrings

@@ -8,8 +8,8 @@ from sphinx.application import Sphinx
 from sphinx.util import logging
 from sphinx.writers.html5 import HTML5Translator
 
-_INSTEAD = {r"\arg\max": r"\operatorname{arg\,max}", r"\underbrace{": r"\underbrace{\displaystyle "}
-"""What latex2mathml does not know or draws too small, and what it is given instead."""
+_INSTEAD = {r"\arg\max": r"\operatorname{arg\,max}"}
+"""What latex2mathml does not know, and what it is given instead."""
 
 
 def _mathml(node: nodes.Element, source: str, display: str) -> str:
@@ -29,6 +29,7 @@ def _inline(page: HTML5Translator, node: nodes.Element) -> None:
 def _block(page: HTML5Translator, node: nodes.Element) -> None:
     source, *number = re.split(r"\\tag\{(.*?)\}", node.astext())
     page.body.append(page.starttag(node, "div", CLASS="math"))
+    source = source.replace(r"\sum_", r"\sum\limits_")  # above a brace, latex2mathml draws sums as in a line of text
     page.body.append(_mathml(node, source, "block"))
     if number:
         page.body.append(f'<span class="eqno">({number[0]})</span>')

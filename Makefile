@@ -5,9 +5,9 @@ ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-EXTRAS := course,dev,onnx,photos
+EXTRAS := course,dev,onnx,photos,site
 
-.PHONY: run test lab format lint notebooks bench clean
+.PHONY: run test lab format lint notebooks site bench clean
 
 # Execute one notebook without a screen and show what it prints: make run NB=00_cam ARGS="-p epochs 5"
 run: $(READY)
@@ -33,6 +33,10 @@ lint: $(READY)
 # Execute the committed notebooks again, in place.
 notebooks: $(READY)
 	$(BIN)/python tests/notebooks/execute.py $(wildcard notebooks/[0-9]*.ipynb)
+
+# The course, the documents and the reference as pages: runs/site/html/index.html.
+site: $(READY)
+	$(BIN)/python scripts/build_site.py $(ARGS)
 
 bench: $(READY)
 	@for script in $(filter-out benchmarks/common.py benchmarks/gpu.py,$(wildcard benchmarks/*.py)); do echo "== $$script"; $(BIN)/python $$script $(ARGS) || exit 1; done

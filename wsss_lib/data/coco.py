@@ -56,7 +56,7 @@ def labels_from_masks(masks: Sequence[np.ndarray], num_classes: int = len(COCO_C
 
     Args:
         masks: n masks ``(H, W)`` of any size with 0..K and 255.
-        num_classes: K.
+        num_classes: Number of classes K.
 
     Returns:
         ``(n, K)`` float32 of 0 and 1.

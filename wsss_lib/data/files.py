@@ -247,7 +247,7 @@ def parse_mask_values(text: str, num_classes: int) -> np.ndarray | None:
         text: Pairs of a stored value and a class number, such as ``"0:0,255:1"``; "" if masks hold class numbers.
             0 and 255 are background and ignored unless a pair says otherwise; other values without a pair must not
             occur.
-        num_classes: K.
+        num_classes: Number of classes K.
 
     Returns:
         ``(256,)`` int16, see :func:`read_mask`; None for "".

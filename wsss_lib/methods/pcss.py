@@ -83,7 +83,7 @@ class Influence(nn.Module):
     """How much the classifier depends on each frequency, by the last census.
 
     Args:
-        num_classes: C.
+        num_classes: Number of classes C.
         size: Side of the training images, in pixels.
         block: Side of a block of frequencies.
     """

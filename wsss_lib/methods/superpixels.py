@@ -57,7 +57,7 @@ def superpixel_loss(
     Args:
         association: ``(B, 9, H, W)``, Q.
         values: ``(B, 3, H, W)`` colours, or ``(B, classes, H, W)`` one-hot labels.
-        cell: S.
+        cell: Side S of a cell in pixels.
         position_weight: Weight of the second term.
 
     Returns:

@@ -28,7 +28,7 @@ class Attention(nn.Module):
     """Multi-head self-attention.
 
     Args:
-        channels: D.
+        channels: Number of channels D.
         heads: Number of heads, each of ``D / heads`` channels.
     """
 
@@ -86,7 +86,7 @@ class Block(nn.Module):
     """Attention and MLP, each with a normalisation before it and a residual connection around it.
 
     Args:
-        channels: D.
+        channels: Number of channels D.
         heads: Number of heads of the attention.
         drop_path: Probability, in training, that attention or MLP is skipped for an image.
     """
@@ -114,7 +114,7 @@ class DeiT(Backbone):
 
     Args:
         classes: C, the number of class tokens.
-        channels: D.
+        channels: Number of channels D.
         depth: Number of blocks.
         heads: Heads of the attention.
         patch: Side of a patch in pixels.

@@ -25,7 +25,7 @@ def confusion_matrix(truth: Tensor, prediction: Tensor, num_classes: int, ignore
     Args:
         truth: Integer tensor of any shape; values outside 0..C-1 are left out, as is ``ignore``.
         prediction: Integer tensor of the same shape, values 0..C-1.
-        num_classes: C.
+        num_classes: Number of classes C.
         ignore: Value of ``truth`` for pixels that are left out.
 
     Returns:
@@ -59,7 +59,7 @@ def sweep_histogram(scores: Tensor, classes: Tensor, truth: Tensor, thresholds: 
         classes: ``(n,)`` int64, the class of each map, from 0, without repetition.
         truth: ``(H, W)`` uint8, 0..C-1 or 255.
         thresholds: ``(T,)`` thresholds in ascending order; compared in float32.
-        num_classes: C.
+        num_classes: Number of classes C.
 
     Returns:
         ``(C, C, T + 1)`` int64. The histograms of several images can be added.

@@ -26,6 +26,8 @@ def test_runs_become_an_entry_and_a_page(tmp_path, monkeypatch, capsys):
     assert wsss(monkeypatch, *again) == 0
     assert wsss(monkeypatch, "leaderboard", "page", "--entries", entries, "--out", out) == 0
     entry = read_entry(entries / "cam.json")
+    assert entry.settings["epochs"] == 2
+    assert not [part for part in entry.settings if part.startswith(("data", "pictures", "seed"))]
     for one, folder in zip(entry.seeds, folders, strict=True):
         metrics = read_json(folder / "metrics.json")
         assert one.mean_iou("val", "CAM seed") == pytest.approx(metrics["cams"]["val"]["swept"]["mean_iou"])
@@ -34,7 +36,8 @@ def test_runs_become_an_entry_and_a_page(tmp_path, monkeypatch, capsys):
         assert one.choice["split"] == "val"
     assert str(tmp_path) not in (entries / "cam.json").read_text()
     text = out.read_text()
-    assert "| `cam` | 0, 1 | CAM seed |" in text and "+0.0 [+0.0, +0.0] (1 seed: pictures only)" in text
+    assert "| `cam` | 0, 1 | CAM seed |" in text
+    assert "+0.0 [+0.0, +0.0] (1 seed: pictures only)" in text
     capsys.readouterr()
     assert wsss(monkeypatch, "leaderboard", "add", folders[0], folders[0], "--name", "x", "--entries", entries) == 1
     assert "has the seed 0" in capsys.readouterr().out

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ast
 import hashlib
+from functools import cache
 from pathlib import Path
 
 _PACKAGE = Path(__file__).parent.parent
 
 
+@cache
 def code_digest(*starts: str) -> str:
     """Return a digest of some files of the package and of all files of the package that they import.
 

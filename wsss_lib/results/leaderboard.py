@@ -163,8 +163,8 @@ def _parts(folder: Path) -> tuple[dict[str, Any], dict[str, str], int]:
     if not (folder / "metrics.json").is_file():
         raise InputError(f"{folder} is not finished: it has no metrics.json; run its notebook or command to the end.")
     is_data = [part for part in identity if part.startswith(("data ", "pictures "))]
-    left_out = {"seed", *is_data, *_OTHER_RUNS}
-    settings = {part: value for part, value in identity.items() if part.split(" ")[0] not in left_out}
+    left_out = {"seed", *is_data, *(part for part in identity if part.split(" ")[0] in _OTHER_RUNS)}
+    settings = {part: value for part, value in identity.items() if part not in left_out}
     return settings, {part: identity[part] for part in is_data}, int(identity["seed"])
 
 

@@ -199,8 +199,8 @@ def _seed(run: Run) -> Seed:
     if result.network is not None:
         network = reopen(result.network, guest=True)
         _add_masks(counts, network, {"network": "segmentation", "network, CRF": "segmentation-crf"}, scored)
-    rows = metrics.get("cams", {})
-    choice = {}
+    rows: Mapping[str, Any] = metrics.get("cams", {})
+    choice: dict[str, Any] = {}
     if isinstance(run, CamRun) and KeptEpochs(run.folder).numbers():
         choice = asdict(gain_of_choice(follow(run), "val" if "val" in scored else next(iter(scored))))
     return Seed(

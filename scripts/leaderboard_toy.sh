@@ -39,6 +39,6 @@ group affinitynet affinitynet - -
 group irn irn - -
 group pcss pcss-neither - - phase_weight=0 shortcut_weight=0
 group pcss pcss pcss-neither -
-group msal msal-plain - - dcr=off iterations=0 training_iterations=0 ipc_weight=0 along_superpixels=False
+group msal msal-plain - - dcr=off iterations=0 training_iterations=0 ipc_weight=0
 group msal msal msal-plain -
 "$python" -m wsss_lib leaderboard page

@@ -220,7 +220,7 @@ def _seed(run: Run) -> Seed:
 def _best_crf(metrics: Mapping[str, Any]) -> str:
     """Return the name of the masks of the CRF that is best on ``train``; "" if there are none."""
     refined = metrics.get("refinements", {})
-    rows = refined.get("train") or next(iter(refined.values()), {})
+    rows: Mapping[str, Any] = refined.get("train") or next(iter(refined.values()), {})
     names = [name for name in rows if name.startswith("crf-")]
     return max(names, key=lambda name: refined.get("train", {}).get(name, {}).get("mean_iou") or -1.0, default="")
 

@@ -78,6 +78,14 @@ scores and how each threshold was chosen, best, median and worst pictures, times
 page needs no other file and no network connection.
 """
 
+_LEADERBOARD = """\
+Collect finished runs of one method with different random seeds into one file, leaderboard/NAME.json, with counts of
+every picture, or write the page of all entries: means, spread, and paired differences to the controls with intervals.
+
+  wsss leaderboard add runs/mine-0 runs/mine-1 --name mine --control cam
+  wsss leaderboard page
+"""
+
 
 class _Parser(argparse.ArgumentParser):
     """A parser that says in one sentence what is wrong."""
@@ -150,6 +158,22 @@ def _parser(wanted: str = "") -> argparse.ArgumentParser:
     one.add_argument("folder", type=Path, metavar="RUN", help="folder of a run")
     one.add_argument(
         "--out", type=Path, metavar="FILE", help="the page, by default report.html in the folder of the run"
+    )
+
+    one = command("leaderboard", _leaderboard, "one table of methods, with one file per entry", _LEADERBOARD)
+    one.add_argument("action", choices=("add", "page"), help="add an entry, or write the page of all entries")
+    one.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="add: finished runs that differ in their seed")
+    one.add_argument("--name", metavar="NAME", help="add: name of the entry; an earlier entry of this name is replaced")
+    one.add_argument("--control", default="", metavar="NAME", help="add: name of the entry to compare with")
+    one.add_argument(
+        "--entries", type=Path, default=Path("leaderboard"), metavar="FOLDER", help="entries (default: leaderboard)"
+    )
+    one.add_argument(
+        "--out",
+        type=Path,
+        default=Path("docs/leaderboard.md"),
+        metavar="FILE",
+        help="page: the page (default: docs/leaderboard.md)",
     )
 
     one = command("stage", _stage, "one stage of an existing run", "Do one stage of an existing run.")
@@ -286,6 +310,22 @@ def _report(options: argparse.Namespace) -> int:
     return 0
 
 
+def _leaderboard(options: argparse.Namespace) -> int:
+    from wsss_lib.results.leaderboard import collect_entry, write_entry
+    from wsss_lib.results.leaderboard_page import write_page
+
+    if options.action == "page":
+        if options.runs or options.name or options.control:
+            raise InputError("leaderboard page takes no run and no name; use leaderboard add for these.")
+        print(f"page: {printable(write_page(options.entries, options.out))}")
+        return 0
+    if options.name is None:
+        raise InputError("name is missing; give the entry a name, such as --name my-method.")
+    entry = collect_entry(options.runs, options.name, options.control)
+    print(f"entry: {printable(write_entry(entry, options.entries))}")
+    return 0
+
+
 def _stage(options: argparse.Namespace) -> int:
     end_with_launcher()
     run = reopen(options.folder)
@@ -302,7 +342,7 @@ def _stage(options: argparse.Namespace) -> int:
     return 0
 
 
-_COMMANDS = ("fit", "run", "predict", *map_commands.NAMES, "save", "export", "report", "stage")
+_COMMANDS = ("fit", "run", "predict", *map_commands.NAMES, "save", "export", "report", "leaderboard", "stage")
 
 
 def _parse(words: Sequence[str]) -> argparse.Namespace:

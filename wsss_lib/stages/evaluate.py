@@ -172,22 +172,24 @@ def score_masks(store: MaskStore, data: Dataset) -> Tensor:
         InputError: A mask is missing, damaged or of another size, or does not decide about every pixel, or no true mask
             shows a class.
     """
-    num_classes = len(data.classes) + 1
-
-    def count(index: int) -> Tensor:
-        truth = torch.from_numpy(data.own_mask(index))
-        mask = store.read(data.ids[index], len(data.classes), data.own_size(index))
-        if (mask == 255).any():
-            raise InputError(
-                f"{store.path(data.ids[index])} has ignored pixels, which cannot be scored; make it again."
-            )
-        rows = max(1, _PIXELS // truth.shape[1])
-        parts = zip(truth.split(rows), mask.split(rows), strict=True)
-        return torch.stack([confusion_matrix(*part, num_classes) for part in parts]).sum(0)
-
-    confusion = _sum_over_images(count, data)
+    confusion = _sum_over_images(lambda index: mask_confusion(store, data, index), data)
     refuse_empty_masks(confusion, data)
     return confusion
+
+
+def mask_confusion(store: MaskStore, data: Dataset, index: int) -> Tensor:
+    """Return the confusion matrix ``(C, C)`` int64 of one image's mask; see :func:`score_masks`.
+
+    Raises:
+        InputError: A mask is missing, damaged or of another size, or does not decide about every pixel.
+    """
+    truth = torch.from_numpy(data.own_mask(index))
+    mask = store.read(data.ids[index], len(data.classes), data.own_size(index))
+    if (mask == 255).any():
+        raise InputError(f"{store.path(data.ids[index])} has ignored pixels, which cannot be scored; make it again.")
+    rows = max(1, _PIXELS // truth.shape[1])
+    parts = zip(truth.split(rows), mask.split(rows), strict=True)
+    return torch.stack([confusion_matrix(*part, len(data.classes) + 1) for part in parts]).sum(0)
 
 
 def refuse_empty_masks(confusion: Tensor, data: Dataset) -> None:
@@ -253,11 +255,20 @@ def score_images(store: CamStore, data: Dataset, threshold: float) -> Tensor:
         ``(n,)`` float64: the mean intersection over union of the classes that occur in the mask or in the CAM seed; NaN
         for an image without a mask.
     """
+    confusions = image_confusions(store, data, threshold)
+    return torch.stack([class_mean(intersection_over_union(confusion)) for confusion in confusions])
+
+
+def image_confusions(store: CamStore, data: Dataset, threshold: float) -> Iterator[Tensor]:
+    """Yield the confusion matrix ``(C, C)`` int64 of the CAM seed of every image, in order.
+
+    Args:
+        store: The maps, normalised to [0, 1].
+        data: The images, with masks; the matrix of an image without a mask is zero.
+        threshold: The background threshold.
+    """
     num_classes = len(data.classes) + 1
     levels = torch.tensor([threshold])
-    scores = []
     for index in range(len(data)):
         classes, cams, truth = read_with_mask(store, data, index)
-        histogram = _sweep(cams, classes, truth, levels, num_classes)
-        scores.append(class_mean(intersection_over_union(sweep_confusions(histogram)[0])))
-    return torch.stack(scores)
+        yield sweep_confusions(_sweep(cams, classes, truth, levels, num_classes))[0]

@@ -56,7 +56,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folders of runs with maps of train and val")
     parser.add_argument(
-        "--agree", action="store_true", help="compare the maps of every run with those of the next (of the last: the first)"
+        "--agree", action="store_true", help="compare the maps of every run with those of the next (last with first)"
     )
     parser.add_argument("--sample", type=int, default=50, metavar="N", help="pictures with a CRF (default: 50)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write all numbers to a file")

@@ -281,8 +281,8 @@ def candidates(store: CamStore, data: Dataset, other: CamStore | None = None, sa
             own += own_crf_agreement(cams, classes, image, few, c)
     contrast = torch.where(pairs >= LEAST_BOUNDARY * pairs.max(), contrast / pairs, -1)
     found = {
-        "Otsu": grid[otsu(counts)],
-        f"objects cover {OBJECT_SHARE:.0%}": grid[quantile(counts)],
+        "Otsu": float(grid[otsu(counts)]),
+        f"objects cover {OBJECT_SHARE:.0%}": float(grid[quantile(counts)]),
         "boundary contrast": _highest(grid, contrast),
         "explained colour": _highest(grid, colour),
         f"agreement with a CRF, alpha {ALPHA:g}": _highest(grid, _mean_iou(crf)),
@@ -290,7 +290,7 @@ def candidates(store: CamStore, data: Dataset, other: CamStore | None = None, sa
     }
     if other is not None:
         found["agreement with other maps"] = _highest(grid, _mean_iou(two))
-    return [Candidate(name, round(float(threshold), 2)) for name, threshold in found.items()]
+    return [Candidate(name, round(threshold, 2)) for name, threshold in found.items()]
 
 
 def _highest(thresholds: Tensor, ratings: Tensor) -> float:

@@ -35,7 +35,7 @@ notebooks: $(READY)
 	$(BIN)/python tests/notebooks/execute.py $(wildcard notebooks/[0-9]*.ipynb)
 
 bench: $(READY)
-	@for script in $(filter-out benchmarks/common.py,$(wildcard benchmarks/*.py)); do echo "== $$script"; $(BIN)/python $$script $(ARGS) || exit 1; done
+	@for script in $(filter-out benchmarks/common.py benchmarks/gpu.py,$(wildcard benchmarks/*.py)); do echo "== $$script"; $(BIN)/python $$script $(ARGS) || exit 1; done
 
 clean:
 	rm -rf $(VENV) runs

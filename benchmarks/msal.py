@@ -29,7 +29,6 @@ from common import (
     statistics_of_a_batch,
     table,
 )
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.optim import SGD
 
@@ -37,6 +36,7 @@ from wsss_lib.methods.cam import classification_loss
 from wsss_lib.methods.msal import MSAL, Config, ipc_loss, named_groups, normalise_cams, valid_cells
 from wsss_lib.models.superpixel_net import CELL, SuperpixelNet
 from wsss_lib.ops.superpixels import mix_neighbours, superpixel_pool, superpixel_upsample
+from wsss_lib.stages.engine import make_fabric
 
 PLAIN, OURS = "plain", "wsss_lib"
 CLASSES = 20
@@ -125,12 +125,14 @@ def made(options: argparse.Namespace, device: torch.device) -> tuple[MSAL, Tenso
     return method, images.to(device), labels.to(device)
 
 
-def our_step(options: argparse.Namespace, device: torch.device) -> Callable[[], dict[str, float]]:
+def our_step(
+    options: argparse.Namespace, device: torch.device, precision: str = "32-true"
+) -> Callable[[], dict[str, float]]:
     """Return one update, as the library does it."""
     method, images, labels = made(options, device)
     assert method.superpixels is not None
     method.superpixels.requires_grad_(False)
-    method.setup(Fabric(accelerator=device.type, devices=1), total_steps=1000)
+    method.setup(make_fabric(device.type, precision=precision), total_steps=1000)
 
     def step() -> dict[str, float]:
         method.train(True)

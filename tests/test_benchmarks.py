@@ -13,7 +13,7 @@ SCRIPTS = sorted((Path(__file__).parent.parent / "benchmarks").glob("*.py"))
 def test_what_it_imports_is_there(path, monkeypatch):
     monkeypatch.syspath_prepend(path.parent)
     imports = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)]
-    ours = [node for node in imports if node.module.partition(".")[0] in ("wsss_lib", "common")]
+    ours = [node for node in imports if node.module.partition(".")[0] in ("wsss_lib", "common", "gpu_parts")]
     assert ours
     for node in ours:
         module = importlib.import_module(node.module)

@@ -76,7 +76,8 @@ def test_reads_like_a_lesson(path):
     markdown, code = sources(path, "markdown"), sources(path, "code")
     assert 40 <= len(markdown) + len(code) <= 70
     assert len(markdown) >= len(code)
-    assert 1500 <= sum(len(text.split()) for text in markdown) <= 3000
+    words = [re.sub(r"```mermaid.*?```", "", text, flags=re.DOTALL).split() for text in markdown]
+    assert 1500 <= sum(map(len, words)) <= 3000
     longest = max(code, key=lambda text: len(text.splitlines()) if text != parameters_cell(path) else 0)
     assert len(longest.splitlines()) <= 25
 
@@ -91,6 +92,30 @@ def test_has_every_section(path):
     assert [
         w for w in ("read_parameters", "write_metrics", r"explore\w*\(", r"exercises\.check") if not re.search(w, code)
     ] == []
+
+
+def diagram(path):
+    """Return the drawing of the course in a notebook, without the line that names the notebook, and that name."""
+    [cell] = [cell for cell in load(path).cells[:3] if cell.id == "map"]
+    [drawn] = re.findall(r"```mermaid\n(.*?)```", cell.source, re.DOTALL)
+    [here] = re.findall(r"^  class n(\w+) here$", drawn, re.MULTILINE)
+    return drawn.replace(f"class n{here} here", ""), here
+
+
+@every_notebook
+def test_shows_where_it_is_in_the_course(path):
+    drawn, here = diagram(path)
+    assert here == path.stem.partition("_")[0]
+    assert drawn == diagram(NOTEBOOKS[0])[0]
+    assert f'n{here}["{here} ' in drawn
+
+
+@every_notebook
+def test_ends_with_three_sentences(path):
+    [summary] = [cell.source for cell in load(path).cells if cell.id == "summary"]
+    title, text = summary.split("\n\n")
+    assert title == "## Summary"
+    assert len(re.findall(r"\.(?=\s|$)", text)) == 3
 
 
 def names_set(nodes):
@@ -200,3 +225,15 @@ def test_choices_have_a_right_answer(path, capsys):
             exec(re.sub(r'^(\w+) = ""', rf'\1 = "{letter}"', source, flags=re.MULTILINE), {"exercises": exercises})
             said.append(capsys.readouterr().out)
         assert sum(text.startswith("Right.") for text in said) == 1
+        assert not [text for text in said if text.strip().partition(" ")[2] in source], "the cell tells the answer"
+
+
+@every_lesson
+def test_choices_belong_to_the_question_above(path):
+    above = ""
+    for cell in load(path).cells:
+        if "check_choice" in cell.source:
+            [(lesson, number)] = re.findall(r'check_choice\(\w+, "(\w+)", (\d)\)', cell.source)
+            assert lesson == path.stem
+            assert re.findall(r"^\*\*(\d)\.\*\*", above, re.MULTILINE) == [number]
+        above = cell.source

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from wsss_lib.show.choices import CHOICES
 from wsss_lib.show.exercises import (
     check_affinity,
     check_calibration_error,
@@ -252,8 +253,9 @@ def test_not_solved(check, capsys):
 
 
 def test_choices(capsys):
-    why = {"a": "Because.", "b": "Not so."}
-    answers = {"a": "Right. Because.", "b": "Wrong. Not so.", "": "Not solved yet.", "c": "Choose one of a, b."}
-    for given, said in answers.items():
-        assert check_choice(given, "a", why) is (given == "a")
+    right, why = CHOICES["00_cam", 4]
+    wrong = next(letter for letter in why if letter != right)
+    answers = {right: f"Right. {why[right]}", wrong: f"Wrong. {why[wrong]}"}
+    for given, said in {**answers, "": "Not solved yet.", "d": "Choose one of a, b, c."}.items():
+        assert check_choice(given, "00_cam", 4) is (given == right)
         assert capsys.readouterr().out == f"{said}\n"

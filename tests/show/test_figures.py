@@ -133,3 +133,16 @@ def test_long_lines_lose_their_middle():
 def test_an_empty_list_of_pictures_gives_a_figure():
     for figure in (figures.grid([]), figures.grid([], []), figures.table_of_pictures({}, ["image"])):
         assert [text.get_text() for text in written(figure)] == ["no picture to show"]
+
+
+@pytest.mark.parametrize("values", [[[-2.0, 0.0, 1.0, 2.0]], [[0.0, 0.0]]])
+def test_a_signed_map_shows_where_zero_is(values):
+    values = np.array(values)
+    red, _, blue = (figures.signed_map(values)[..., i].astype(int) for i in range(3))
+    assert (np.sign(np.fix((red - blue) / 5)) == np.sign(values)).all()  # nearly white may have a tint
+    assert figures.signed_map(values)[values == 0].min() > 240
+
+
+def test_a_signed_map_uses_one_scale_for_both_signs():
+    weak, strong = figures.signed_map(np.array([[-1.0, 4.0]]))[0].astype(int)
+    assert weak.min() > strong.min()

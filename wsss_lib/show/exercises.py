@@ -6,7 +6,7 @@ not raise an error. So a notebook with unsolved exercises runs to its end.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -23,6 +23,7 @@ from wsss_lib.ops.cam import cam_label, normalise_maximum, normalise_range
 from wsss_lib.ops.frequency import magnitude, with_magnitude
 from wsss_lib.ops.metrics import intersection_over_union
 from wsss_lib.ops.propagation import propagate_affinity
+from wsss_lib.show.choices import CHOICES
 
 
 def check_cam(answer: Callable[[Tensor, Tensor], Tensor | None]) -> bool:
@@ -182,14 +183,15 @@ def check_calibration_error(answer: Callable[[Tensor], Tensor | float | None]) -
     )
 
 
-def check_choice(given: str, right: str, why: Mapping[str, str]) -> bool:
+def check_choice(given: str, lesson: str, exercise: int) -> bool:
     """Check the answer to a multiple-choice question.
 
     Args:
         given: Letter of the chosen answer; "" if not answered yet.
-        right: Letter of the right answer.
-        why: Explanation to print for each letter.
+        lesson: Name of the notebook without its ending, such as ``00_cam``.
+        exercise: Number of the exercise in that notebook.
     """
+    right, why = CHOICES[lesson, exercise]
     if not given:
         return _say(None)
     if given not in why:

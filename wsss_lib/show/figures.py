@@ -22,6 +22,9 @@ from wsss_lib.errors import printable
 HEAT = "inferno"
 """Colour map of activations. Its brightness rises evenly, so it is readable without colours."""
 
+DIVERGING = "RdBu_r"
+"""Colour map of signed values, which colour-blind people can read: blue is negative, white is 0, red is positive."""
+
 Picture = Image.Image | np.ndarray
 
 
@@ -85,6 +88,20 @@ def overlay(image: Picture, cam: np.ndarray, alpha: float = 0.55) -> np.ndarray:
     """
     heat = mpl.colormaps[HEAT](np.clip(cam, 0, 1))[..., :3] * 255
     return ((1 - alpha) * np.asarray(image, np.float32) + alpha * heat).astype(np.uint8)
+
+
+def signed_map(values: np.ndarray) -> np.ndarray:
+    """Paint a signed map: 0 is white, positive values are red and negative ones blue.
+
+    Args:
+        values: ``(H, W)`` float of any range. The largest magnitude gets the full colour.
+
+    Returns:
+        ``(H, W, 3)`` uint8.
+    """
+    largest = max(float(np.abs(values).max(initial=0.0)), 1e-12)
+    colours = mpl.colormaps[DIVERGING](0.5 + 0.5 * np.asarray(values, np.float64) / largest)
+    return (255 * colours[..., :3]).round().astype(np.uint8)
 
 
 def overlay_mask(image: Picture, mask: np.ndarray, alpha: float = 0.6) -> np.ndarray:
@@ -152,7 +169,7 @@ def training_curve(history: Sequence[Mapping[str, Any]]) -> Plot:
         points = [(row["epoch"], row[name]) for row in history if name in row]
         axis.plot(*zip(*points, strict=True), marker="o", markersize=3, label=name)
     least = min((row[name] for row in history for name in names if name in row), default=0.0)
-    axis.set(xlabel="epoch", ylabel="mean loss", ylim=(None if least < 0 else 0, None))
+    axis.set(xlabel="epoch", ylabel="mean of the epoch", ylim=(None if least < 0 else 0, None))
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     _hide_frame(axis)

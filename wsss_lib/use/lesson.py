@@ -18,6 +18,7 @@ from wsss_lib.runs.cam import CamRun
 from wsss_lib.runs.folder import holds_run
 from wsss_lib.runs.kinds import reopen
 from wsss_lib.runs.parameters import default_folder
+from wsss_lib.runs.report import relative
 from wsss_lib.runs.segmentation import SegmentationRun, final_stage
 from wsss_lib.runs.settings import Settings
 from wsss_lib.use.model import Model
@@ -57,7 +58,8 @@ def _finished(folder: Path, settings: Settings) -> CamRun | None:
         if isinstance(run, CamRun) and same and run.is_trained and final_network(folder).is_trained:
             return run
     except InputError as error:
-        print(f"the run in {folder} is not used: {error}")
+        near = relative(folder)  # an executed notebook should not show where the project's folder lies
+        print(f"the run in {near} is not used: {str(error).replace(str(folder), near)}")
     return None
 
 

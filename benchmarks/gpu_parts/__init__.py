@@ -1,0 +1,1 @@
+"""Parts of ``benchmarks/gpu.py``; each function that it names runs in a process of its own."""

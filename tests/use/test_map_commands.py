@@ -49,6 +49,17 @@ def test_refine(said, tmp_path):
     assert len(list((tmp_path / "out").glob("crf-*/*.png"))) == 6
 
 
+def test_choose(said, tmp_path):
+    for mask in (tmp_path / "masks").iterdir():
+        mask.unlink()  # no mask is needed
+    status, text = said("choose", "maps", "pictures", "--other", "irn", "--sample", "1")
+    assert status == 0
+    assert text.count("| 0.") == 7
+    assert "| agreement with other maps | 0." in text
+    status, text = said("choose", "maps", "pictures", "--sample", "1")
+    assert (status, text.count("| 0."), "other maps" in text) == (0, 6, False)
+
+
 def test_compare(said, tmp_path):
     foreign.as_psa(tmp_path / "worse", seed=5)
     status, text = said(
@@ -69,6 +80,7 @@ def test_compare(said, tmp_path):
         (["refine", "maps", "pictures", "--out", "out", "--alphas", "x"], "alphas 'x' are not numbers"),
         (["refine", "maps", "pictures", "--out", "out", "--preset", "x"], "'x'"),
         (["refine", "maps", "pictures", "--out", "pictures"], "is the folder of the pictures"),
+        (["choose", "maps", "pictures", "--sample", "0"], "sample 0 is out of range"),
         (["compare", "maps", "pictures", "--masks", "masks"], "only one set of maps is given"),
         (["scor", "maps"], "perhaps score is meant"),
     ],

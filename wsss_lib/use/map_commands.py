@@ -39,6 +39,12 @@ that hold 95 % of the differences if pictures are drawn at random again and agai
 
 {_FORMS}"""
 
+_CHOOSE = f"""\
+Print the background thresholds that several ways choose from maps and pictures, without any mask. docs/choices.md says
+how much mean IoU each way lost in our measurements; none was reliably better than the fixed 0.2.
+
+{_FORMS}"""
+
 _CONVERT = f"""\
 Write maps in another form: npy (for psa, SEAM and OC-CSE), irn (for IRN), pictures, or masks; or write masks as coco
 (an instances JSON) or voc (the archive for VOC's test server).
@@ -66,7 +72,7 @@ Write the missing masks of VOC2012/SegmentationClassAug: VOC's own mask if there
 are for upper bounds and scores only.
 """
 
-NAMES = ("score", "refine", "walk", "segment", "compare", "convert", "sbd")
+NAMES = ("score", "refine", "walk", "segment", "compare", "choose", "convert", "sbd")
 """The commands of this file."""
 
 
@@ -113,6 +119,12 @@ def add(command: Add) -> None:
     )
     one.add_argument("--seed", type=int, default=0, metavar="N", help="random seed of the bootstrap (default: 0)")
     one.add_argument("--json", type=Path, metavar="FILE", help="also write everything to a file")
+
+    one = command("choose", _choose, "background thresholds chosen without masks", _CHOOSE)
+    _add_maps(one)
+    one.add_argument("--other", type=Path, metavar="MAPS", help="further maps of the pictures, for their agreement")
+    one.add_argument("--sample", type=int, default=50, metavar="N", help="pictures that get a CRF (default: 50)")
+    one.set_defaults(masks=None, mask_values="")
 
     one = command("convert", _convert, "maps of any repository in another form", _CONVERT)
     _add_maps(one)
@@ -296,6 +308,22 @@ def _compare(options: argparse.Namespace) -> int:
     print(markdown_table(head, rows))
     print(f"{found.differences[0].images} pictures, {options.repetitions} repetitions, seed {options.seed}")
     _write(options.json, found.to_dict())
+    return 0
+
+
+def _choose(options: argparse.Namespace) -> int:
+    from wsss_lib.exchange.maps import shared
+    from wsss_lib.results.choose import candidates
+    from wsss_lib.show.tables import markdown_table
+
+    if options.sample < 1:
+        raise InputError(f"sample {options.sample} is out of range; give a number of pictures of at least 1.")
+    sets = [_open(options, options.maps)]
+    if options.other is not None:
+        sets = shared([*sets, _open(options, options.other)])
+    found = candidates(sets[0].store, sets[0].data, sets[1].store if sets[1:] else None, options.sample)
+    rows = [[one.name, f"{one.threshold:.2f}"] for one in found]
+    print(markdown_table(["threshold chosen by", "threshold"], rows))
     return 0
 
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import re
 import shutil
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 from pkgutil import iter_modules
 
+import nbformat
 from sphinx.cmd.build import main as sphinx
 
 import wsss_lib
@@ -24,6 +26,8 @@ FILES = ("data/README.md", "pretrained/README.md", "CONTRIBUTING.md", "CHANGELOG
 """What the site shows besides README.md, or what its pages link to."""
 
 ROOMS = ("ops", "data", "models", "methods", "stages", "runs", "results", "exchange", "use", "show")
+
+DIAGRAM = re.compile(r"^```mermaid\n.*?^```$", re.MULTILINE | re.DOTALL)
 
 CONTENTS = """
 ```{toctree}
@@ -46,7 +50,10 @@ docs/own_code
 docs/library
 docs/devices
 docs/results
+docs/leaderboard
+docs/choices
 docs/speed
+docs/gpu
 docs/papers
 docs/releases
 CONTRIBUTING
@@ -108,7 +115,18 @@ def write_sources(folder: Path) -> None:
     for name in FILES:
         (folder / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, folder / name)
+    for path in (folder / "notebooks").glob("*.ipynb"):
+        write_without_diagrams(path)
     write_reference(folder / "api")
+
+
+def write_without_diagrams(path: Path) -> None:
+    """Take the diagrams out of a notebook: browsers draw Mermaid only with a script that is as large as the site."""
+    notebook = nbformat.read(path, as_version=4)
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            cell.source = DIAGRAM.sub("", cell.source)
+    nbformat.write(notebook, path)
 
 
 def build(out: Path) -> int:

@@ -306,7 +306,35 @@ def draw_labels(count: int, num_classes: int, generator: torch.Generator | None 
     return labels
 
 
-class Blobs(Dataset):
+class Pictures(Dataset):
+    """Pictures in memory, with labels and without masks.
+
+    Args:
+        name: Name of the data set.
+        pictures: RGB pictures.
+        labels: ``(n, K)``, 1 where a picture shows a class.
+    """
+
+    def __init__(self, name: str, pictures: Sequence[Image.Image], labels: Tensor) -> None:
+        self.pictures = pictures
+        names = [f"class {k}" for k in range(labels.shape[1])]
+        super().__init__(name, names, [f"image_{i:04d}" for i in range(len(pictures))], labels, has_masks=False)
+
+    def image(self, index: int) -> Image.Image:
+        """Return picture ``index``."""
+        return self.pictures[index]
+
+    def mask(self, index: int) -> np.ndarray:
+        """Raise an error, because the pictures have no masks."""
+        raise NotImplementedError(index)
+
+    def size(self, index: int) -> tuple[int, int]:
+        """Return ``(height, width)`` of picture ``index``."""
+        picture = self.pictures[index]
+        return picture.height, picture.width
+
+
+class Blobs(Pictures):
     """Coloured blobs with noise; landscape and portrait images alternate, and show one to three classes.
 
     Args:
@@ -318,29 +346,15 @@ class Blobs(Dataset):
 
     def __init__(self, count: int, height: int, width: int, num_classes: int) -> None:
         rng = np.random.default_rng(0)
-        self.pictures = []
+        pictures = []
         labels = torch.zeros(count, num_classes)
         for i in range(count):
             size = (width, height) if i % 4 == 3 else (height, width)
             blobs = np.stack([smooth(rng, *size) for _ in range(3)], axis=-1)
             pixels = np.clip(220 * blobs + 20 * rng.random(blobs.shape), 0, 255)
-            self.pictures.append(Image.fromarray(pixels.astype(np.uint8)))
+            pictures.append(Image.fromarray(pixels.astype(np.uint8)))
             labels[i, torch.from_numpy(rng.choice(num_classes, rng.integers(1, 4), replace=False))] = 1
-        names = [f"class {k}" for k in range(num_classes)]
-        super().__init__("blobs", names, [f"image_{i:04d}" for i in range(count)], labels, has_masks=False)
-
-    def image(self, index: int) -> Image.Image:
-        """Return image ``index``."""
-        return self.pictures[index]
-
-    def mask(self, index: int) -> np.ndarray:
-        """Raise: there are no masks."""
-        raise NotImplementedError(index)
-
-    def size(self, index: int) -> tuple[int, int]:
-        """Return ``(height, width)`` of image ``index``."""
-        picture = self.pictures[index]
-        return picture.height, picture.width
+        super().__init__("blobs", pictures, labels)
 
 
 @contextmanager

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from common import Pictures
 from PIL import Image
 
-from wsss_lib.data.dataset import Dataset
 from wsss_lib.data.toy import ToyOptions, ToyWorld
 
 SIDE = 128
@@ -23,7 +23,7 @@ def mosaics(count: int, height: int, width: int) -> list[np.ndarray]:
     return list(np.ascontiguousarray(joined[:, :height, :width]))
 
 
-class Mosaics(Dataset):
+class Mosaics(Pictures):
     """Mosaics of toy pictures with one to three of K classes each; every fourth is a portrait.
 
     Args:
@@ -35,23 +35,9 @@ class Mosaics(Dataset):
 
     def __init__(self, count: int, height: int, width: int, num_classes: int) -> None:
         pictures = mosaics(count, height, width)
-        self.pictures = [Image.fromarray(p.swapaxes(0, 1) if i % 4 == 3 else p) for i, p in enumerate(pictures)]
         rng = np.random.default_rng(1)
         labels = torch.zeros(count, num_classes)
         for row in labels:
             row[torch.from_numpy(rng.choice(num_classes, rng.integers(1, 4), replace=False))] = 1
-        names = [f"class {k}" for k in range(num_classes)]
-        super().__init__("mosaics", names, [f"image_{i:04d}" for i in range(count)], labels, has_masks=False)
-
-    def image(self, index: int) -> Image.Image:
-        """Return picture ``index``."""
-        return self.pictures[index]
-
-    def mask(self, index: int) -> np.ndarray:
-        """Raise: there are no masks."""
-        raise NotImplementedError(index)
-
-    def size(self, index: int) -> tuple[int, int]:
-        """Return ``(height, width)`` of picture ``index``."""
-        picture = self.pictures[index]
-        return picture.height, picture.width
+        turned = [Image.fromarray(p.swapaxes(0, 1) if i % 4 == 3 else p) for i, p in enumerate(pictures)]
+        super().__init__("mosaics", turned, labels)

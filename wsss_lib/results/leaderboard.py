@@ -54,8 +54,8 @@ class Seed:
         counts: By split and name of the result (see `wsss_lib.results.collect.STAGES`) the counts ``(n, C, 3)`` int64
             of each picture and class: pixels that are right, true and predicted.
         best_threshold: Mean IoU in [0, 1] that the best threshold on the split itself would add, by split.
-        choice: What choosing the best epoch on ``val`` would add, see `wsss_lib.results.epochs.Choice`; empty unless
-            the run has kept its epochs.
+        choice: Points that choosing the best epoch on ``val`` would add, see `wsss_lib.results.epochs.Choice`; empty
+            unless the run has kept its epochs.
     """
 
     seed: int

@@ -49,7 +49,7 @@ def read_entries(folder: Path) -> list[Entry]:
     """Read all entries of a folder, by name.
 
     Raises:
-        InputError: There is no entry, or a file is damaged or of another version.
+        InputError: No entry exists, or a file is damaged or of another version.
     """
     paths = sorted(folder.glob("*.json"))
     if not paths:

@@ -64,7 +64,7 @@ def paired_difference(
         seed: Random seed of the draws.
 
     Raises:
-        InputError: There is no seed, or the two methods have different seeds, pictures or classes.
+        InputError: No seed is given, or the two methods have different seeds, pictures or classes.
     """
     shapes = {counts.shape for counts in (*ours, *control)}
     if not ours or len(ours) != len(control) or len(shapes) != 1 or 0 in next(iter(shapes)):

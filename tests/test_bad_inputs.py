@@ -226,7 +226,9 @@ def flipped_weights(folder: Path) -> None:
 
 
 def half_safetensors(folder: Path) -> None:
-    safetensors.torch.save_file(create_backbone("efficientnet_lite0").state_dict(), folder / "net.pth")
+    safetensors.torch.save_file(
+        create_backbone("efficientnet_lite0").to(memory_format=torch.contiguous_format).state_dict(), folder / "net.pth"
+    )
     cut("net.pth")(folder)
 
 

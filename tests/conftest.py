@@ -1,5 +1,7 @@
 """Options and fixtures of all tests."""
 
+import importlib
+
 import pytest
 import torch
 
@@ -20,3 +22,15 @@ def device(request):
 @pytest.fixture(autouse=True)
 def _seeded():
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium, without a screen."""
+    chromium = importlib.import_module("tests.chromium").CHROMIUM
+    with importlib.import_module("playwright.sync_api").sync_playwright() as playwright:
+        one = playwright.chromium.launch(
+            executable_path=chromium, args=["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
+        )
+        yield one
+        one.close()

@@ -1,25 +1,20 @@
 """The script that makes the toy world's weights again."""
 
-import importlib.util
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 
+from tests.scripts import load_script
 from wsss_lib.data.corpus import Corpus
 from wsss_lib.methods import load_method
 from wsss_lib.models import create_backbone
 from wsss_lib.models.pretrained import load_backbone
 
-SCRIPT = Path(__file__).parent.parent / "scripts" / "pretrain_toy.py"
-
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location("pretrain_toy", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load_script("pretrain_toy")
     for network in module.NETWORKS.values():
         network.epochs, network.whole_epochs = 2, 1
     return module

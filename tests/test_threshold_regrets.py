@@ -1,24 +1,17 @@
 """The script that measures regrets."""
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 import torch
 
+from tests.scripts import load_script
 from wsss_lib.data.toy import ToyWorld
 from wsss_lib.results.choose import Candidate
 from wsss_lib.stages.store import CamStore
 
-SCRIPT = Path(__file__).parent.parent / "scripts" / "threshold_regrets.py"
-
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location("threshold_regrets", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("threshold_regrets")
 
 
 class FakeRun:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import socket
 import subprocess
 import sys
@@ -16,16 +15,11 @@ from pathlib import Path
 import nbformat
 import pytest
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-CHROMIUM = next(
-    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), ""
-)
+from tests.chromium import MARKS
+
 NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("[0-9]*.ipynb"))
 LAST = next(path for path in NOTEBOOKS if path.stem == "07_use")
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not CHROMIUM, reason="there is no Chromium; install the package chromium"),
-]
+pytestmark = MARKS
 
 TINY = {"epochs": 1, "limit": 16, "batch_size": 8, "ablations": -1}
 KERNEL = "window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status"
@@ -101,16 +95,6 @@ def wait_for(condition, seconds, what, pause=0.5):
     while not condition():
         assert time.monotonic() < end, what
         time.sleep(pause)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_api.sync_playwright() as playwright:
-        one = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
-        )
-        yield one
-        one.close()
 
 
 def move_a_slider(page):

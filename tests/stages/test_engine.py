@@ -199,7 +199,8 @@ def test_workers_end_with_their_launcher(tmp_path, worker, number):
         launcher.send_signal(number)
         wait_until_gone(workers)
         said = launcher.communicate(timeout=60)[0].decode()
-    assert launcher.returncode == -number
+    # Python ends with 1 instead of the signal if code runs after the interrupt, as PyTorch's may at the exit.
+    assert launcher.returncode in ((-number, 1) if number == signal.SIGINT else (-number,))
     assert said.count("Traceback") == (number == signal.SIGINT)
 
 

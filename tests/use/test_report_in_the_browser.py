@@ -2,17 +2,19 @@
 
 import pytest
 
-from tests.notebooks.test_browser import browser, pytestmark  # noqa: F401
+from tests.chromium import MARKS
 from tests.runs.small import open_run, tiny_config
 from wsss_lib.use.chains import run_method
 from wsss_lib.use.report import write_report
+
+pytestmark = MARKS
 
 LOADED = "[...document.images].every(e => e.complete && e.naturalWidth > 20)"
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [400, 1200])
-def test_it_shows_everything_and_asks_for_nothing(scheme, width, browser, path):  # noqa: F811
+def test_it_shows_everything_and_asks_for_nothing(scheme, width, browser, path):
     said, asked = [], []
     page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
     page.on("console", lambda message: said.append(message.text))

@@ -18,6 +18,7 @@ from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
 from wsss_lib.data import names as spelling
 from wsss_lib.data.large import reduced, working_size
+from wsss_lib.data.npy import read_npy_header
 from wsss_lib.data.torch_storage import as_tensor, read_storage
 from wsss_lib.errors import InputError
 
@@ -499,9 +500,7 @@ def read_pickled_array_dict(path: str | Path) -> dict[int | str, np.ndarray]:
 
 
 def _unpickle(stream: BinaryIO) -> dict[Any, Any]:
-    version = np.lib.format.read_magic(stream)
-    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, _, dtype = read_header(stream)
+    shape, _, dtype = read_npy_header(stream)
     if not dtype.hasobject:
         raise ValueError(f"it holds a plain array {shape} {dtype}")
     content = stream.read()

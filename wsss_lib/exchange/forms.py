@@ -26,6 +26,7 @@ import numpy as np
 from PIL import Image
 
 from wsss_lib.data.files import IGNORE, read_mask, read_pickled_array_dict
+from wsss_lib.data.npy import read_npy, read_npy_header
 from wsss_lib.errors import InputError
 from wsss_lib.stages.store import CamStore
 
@@ -70,9 +71,7 @@ def form_of(path: Path) -> Form:
         return "npz"
     try:
         with path.open("rb") as stream:
-            version = np.lib.format.read_magic(stream)
-            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            dtype = read(stream)[2]
+            dtype = read_npy_header(stream)[2]
     except Exception as error:  # NumPy reports damage in many ways
         raise InputError(f"{path} is not a file that numpy.save wrote ({error}); copy it again.") from None
     if not dtype.hasobject:
@@ -129,7 +128,8 @@ def _from_pictures(paths: Mapping[int, Path]) -> Planes:
 
 def _from_array(path: Path, num_classes: int) -> Planes:
     try:
-        values = np.load(path, allow_pickle=False)
+        with path.open("rb") as stream:
+            values = read_npy(stream)
     except Exception as error:  # NumPy reports damage in many ways
         raise InputError(f"{path} is damaged ({error}); copy it again.") from None
     maps = values[0] if values.ndim == 4 and len(values) == 1 else values

@@ -108,7 +108,7 @@ def loaded(batches: Iterable[T]) -> Iterator[T]:
     which would make the garbage collector wait for the processes for seconds.
     """
     try:
-        with loaders_watched():
+        with loaders_watched(), loaders_watched():  # PyTorch may raise while the inner one is left
             yield from batches
         return
     except InputError as error:

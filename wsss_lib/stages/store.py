@@ -42,6 +42,7 @@ from torch import Tensor
 
 from wsss_lib.data.dataset import Dataset
 from wsss_lib.data.files import read_mask, read_pickled_array_dict, write_atomically, write_mask
+from wsss_lib.data.npy import read_npy
 from wsss_lib.errors import InputError
 from wsss_lib.models.torch_files import check_archive
 from wsss_lib.ops.values import all_finite, all_within
@@ -297,7 +298,7 @@ def _checked(values: Tensor, highest: float, image_id: str) -> Tensor:
 
 def _read_array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
     with archive.open(f"{name}.npy") as member:
-        array = np.lib.format.read_array(member, allow_pickle=False)
+        array = read_npy(member)
         if member.read(1):  # the checksum is compared at the end of the member, which must have been read
             raise ValueError("it is longer than its array")
         return array

@@ -46,7 +46,7 @@ class Batch:
 
 PRESETS = ("toy", "photos", "voc12", "coco14")
 
-TOY_PRETRAINED = False
+TOY_PRETRAINED = True
 """Whether the preset ``toy`` starts from weights by default, see `wsss_lib.models.pretrained.find_toy_weights`."""
 
 LIGHT = ("efficientnet_lite0", "mobilenet_v2")

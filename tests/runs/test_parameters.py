@@ -3,13 +3,15 @@
 import math
 from pathlib import Path
 
+import nbformat
 import pytest
 from papermill.cli import _resolve_type
 
 from tests.runs.small import sentence_of
 from wsss_lib.errors import InputError
+from wsss_lib.methods import load_method
 from wsss_lib.methods.cam import Config
-from wsss_lib.runs.parameters import project_root, read_parameters
+from wsss_lib.runs.parameters import NOTEBOOKS, project_root, read_parameters
 from wsss_lib.runs.settings import Settings
 
 CELL = """
@@ -69,6 +71,25 @@ def test_unset_values_are_those_of_the_preset():
         "precision": "32-true",
     }
     assert read(**unset) == read()
+
+
+@pytest.mark.parametrize(("name", "value"), [("weight_decay", 0), ("dropout", 0.0), ("hue_jitter", "0")])
+def test_zero_is_a_value_where_it_is_in_range(name, value, project):
+    """A weight of 0 must not silently become that of the preset: it is how one switches a part of a method off."""
+    settings = read(**{"preset": "photos", "backbone": "resnet50", "pretrained": False, name: value})
+    assert getattr(settings.config, name) == 0
+    assert getattr(Config.preset("photos", "resnet50"), name) > 0
+    assert f"-{name}=0" in settings.folder.name
+    assert read(**{name: -1}).config == read().config
+
+
+@pytest.mark.parametrize("method", NOTEBOOKS)
+def test_untouched_notebooks_have_the_settings_of_the_preset(method):
+    path = Path(__file__).parents[2] / "notebooks" / f"{NOTEBOOKS[method]}.ipynb"
+    [cell] = [cell for cell in nbformat.read(path, 4).cells if "parameters" in cell.metadata.get("tags", [])]
+    namespace = {}
+    exec(cell.source, namespace)
+    assert read_parameters(NOTEBOOKS[method], method, namespace).config == load_method(method).Config.preset("toy")
 
 
 def test_set_values_reach_the_configuration():
@@ -189,7 +210,7 @@ def test_texts_that_mean_numbers(project):
     assert read(seed="007").folder == project / "runs" / "00_cam" / "toy-seed=7"
     assert [read(resume=word).resume for word in ("true", "True", "false", "False")] == [True, True, False, False]
     assert sentence(epochs="-1") == "parameter epochs must be at least 1, not -1."
-    assert "must be at least" in sentence(learning_rate="nan")
+    assert "must be above 0" in sentence(learning_rate="nan")
 
 
 @pytest.mark.parametrize("value", ["[0.5,1.0]", " [0.5, 1] ", [0.5, 1], (0.5, 1.0), "0.5,1.0"])

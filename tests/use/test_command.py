@@ -13,6 +13,7 @@ import pytest
 from tests.runs.small import open_run, sentence_of, tiny_config
 from tests.use.models import write_pictures
 from wsss_lib import __main__ as command
+from wsss_lib.runs.parameters import read_parameters
 from wsss_lib.use.chains import NOTEBOOKS, explain, final_parameters, known_parameters, read_words
 
 ROOT = Path(__file__).parents[2]
@@ -72,6 +73,9 @@ def test_words_are_read():
     )
     assert found.method == "acr"
     assert found.values == {"epochs": "5"}
+    off = read_words(["method=oc_cse", "erasing_weight=0", "final.weight_decay=0"])
+    assert read_parameters("02_oc_cse", "oc_cse", off.values).config.erasing_weight == 0
+    assert off.final == {"weight_decay": 0}
     assert found.final == {"epochs": 2, "scales": (0.5, 1.0), "backbone": "mobilenet_v2"}
 
 
@@ -85,6 +89,9 @@ def test_words_are_read():
         (["final.epoch=5"], "perhaps final.epochs is meant"),
         (["final.epochs=x"], "parameter epochs must be of type int"),
         (["final.data_root=x"], "parameter final.data_root is unknown"),
+        (["epochs=0"], "parameter epochs must be at least 1, not 0; leave it out for the preset's value."),
+        (["dropout=-1"], "parameter dropout must be at least 0, not -1.0; leave it out"),
+        (["final.learning_rate=0"], "parameter learning_rate must be above 0, not 0.0; leave it out"),
         (["cams=x"], "parameter cams is unknown"),
         (["ablations=1"], "parameter ablations is unknown"),
         (["method=sam"], "method 'sam' is unknown; choose one of cam"),

@@ -122,7 +122,7 @@ class Config:
     crop_size: Annotated[int, Limits(32, LARGEST_SIDE)] = 448
     colour_jitter: Share = 0.3
     hue_jitter: Annotated[float, Limits(0, 0.5)] = 0.1
-    learning_rate: float = 0.01
+    learning_rate: Annotated[float, Limits(0, above=True)] = 0.01
     weight_decay: float = 5e-4
 
     @classmethod

@@ -87,7 +87,7 @@ _NAMED_IN_FOLDER = ("backbone", "seed", "limit", "precision")
 def read_parameters(notebook: str, method: str, namespace: Mapping[str, Any]) -> Settings:
     """Check a notebook's parameters and turn them into settings.
 
-    A parameter of the method that is left at 0 or "" keeps the value of the preset.
+    A parameter of the method keeps the value of the preset if it has the value that says so, see `keeps_preset`.
 
     Args:
         notebook: Name of the notebook, for example ``00_cam``.
@@ -106,7 +106,7 @@ def read_parameters(notebook: str, method: str, namespace: Mapping[str, Any]) ->
     preset, backbone = values.get("preset", "toy"), values.get("backbone", "")
     if preset == "photos" and not backbone and values.get("weights") and "mobilenet_v2" in config_class.backbones:
         backbone = backbone_of_weights(existing("weights", values["weights"]))
-    changes = {k: v for k, v in values.items() if k not in COMMON and v}
+    changes = {k: v for k, v in values.items() if k not in COMMON and not keeps_preset(v, kinds[k])}
     config = config_class.preset(preset, backbone)
     if values.get("pretrained", config.pretrained) != config.pretrained:
         changes["pretrained"] = values["pretrained"]
@@ -262,7 +262,7 @@ def read_values(namespace: Mapping[str, Any], kinds: Mapping[str, Kind]) -> dict
 def convert(name: str, value: Any, kind: Kind) -> Any:
     """Return a parameter as the type of its kind, after checking type, range and choices.
 
-    A parameter of a method may also be 0 or "", which keeps the value of the preset.
+    A parameter of a method may also have the value that keeps the preset's, see `keeps_preset`.
 
     Raises:
         InputError: The value has another type, or is out of range.
@@ -278,13 +278,24 @@ def convert(name: str, value: Any, kind: Kind) -> Any:
         value = float(value)
     if type(value) is not base:
         raise InputError(f"parameter {name} must be of type {base.__name__}, but {value!r} is {type(value).__name__}.")
-    if name not in COMMON and not value:
+    if name not in COMMON and keeps_preset(value, kind):
         return value
     problem = kind.limits.problem(value) if isinstance(value, int | float) else ""
     if problem:
         raise InputError(f"parameter {name} must be {problem}, not {value}.")
     kind.check(name, value)
     return value
+
+
+def keeps_preset(value: Any, kind: Kind) -> bool:
+    """Return whether a value of a method's parameter stands for the value of the preset.
+
+    Such values are "" and (); for a number 0, or -1 where 0 itself is in range. So a weight of 0 is a weight of 0.
+    """
+    if isinstance(value, str | tuple):
+        return not value
+    marker = 0 if kind.limits.problem(0) else -1
+    return bool(value == marker and kind.limits.problem(marker))
 
 
 def _name(name: str, value: float | None) -> str:

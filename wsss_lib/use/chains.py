@@ -15,15 +15,17 @@ from wsss_lib.methods import load_method
 from wsss_lib.methods.fields import Kind
 from wsss_lib.runs.cam import CamRun
 from wsss_lib.runs.kinds import open_run
-from wsss_lib.runs.parameters import NOTEBOOKS as NOTEBOOKS
 from wsss_lib.runs.parameters import (
+    COMMON,
     check_final_network,
     convert,
     existing,
+    keeps_preset,
     parameter_types,
     read_parameters,
     with_present_names,
 )
+from wsss_lib.runs.parameters import NOTEBOOKS as NOTEBOOKS
 from wsss_lib.runs.refinement import RefinementRun
 from wsss_lib.runs.refiners import REFINERS
 from wsss_lib.runs.report import (
@@ -117,7 +119,20 @@ def read_words(words: Sequence[str], method: str = "cam") -> Parameters:
     types = final_parameters()
     final = {name.removeprefix(FINAL): value for name, value in final_values.items()}
     _refuse_unknown(final, list(types), FINAL)
-    return Parameters(method, own, {name: convert(name, value, types[name]) for name, value in final.items()})
+    own_types = parameter_types(method)
+    for name in own.keys() & own_types.keys():
+        _convert_given(name, own[name], own_types[name])
+    return Parameters(method, own, {name: _convert_given(name, value, types[name]) for name, value in final.items()})
+
+
+def _convert_given(name: str, value: str, kind: Kind) -> Any:
+    """Return the value of a word; refuse 0 or -1 where it stands for the preset's value, which nobody needs to give."""
+    found = convert(name, value, kind)
+    if name not in COMMON and isinstance(found, int | float) and keeps_preset(found, kind):
+        raise InputError(
+            f"parameter {name} must be {kind.limits.problem(found)}, not {found}; leave it out for the preset's value."
+        )
+    return found
 
 
 def known_parameters(method: str) -> list[str]:
@@ -249,7 +264,7 @@ def fit(run: CamRun | RefinementRun, final: dict[str, Any], file: Path | None = 
     file = file or run.folder / NAME
     check_target(file)
     run_method(run)
-    changes = {name: value for name, value in final.items() if name not in _OF_FINAL and value}
+    changes = {name: value for name, value in final.items() if name not in _OF_FINAL and value not in ("", ())}
     weights: Path | None = existing("weights", final.get("weights", ""))
     network = final_stage(run, final.get("backbone", ""), weights, **changes)
     print(f"final network: {network.settings.config.backbone}, files in {relative(network.folder)}", flush=True)

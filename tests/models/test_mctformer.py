@@ -210,6 +210,17 @@ def test_refining_is_a_matrix_product():
     torch.testing.assert_close(refine_by_patches(among, maps), expected)
 
 
+@pytest.mark.parametrize("radius", [1, 2, 9])
+def test_refining_nearby(radius):
+    among, maps, expected = torch.rand(2, 12, 12), torch.rand(2, 5, 3, 4), torch.zeros(2, 5, 3, 4)
+    places = [(y, x) for y in range(3) for x in range(4)]
+    for i, (y, x) in enumerate(places):
+        for j, (v, u) in enumerate(places):
+            if max(abs(y - v), abs(x - u)) <= radius:
+                expected[:, :, y, x] += among[:, i, j, None] * maps[:, :, v, u]
+    torch.testing.assert_close(refine_by_patches(among, maps, radius), expected)
+
+
 def test_ranked_pooling():
     maps = torch.tensor([[[[1.0, 3.0]]]])
     assert ranked_pooling(maps, 0.5).item() == pytest.approx((3 + 0.5) / 1.5)

@@ -74,7 +74,7 @@ def test_unset_values_are_those_of_the_preset():
 
 
 @pytest.mark.parametrize(("name", "value"), [("weight_decay", 0), ("dropout", 0.0), ("hue_jitter", "0")])
-def test_zero_is_a_value_where_it_is_in_range(name, value, project):
+def test_zero_is_a_value_where_it_is_in_range(name, value):
     """A weight of 0 must not silently become that of the preset: it is how one switches a part of a method off."""
     settings = read(**{"preset": "photos", "backbone": "resnet50", "pretrained": False, name: value})
     assert getattr(settings.config, name) == 0

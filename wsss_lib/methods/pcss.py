@@ -46,7 +46,7 @@ from wsss_lib.methods.method import Batch, CamConfig, CamMethod, Engine, Presets
 from wsss_lib.methods.optimisers import warmed_cosine_schedule
 from wsss_lib.models import create_backbone
 from wsss_lib.models.deit import DeiT, decays
-from wsss_lib.models.mctformer import MCTformer, Outputs
+from wsss_lib.models.mctformer import MCTformer, Outputs, refine_by_patches
 from wsss_lib.models.weights import LoadReport, load_into
 from wsss_lib.ops.cam import normalise_range
 from wsss_lib.ops.frequency import (
@@ -418,9 +418,12 @@ class PCSS(CamMethod):
 
     def cam(self, images: Tensor) -> Tensor:
         """Return the refined maps ``(B, C, h, w)``, at least 0."""
-        refined = self.network(images, "constant").refined
-        assert refined is not None
-        return refined
+        network, config = self.network, self.config
+        state = network.advance(network.start(images), self.backbone.depth, "constant")
+        fused = network.finish(state).fused
+        assert fused is not None
+        assert state.patch_to_patch is not None
+        return refine_by_patches(state.patch_to_patch, fused**config.fused_power, config.spread_radius)
 
     def normalise_maps(self, maps: Tensor) -> Tensor:
         """Return summed maps ``(n, H, W)``, stretched to [0, 1)."""
@@ -462,10 +465,15 @@ class Config(CamConfig):
         probed_images: Number of images of every class that take part in a census.
         mirror: Rule by which the census removes a block of frequencies, see
             :func:`wsss_lib.ops.frequency.probe_filters`.
+        fused_power: Power of the product of attention and patch map before the product is spread among patches, at
+            inference; 1 as in the paper, 0.5 for the geometric mean, which MCTformer+ uses.
+        spread_radius: Largest distance over which the product is spread at inference, in patches; 0 for no limit, as in
+            the paper. In a small network, the attention among patches does not become local by itself.
         share_blocks: Whether the pass with mixed magnitudes shares the blocks before the mixture with the first pass.
     """
 
     backbones: ClassVar[tuple[str, ...]] = ("deit_small",)
+    inference_only: ClassVar[frozenset[str]] = CamConfig.inference_only | {"fused_power", "spread_radius"}
     toy_world: ClassVar[ToyOptions] = ToyOptions(shortcut=20.0, shortcut_share=0.8)
 
     backbone: str = "deit_small"
@@ -494,6 +502,8 @@ class Config(CamConfig):
     shortcut_interval: Annotated[int, Limits(1)] = 3
     probed_images: int = 100
     mirror: Literal["official", "exact"] = "official"
+    fused_power: Annotated[float, Limits(0, 1, above=True)] = 1.0
+    spread_radius: int = 0
     share_blocks: bool = True
 
     presets: ClassVar[Presets] = {
@@ -511,6 +521,8 @@ class Config(CamConfig):
             "shortcut_start": 0,
             "shortcut_interval": 8,
             "probed_images": 8,
+            "fused_power": 0.5,
+            "spread_radius": 4,
         },
         "photos": {"epochs": 8, "batch_size": 16, "learning_rate": 3e-5, "warm_up": 1, "operations": 1},
         "coco14": {"phase_weight": 0.4, "phase_start": 3, "shortcut_weight": 0.4, "shortcut_start": 3},

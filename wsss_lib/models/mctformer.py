@@ -84,16 +84,21 @@ def ranked_pooling(maps: Tensor, decay: float = 0.996) -> Tensor:
     return (ranked * weights).sum(2) / weights.sum()
 
 
-def refine_by_patches(patch_to_patch: Tensor, maps: Tensor) -> Tensor:
+def refine_by_patches(patch_to_patch: Tensor, maps: Tensor, radius: int = 0) -> Tensor:
     """Spread maps along the attention among patches: ``r_bci = sum_j S_bij m_bcj``.
 
     Args:
         patch_to_patch: ``(B, h * w, h * w)``, S.
         maps: ``(B, C, h, w)``, m.
+        radius: Largest distance of patches j from patch i, in rows and in columns; 0 for no limit, as in the papers.
 
     Returns:
         ``(B, C, h, w)``.
     """
+    if radius:
+        rows, columns = (x.flatten() for x in torch.meshgrid(*map(torch.arange, maps.shape[2:]), indexing="ij"))
+        near = [(x[:, None] - x[None]).abs() <= radius for x in (rows, columns)]
+        patch_to_patch = patch_to_patch * (near[0] & near[1]).to(patch_to_patch)
     return (maps.flatten(2) @ patch_to_patch.transpose(1, 2)).reshape(maps.shape)
 
 

@@ -445,3 +445,12 @@ def test_a_method_that_is_first_used_in_inference_mode_can_be_trained(tmp_path):
     with torch.inference_mode():
         _ = run.normalise
     assert len(run.train(silent)) == 1
+
+
+def test_maps_of_an_untrained_network_are_announced(tmp_path, capsys):
+    run = open_run(tmp_path / "run", SHORT)
+    run.infer("val")
+    assert "is not trained to the end; its maps come from the network as it is" in capsys.readouterr().out
+    run.train(silent)
+    run.infer("val")
+    assert "not trained" not in capsys.readouterr().out

@@ -206,7 +206,7 @@ class Config(method.Config):
         head_factor: Factor by which the new layers learn faster than the backbone.
     """
 
-    inference_only: ClassVar[frozenset[str]] = frozenset({"alphas"})
+    inference_only: ClassVar[frozenset[str]] = frozenset({"alphas", "walk_alpha", "beta", "walk_steps", "walk_crf"})
 
     epochs: int = 8
     batch_size: int = 8
@@ -231,11 +231,10 @@ class Config(method.Config):
             "epochs": 4,
             "crop_size": 96,
             "hue_jitter": 0.0,
-            "low_alpha": 2.0,
-            "high_alpha": 16.0,
+            "low_alpha": 8.0,
             "border": "full",
-            "walk_alpha": 8.0,
             "beta": 16.0,
+            "walk_steps": 64,
             "optimizer": "adamw",
             "learning_rate": 1e-3,
             "weight_decay": 1e-2,

@@ -516,7 +516,8 @@ class Config(method.Config):
             "canvas": 96,
             "erase_boundaries": False,  # an object is a few cells large, and most of the cells lie near a boundary
             "beta": 20.0,
-            "background": 0.3,
+            "walk_steps": 64,
+            "background": 0.12,
             "optimizer": "adamw",
             "learning_rate": 1e-3,
             "weight_decay": 1e-2,

@@ -59,6 +59,7 @@ class CamRun(Run[CamMethod]):
         with self.working(), self.timed(f"inference {split}"):
             self.begin(store, split, source)
             if not self.delegate("infer", split):
+                self.note_untrained()
                 rest = self._share(data, store)
                 self.to_device()
                 if rest:

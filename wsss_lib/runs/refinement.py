@@ -111,6 +111,7 @@ class RefinementRun(Run[W], Generic[W]):
         with self.working(), self.timed(f"walk {split}"):
             self.begin(store, split, f"{self.source()} on {source_of(cams)}")
             if not self.delegate("infer", split):
+                self.note_untrained()
                 self.to_device()
                 walk(self.method, data, cams, store, self.context)
         return store

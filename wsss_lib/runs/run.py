@@ -101,6 +101,11 @@ class Run(OpenedRun, ABC, Generic[M]):
             begin(store, source, self.data(split).ids, maker(self.fabric.device), self.place.is_old)
         self.fabric.barrier()
 
+    def note_untrained(self) -> None:
+        """Say it if maps are about to be made with a network that is not trained to the end."""
+        if not self._training and not self.is_trained and self.fabric.is_global_zero:
+            print(f"note: {self.folder} is not trained to the end; its maps come from the network as it is.")
+
     def is_complete(self, store: Store, split: str, source: str) -> bool:
         """Return whether a store has the files of all images of a split, made from a source."""
         return source_of(store) == source and all(image_id in store for image_id in self.data(split).ids)

@@ -7,7 +7,13 @@ import nbformat
 import pytest
 from claims import CLAIMS
 
-NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
+ROOT = Path(__file__).parents[2]
+NOTEBOOKS = ROOT / "notebooks"
+DOCUMENTS = {
+    "README": ROOT / "README.md",
+    "results": ROOT / "docs/results.md",
+    "leaderboard": ROOT / "docs/leaderboard.md",
+}
 NUMBER = r"[-+]?\d[\d,]*(?:\.\d+)?"
 
 
@@ -22,7 +28,9 @@ def output_of(cell):
 
 
 def texts(stem):
-    """Return what can be read in the cells of a notebook, by their ids."""
+    """Return what can be read in the cells of a notebook, by their ids; a document is one cell called text."""
+    if stem in DOCUMENTS:
+        return {"text": plain(DOCUMENTS[stem].read_text(encoding="utf-8"))}
     cells = nbformat.read(NOTEBOOKS / f"{stem}.ipynb", as_version=4).cells
     return {c.id: plain(output_of(c) if c.cell_type == "code" else c.source) for c in cells}
 
@@ -65,7 +73,7 @@ def test_prose_repeats_the_outputs(stem):
 
 
 def test_every_lesson_has_claims():
-    assert set(CLAIMS) == {path.stem for path in NOTEBOOKS.glob("[0-9]*.ipynb")}
+    assert {*CLAIMS} - {*DOCUMENTS} == {path.stem for path in NOTEBOOKS.glob("[0-9]*.ipynb")}
     assert sum(claim[1].count("#") for claims in CLAIMS.values() for claim in claims) >= 30
 
 

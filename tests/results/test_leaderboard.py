@@ -10,7 +10,7 @@ import wsss_lib
 from wsss_lib.errors import InputError
 from wsss_lib.results.code_digest import code_digest
 from wsss_lib.results.leaderboard import Entry, Seed, collect_entry, read_entry, write_entry
-from wsss_lib.results.leaderboard_page import page
+from wsss_lib.results.leaderboard_page import difference, page
 from wsss_lib.results.paired_difference import mean_iou, paired_difference
 
 
@@ -159,6 +159,18 @@ def test_page_shows_mean_spread_difference_and_old_code():
     assert "(older code)" in rows["old"]
     assert "(older code)" not in rows["cam"]
     assert "| `cam` | +1.2 |  |  | 0 |" in text
+
+
+def test_a_walk_is_compared_with_what_it_refines():
+    walked, control = made_up("walk", "cam", better=0.05), made_up("cam")
+    names = {"CAM seed": "walk", "CRF": "walk, CRF"}
+    later = [replace(one, counts={"val": {names[k]: v for k, v in one.counts["val"].items()}}) for one in walked.seeds]
+    walked = replace(walked, seeds=tuple(later))
+    for stage in walked.seeds[0].counts["val"]:
+        found = difference(walked, control, stage)
+        assert found.seeds == 2
+        assert found.mean == difference(made_up("cam", better=0.05), control, "CAM seed").mean > 0.01
+    assert difference(control, walked, "CAM seed") is None
 
 
 def test_page_marks_another_version_and_shows_kept_epochs():

@@ -27,6 +27,7 @@ def all_figures():
         "table": (figures.table_of_pictures({"x": [PICTURE, CAM], "y": [CAM, PICTURE]}, ["a", "b"]), 4),
         "training": (figures.training_curve(HISTORY), 1),
         "thresholds": (figures.threshold_curves([0.1, 0.2], {"a": np.array([1, 2])}, marked={"best": 0.2}), 1),
+        "intervals": (figures.interval_figure({"a": (1, 0.5, 2), "b": (0, -1, 1)}, "points"), 1),
         "bars": (figures.class_bars(["cat", "dog"], {"a": [0.5, float("nan")], "b": [0.1, 1]}), 1),
         "legend": (figures.class_legend(["cat", "dog"]), 0),
     }

@@ -13,7 +13,7 @@ from wsss_lib.data.files import write_atomically
 from wsss_lib.errors import InputError
 from wsss_lib.results.collect import STAGES
 from wsss_lib.results.leaderboard import Entry, check_control, read_entry
-from wsss_lib.results.paired_difference import REPETITIONS, paired_difference
+from wsss_lib.results.paired_difference import REPETITIONS, Difference, paired_difference
 from wsss_lib.show.tables import markdown_table
 
 _HEAD = f"""\
@@ -25,7 +25,8 @@ add a method.
 - **mIoU** is the mean over random seeds ± the standard deviation between them, in percent, from the confusion matrix
   summed over all pictures of the split. Background thresholds and the power of the CRF are chosen on `train`.
 - **Difference** is the mean IoU on `val` minus that of the control, in points, paired by seed and by picture, with a
-  95 % interval: {REPETITIONS} times, pictures are drawn with replacement (the same ones for both methods and all
+  95 % interval. A walk is compared with the control's CAM seed, and a walk with CRF with its CRF. For the interval,
+  {REPETITIONS} times, pictures are drawn with replacement (the same ones for both methods and all
   seeds), both mean IoUs are computed from the summed counts, and seeds are drawn with replacement. With 1 seed the
   interval covers the choice of pictures alone, and says nothing about another training. With 3 seeds it is still too
   narrow for the spread between trainings.
@@ -34,6 +35,8 @@ add a method.
 - **older code** marks an entry whose training had another version of wsss_lib than the present one, or whose method's
   code has changed since the entry was made.
 """
+
+_WITHOUT_WALK = {"walk": "CAM seed", "walk, CRF": "CRF"}
 
 _CHOICE = """\
 ### What choosing on the scored masks would add
@@ -125,14 +128,29 @@ def _spread(entry: Entry, split: str, stage: str) -> str:
     return f"{mean} ± {100 * statistics.stdev(found):.1f}" if len(found) > 1 else mean
 
 
+def difference(entry: Entry, control: Entry, stage: str) -> Difference | None:
+    """Return the difference of two entries on ``val`` over the seeds that both have; None if there is none.
+
+    Args:
+        entry: Entry of a method.
+        control: Entry of its control; see `wsss_lib.results.leaderboard.check_control`.
+        stage: Name of a result, one of `STAGES`. A walk, which the control does not have, is compared with the
+            control's CAM seed, and a walk with CRF with the control's CRF.
+    """
+    counts = [{one.seed: one.counts.get("val", {}) for one in part.seeds} for part in (entry, control)]
+    pairs = []
+    for seed in sorted(counts[0].keys() & counts[1].keys()):
+        ours, theirs = counts[0][seed].get(stage), counts[1][seed]
+        other = theirs.get(stage, theirs.get(_WITHOUT_WALK.get(stage, "")))
+        if ours is not None and other is not None:
+            pairs.append((ours, other))
+    return paired_difference([a for a, _ in pairs], [b for _, b in pairs]) if pairs else None
+
+
 def _difference(entry: Entry, control: Entry, stage: str) -> str:
-    """Return the difference on ``val`` over the seeds that both entries have; "" if there is none."""
-    ours = {one.seed: one.counts.get("val", {}).get(stage) for one in entry.seeds}
-    theirs = {one.seed: one.counts.get("val", {}).get(stage) for one in control.seeds}
-    pairs = [(a, b) for seed, a in ours.items() if a is not None and (b := theirs.get(seed)) is not None]
-    if not pairs:
+    found = difference(entry, control, stage)
+    if found is None:
         return ""
-    found = paired_difference([a for a, _ in pairs], [b for _, b in pairs])
     only = " (1 seed: pictures only)" if found.seeds == 1 else ""
     return f"{100 * found.mean:+.1f} [{100 * found.low:+.1f}, {100 * found.high:+.1f}]{only}"
 

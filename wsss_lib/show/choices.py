@@ -93,6 +93,14 @@ CHOICES: Final[dict[tuple[str, int], tuple[str, dict[str, str]]]] = {
             "c": "An even background is rebuilt very well by its mean.",
         },
     ),
+    ("06_compare", 2): (
+        "b",
+        {
+            "a": "The control has the same start and the same number of steps, so length alone cannot explain a difference.",
+            "b": "The best of 16 epochs on the scored masks is an upper bound; the control was not given the same choice.",
+            "c": "An interval over pictures says nothing about how the epoch was chosen.",
+        },
+    ),
     ("07_use", 3): (
         "b",
         {

@@ -183,6 +183,14 @@ def check_calibration_error(answer: Callable[[Tensor], Tensor | float | None]) -
     )
 
 
+def check_paired_difference(answer: Callable[[Tensor, Tensor], Tensor | float | None]) -> bool:
+    """Check a function from the mean IoU of a method and of its control, both ``(S,)``, to mean and deviation ``(2,)``."""
+    random = torch.Generator().manual_seed(16)
+    ours, control = (torch.rand(3, generator=random) for _ in range(2))
+    wanted = torch.stack([(ours - control).mean(), (ours - control).std()])
+    return _compare(answer(ours, control), wanted, "the mean IoU of three random seeds")
+
+
 def check_choice(given: str, lesson: str, exercise: int) -> bool:
     """Check the answer to a multiple-choice question.
 

@@ -211,6 +211,27 @@ def class_bars(classes: Sequence[str], values: Mapping[str, Sequence[float]], yl
     return figure
 
 
+def interval_figure(values: Mapping[str, tuple[float, float, float]], xlabel: str) -> Plot:
+    """Show a dot with a bar for each interval, one below the other, and a line at 0.
+
+    Args:
+        values: For each name, the middle, the lower and the upper end.
+        xlabel: Title of the axis.
+    """
+    figure = Plot(figsize=(5.6, 0.32 * len(values) + 0.9), layout="constrained")
+    axis = figure.subplots()
+    for place, (middle, low, high) in enumerate(values.values()):
+        colour = "C0" if low <= 0 <= high else "C3"
+        axis.plot([low, high], [place, place], color=colour, linewidth=2, solid_capstyle="butt")
+        axis.plot([middle], [place], "o", color=colour, markersize=5)
+    axis.axvline(0, color="grey", linewidth=1)
+    names = [shortened(name, 2 * _LONGEST_CLASS) for name in values]
+    axis.set_yticks(range(len(values)), names, fontsize=8, parse_math=False)
+    axis.set(xlabel=xlabel, ylim=(len(values) - 0.5, -0.5))
+    _hide_frame(axis)
+    return figure
+
+
 def class_legend(classes: Sequence[str]) -> Plot:
     """Show the colour of every class, background first."""
     colours = voc_palette()[: len(classes) + 1] / 255

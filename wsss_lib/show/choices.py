@@ -96,8 +96,8 @@ CHOICES: Final[dict[tuple[str, int], tuple[str, dict[str, str]]]] = {
     ("06_compare", 2): (
         "b",
         {
-            "a": "The control has the same start and the same number of steps, so length alone cannot explain a difference.",
-            "b": "The best of 16 epochs on the scored masks is an upper bound; the control was not given the same choice.",
+            "a": "A control has the same number of steps, so length alone cannot explain a difference.",
+            "b": "The best of 16 epochs on the scored masks is an upper bound, which the control did not get.",
             "c": "An interval over pictures says nothing about how the epoch was chosen.",
         },
     ),

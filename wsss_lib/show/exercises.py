@@ -184,7 +184,7 @@ def check_calibration_error(answer: Callable[[Tensor], Tensor | float | None]) -
 
 
 def check_paired_difference(answer: Callable[[Tensor, Tensor], Tensor | float | None]) -> bool:
-    """Check a function from the mean IoU of a method and of its control, both ``(S,)``, to mean and deviation ``(2,)``."""
+    """Check a function from two mean IoU ``(S,)`` to the mean and the deviation of their differences ``(2,)``."""
     random = torch.Generator().manual_seed(16)
     ours, control = (torch.rand(3, generator=random) for _ in range(2))
     wanted = torch.stack([(ours - control).mean(), (ours - control).std()])

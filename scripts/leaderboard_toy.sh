@@ -34,6 +34,6 @@ group affinitynet affinitynet cam cams=cam
 group irn irn cam cams=cam
 group pcss pcss-neither - - phase_weight=0 shortcut_weight=0
 group pcss pcss pcss-neither -
-group msal msal-plain - - dcr=off iterations=0 training_iterations=0 ipc_weight=0
+group msal msal-plain - - dcr=off iterations=0 training_iterations=0 ipc_weight=0 along_superpixels=False
 group msal msal msal-plain -
 "$python" -m wsss_lib leaderboard page

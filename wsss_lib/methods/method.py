@@ -94,6 +94,7 @@ class Config:
         toy_world: Options of the toy world that demonstrates the method.
         inference_only: Settings that affect inference only; changing one does not require retraining.
         presets: For each preset, the settings that differ from the defaults.
+        toy_pretrained: Whether the preset ``toy`` starts from the package's weights, if there are any for the backbone.
         asks_classifier: Whether training asks an ordinary classifier, see :attr:`CamMethod.ordinary`.
         backbone: Name of the network, one of ``backbones``, see `wsss_lib.models.BACKBONES`.
         backbone_options: Arguments of the network's class, such as ``width``.
@@ -112,6 +113,7 @@ class Config:
     toy_world: ClassVar[ToyOptions] = ToyOptions()
     inference_only: ClassVar[frozenset[str]] = frozenset()
     presets: ClassVar[Presets] = {}
+    toy_pretrained: ClassVar[bool] = True
     asks_classifier: ClassVar[bool] = False
 
     backbone: str = "resnet38d"
@@ -141,7 +143,7 @@ class Config:
         if backbone not in ("", *cls.backbones):
             raise InputError(f"backbone {backbone!r} cannot be used; choose one of {', '.join(cls.backbones)}.")
         config = cls.for_preset(name, backbone)
-        starts = TOY_PRETRAINED and name == "toy" and has_toy_weights(config.backbone)
+        starts = TOY_PRETRAINED and cls.toy_pretrained and name == "toy" and has_toy_weights(config.backbone)
         return config.replace(pretrained=True) if starts else config
 
     @classmethod

@@ -66,7 +66,7 @@ _NETWORKS = ("weights", "classifier", "superpixels", "checkpoint")
 _OTHER_PATHS = ("out", "runs")
 """Paths that are looked for in the working directory alone."""
 
-_CONVERTED = (int, float, str, tuple)
+_CONVERTED = (bool, int, float, str, tuple)
 
 _PASSED_ON = (
     "mask_values",
@@ -166,8 +166,8 @@ def default_folder(notebook: str, preset: str, values: Mapping[str, Any], change
 def parameter_types(method: str) -> dict[str, Kind]:
     """Return all that a notebook on a method can set, and what each value may be; lists of numbers travel as strings.
 
-    Besides the parameters of every notebook, these are the fields of the method's `Config` that are numbers, strings or
-    lists of numbers.
+    Besides the parameters of every notebook, these are the fields of the method's `Config` that are numbers, strings,
+    switches or lists of numbers.
     """
     own = kinds_of(load_method(method).Config)
     return COMMON | {name: kind for name, kind in own.items() if kind.base in _CONVERTED and name not in COMMON}

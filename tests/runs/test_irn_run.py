@@ -52,7 +52,7 @@ def fabric():
 def tiny(**changes):
     small = {"epochs": 2, "batch_size": 2, "crop_size": 48, "canvas": 48, "walk_steps": 8, "alphas": (4.0,)}
     options = {"width": 0.125, "output_stride": 16, "dilated": False}
-    return Config.preset("toy").replace(**{"backbone_options": options, **small, **changes})
+    return Config.preset("toy").replace(**{"pretrained": False, "backbone_options": options, **small, **changes})
 
 
 def open_irn(folder, config=None, **changes):
@@ -317,7 +317,8 @@ def test_parameters_reach_the_settings(tmp_path):
     assert (config.object_threshold, config.walk_steps, config.alphas) == (0.4, 16, (4.0, 8.0))
     named = "toy-alphas=4,8-backbone=mobilenet_v2-object_threshold=0.4-walk_steps=16"
     assert given.folder == tmp_path / "runs/01b_irn" / named
-    assert read(object_threshold=0.0, beta=0.0, alphas="") == read()
+    assert read(object_threshold=-1.0, beta=-1.0, radius=0, alphas="") == read()
+    assert read(beta=0.0).config.beta == 0
 
 
 @pytest.mark.parametrize(

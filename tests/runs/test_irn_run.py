@@ -13,6 +13,7 @@ from wsss_lib.data.scaled_crop import ScaledCrop
 from wsss_lib.data.transforms import to_tensor
 from wsss_lib.errors import InputError
 from wsss_lib.methods import affinitynet, irn, pcss
+from wsss_lib.methods import method as methods
 from wsss_lib.methods.irn import IRN, Config, final_scores
 from wsss_lib.models.backbone import Normalisation
 from wsss_lib.ops.affinity import pair_offsets
@@ -394,6 +395,7 @@ def test_scores_on_boundaries_walk_if_the_settings_say_so():
 
 @pytest.mark.parametrize("refiner", ["irn", "affinitynet"])
 def test_the_final_network_learns_from_refined_maps(tmp_path, refiner, monkeypatch):
+    monkeypatch.setattr(methods, "TOY_PRETRAINED", False)  # the weights are for larger networks
     monkeypatch.setattr(Config, "for_preset", classmethod(lambda cls, *_: tiny_fields(cls)))
     affinity = affinitynet.Config.preset("toy", "vgg16").replace(epochs=1, batch_size=2, crop_size=48, walk_steps=8)
     monkeypatch.setattr(affinitynet.Config, "for_preset", classmethod(lambda *_: affinity))

@@ -44,7 +44,7 @@ def shrink(patch):
     configs["affinitynet"] = configs["affinitynet"].replace(walk_steps=4)
     configs["irn"] = tiny_irn()
     configs["segmentation"] = FinalConfig.preset("toy").replace(
-        pretrained=False, backbone_options={"width": 0.125}, epochs=2, batch_size=4, crop_size=48
+        backbone_options={"width": 0.125}, epochs=2, batch_size=4, crop_size=48
     )
     for name, config in configs.items():
         patch.setattr(load_method(name).Config, "for_preset", classmethod(lambda *_, config=config: config))

@@ -325,7 +325,7 @@ def test_crops_that_cannot_be_halved(crop):
 
 def small(**changes):
     config = Config.preset("toy").replace(
-        crop_size=64, backbone_options={"width": 0.125, "output_stride": 8}, **changes
+        pretrained=False, crop_size=64, backbone_options={"width": 0.125, "output_stride": 8}, **changes
     )
     method = ACR(config, 3)
     method.setup(FABRIC, total_steps=20)

@@ -12,7 +12,7 @@ from wsss_lib.methods.affinitynet import AffinityNet, Config, affinity_loss, enl
 from wsss_lib.methods.method import Batch
 from wsss_lib.stages.refine import label_map
 
-SMALL = {"network_options": {"group_norm": True}}
+SMALL = {"pretrained": False, "network_options": {"group_norm": True}}
 
 
 def small(**changes):

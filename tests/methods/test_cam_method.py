@@ -67,7 +67,7 @@ def test_it_can_learn_four_images():
     colours = torch.tensor([[2.0, 0, 0], [0, 2, 0], [0, 0, 2], [2, 2, 0]])
     for i, colour in enumerate(colours):
         images[i, :, 16 * i : 16 * i + 16, 8:40] += colour[:, None, None]
-    config = Config.preset("toy").replace(epochs=1)
+    config = Config.preset("toy").replace(pretrained=False, epochs=1)
     method = CAM(config, 4)
     method.setup(Fabric(accelerator="cpu", devices=1), total_steps=30)
     method.train()

@@ -155,7 +155,12 @@ def test_what_is_fixed():
     trained = {name.split(".")[1] for name, p in method.network.named_parameters() if p.requires_grad}
     assert trained == {"layer3", "layer4", "weight"}
     assert sum(p.numel() for p in method.network.parameters() if p.requires_grad) == pytest.approx(22.10e6, rel=1e-3)
-    assert all(p.requires_grad for p in IRNCam(Config.preset("toy"), 3).network.parameters())
+    toy = Config.preset("toy")
+    started, scratch = (IRNCam(toy.replace(pretrained=pretrained), 3).network for pretrained in (True, False))
+    assert {n.split(".")[1] for n, p in started.named_parameters() if not p.requires_grad} == {
+        *("conv1", "bn1", "layer1", "layer2"),
+    }
+    assert all(p.requires_grad for p in scratch.parameters())
 
 
 def test_paper_settings():

@@ -157,7 +157,7 @@ def test_official_optimizer():
 
 def small(**changes):
     torch.manual_seed(0)
-    method = MSAL(Config.preset("toy").replace(**changes), 3)
+    method = MSAL(Config.preset("toy").replace(pretrained=False, **changes), 3)
     method.superpixels = SuperpixelNet(0.25)
     return method
 

@@ -193,7 +193,7 @@ def test_masks_over_processes_know_each_other():
 
 
 def small(**changes):
-    method = OCCSE(Config.preset("toy").replace(**changes), 3)
+    method = OCCSE(Config.preset("toy").replace(pretrained=False, **changes), 3)
     method.ordinary = nn.Sequential(nn.Conv2d(3, 3, 8, 8), nn.AdaptiveAvgPool2d(1), nn.Flatten()).requires_grad_(False)
     method.setup(FABRIC, total_steps=4)
     method.train()

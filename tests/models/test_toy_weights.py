@@ -82,7 +82,8 @@ def test_what_is_missing_is_named(tmp_path, monkeypatch):
             find_toy_weights("resnet50")
 
 
-def test_one_line_makes_them_the_default(monkeypatch):
+def test_they_are_the_default_which_one_line_says(monkeypatch):
+    assert all(load_method(name).Config.preset("toy").pretrained for name in USERS)
     monkeypatch.setattr(method, "TOY_PRETRAINED", False)
     assert not any(load_method(name).Config.preset("toy").pretrained for name in USERS)
     monkeypatch.setattr(method, "TOY_PRETRAINED", True)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from wsss_lib.runs.parameters import parameter_types
+from wsss_lib.runs.parameters import COMMON, keeps_preset, parameter_types
 from wsss_lib.show import exercises
 
 NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("[0-9]*.ipynb"))
@@ -177,7 +177,11 @@ def test_such_a_change_is_noticed(cell):
 def test_defaults_are_the_toy_preset(path):
     defaults = {s.target.id: ast.literal_eval(s.value) for s in ast.parse(parameters_cell(path)).body}
     assert defaults["preset"] == "toy"
-    assert [name for name, value in defaults.items() if value and name not in ("preset", "resume")] == [
+    [method] = re.findall(r'read_parameters\("\w+", "(\w+)"', "\n".join(sources(path, "code")))
+    kinds = parameter_types(method)
+    own = defaults.keys() & kinds.keys() - COMMON.keys()
+    assert [name for name in own if not keeps_preset(defaults[name], kinds[name])] == []
+    assert [name for name, value in defaults.items() if value and name not in {"preset", "resume", *own}] == [
         "accelerator",
         "devices",
         "precision",

@@ -55,6 +55,18 @@ def test_rows_of_different_lengths_times_dense(lengths, device):
     assert not result[torch.tensor(lengths, device=device) == 0].any()
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_no_columns(threads, device):
+    """As of an image that shows no class. With several threads, PyTorch refuses such products on a CPU."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for sparse, rows in ((equal_rows(device), 7), (ragged_rows(device, LENGTHS["ragged"]), 5)):
+            assert (sparse @ torch.randn(9, 0, device=device)).shape == (rows, 0)
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_transpose(device):
     sparse = equal_rows(device)
     transposed = sparse.transpose(9)

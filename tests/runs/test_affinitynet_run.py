@@ -628,7 +628,9 @@ def test_parameters_reach_the_settings(tmp_path):
     config = given.config
     assert (config.alphas, config.border, config.walk_steps, config.low_alpha) == ((4.0, 8.0), "official", 16, 3.0)
     assert read(alphas=8).config.alphas == (8.0,)  # papermill reads a number
-    assert read(cams="", alphas="", border="", walk_steps=0, beta=0.0) == read()
+    assert read(cams="", alphas="", border="", walk_steps=-1, beta=-1.0) == read()
+    off = read(walk_steps=0, beta=0.0).config
+    assert (off.walk_steps, off.beta) == (0, 0.0)
     assert read().cams is None
     assert read().config == Config.preset("toy")
 
@@ -639,9 +641,9 @@ def test_parameters_that_do_not_fit():
     assert sentence(preset="voc12", low_alpha=33) == "low_alpha is 33, more than high_alpha 32; make it smaller."
     assert sentence(preset="voc12", high_alpha=2).startswith("low_alpha is 4, more than high_alpha 2;")
     assert read(low_alpha=8, high_alpha=8).config.low_alpha == 8
-    assert sentence(walk_steps=-1) == "parameter walk_steps must be at least 0, not -1."
+    assert sentence(walk_steps=-2) == "parameter walk_steps must be at least 0, not -2."
     assert sentence(radius=1) == "parameter radius must be at least 2, not 1."
-    assert sentence(beta=-1.0) == "parameter beta must be at least 0, not -1.0."
+    assert sentence(beta=-0.5) == "parameter beta must be at least 0, not -0.5."
     assert sentence(cams="no/such/run").startswith("cams no/such/run does not exist (looked for from ")
     assert sentence(cams=None).startswith("cams arrived as None; ")
 

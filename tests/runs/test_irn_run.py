@@ -13,6 +13,7 @@ from wsss_lib.data.scaled_crop import ScaledCrop
 from wsss_lib.data.transforms import to_tensor
 from wsss_lib.errors import InputError
 from wsss_lib.methods import affinitynet, irn, pcss
+from wsss_lib.methods import method as methods
 from wsss_lib.methods.irn import IRN, Config, final_scores
 from wsss_lib.models.backbone import Normalisation
 from wsss_lib.ops.affinity import pair_offsets
@@ -52,7 +53,7 @@ def fabric():
 def tiny(**changes):
     small = {"epochs": 2, "batch_size": 2, "crop_size": 48, "canvas": 48, "walk_steps": 8, "alphas": (4.0,)}
     options = {"width": 0.125, "output_stride": 16, "dilated": False}
-    return Config.preset("toy").replace(**{"backbone_options": options, **small, **changes})
+    return Config.preset("toy").replace(**{"pretrained": False, "backbone_options": options, **small, **changes})
 
 
 def open_irn(folder, config=None, **changes):
@@ -317,7 +318,8 @@ def test_parameters_reach_the_settings(tmp_path):
     assert (config.object_threshold, config.walk_steps, config.alphas) == (0.4, 16, (4.0, 8.0))
     named = "toy-alphas=4,8-backbone=mobilenet_v2-object_threshold=0.4-walk_steps=16"
     assert given.folder == tmp_path / "runs/01b_irn" / named
-    assert read(object_threshold=0.0, beta=0.0, alphas="") == read()
+    assert read(object_threshold=-1.0, beta=-1.0, radius=0, alphas="") == read()
+    assert read(beta=0.0).config.beta == 0
 
 
 @pytest.mark.parametrize(
@@ -393,6 +395,7 @@ def test_scores_on_boundaries_walk_if_the_settings_say_so():
 
 @pytest.mark.parametrize("refiner", ["irn", "affinitynet"])
 def test_the_final_network_learns_from_refined_maps(tmp_path, refiner, monkeypatch):
+    monkeypatch.setattr(methods, "TOY_PRETRAINED", False)  # the weights are for larger networks
     monkeypatch.setattr(Config, "for_preset", classmethod(lambda cls, *_: tiny_fields(cls)))
     affinity = affinitynet.Config.preset("toy", "vgg16").replace(epochs=1, batch_size=2, crop_size=48, walk_steps=8)
     monkeypatch.setattr(affinitynet.Config, "for_preset", classmethod(lambda *_: affinity))

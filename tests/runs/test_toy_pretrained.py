@@ -10,6 +10,7 @@ from wsss_lib.errors import InputError
 from wsss_lib.methods import cam
 from wsss_lib.models.pretrained import find_toy_weights
 from wsss_lib.models.weights import read_state
+from wsss_lib.runs.affinitynet import AffinityNetRun
 from wsss_lib.runs.cam import CamRun
 from wsss_lib.runs.folder import RunFolder
 from wsss_lib.runs.parameters import read_parameters
@@ -17,7 +18,7 @@ from wsss_lib.runs.settings import read_settings
 from wsss_lib.runs.with_classifier import WithClassifierRun
 from wsss_lib.stages.contents import file_digest
 
-CELLS = {"In": ["preset: str = 'toy'", "# Parameters\npretrained = True"]}
+CELLS = {"In": ["preset: str = 'toy'", "# Parameters\npretrained = False"]}
 
 
 @pytest.fixture(autouse=True)
@@ -37,11 +38,11 @@ def backbone(run):
 
 
 def test_the_parameter_chooses():
-    usual, scratch, started = CamRun(read()), CamRun(read(pretrained=False)), CamRun(read(**CELLS, pretrained=True))
-    assert usual.settings == scratch.settings
-    assert not usual.settings.config.pretrained
-    assert started.settings.config.pretrained
-    assert started.folder.name == "toy-limit=8-pretrained=True"
+    usual, started, scratch = CamRun(read()), CamRun(read(pretrained=True)), CamRun(read(**CELLS, pretrained=False))
+    assert usual.settings == started.settings
+    assert usual.settings.config.pretrained
+    assert not scratch.settings.config.pretrained
+    assert scratch.folder.name == "toy-limit=8-pretrained=False"
     weights = read_state(find_toy_weights("resnet50"))
     assert all(torch.equal(backbone(started)[key], value.float()) for key, value in weights.items())
     assert not torch.equal(backbone(started)["layer4.0.conv1.weight"], backbone(scratch)["layer4.0.conv1.weight"])
@@ -57,9 +58,9 @@ def test_words_of_the_shell_choose_too():
 def test_a_run_is_told_by_its_weights():
     run = CamRun(read(pretrained=True))
     assert RunFolder(run.folder).identity()["weights"] == file_digest(find_toy_weights("resnet50"))
-    assert RunFolder(CamRun(read()).folder).identity()["weights"] is None
+    assert RunFolder(CamRun(read(pretrained=False)).folder).identity()["weights"] is None
     with pytest.raises(InputError, match="holds another run"):
-        CamRun(read(out=str(run.folder)))
+        CamRun(read(pretrained=False, out=str(run.folder)))
 
 
 def test_other_weights_are_another_run(monkeypatch):
@@ -85,6 +86,17 @@ def test_the_usual_run_that_has_started_alike_is_found(pretrained):
     usual, other = CamRun(read(pretrained=pretrained)), CamRun(read(pretrained=not pretrained))
     run = WithClassifierRun(read("02_oc_cse", "oc_cse", pretrained=pretrained))
     assert run.ordinary_run.folder == usual.folder != other.folder
+
+
+def test_a_network_without_weights_continues_the_usual_run():
+    """Nobody has chosen that it trains from scratch, so it does not choose so for the maps."""
+    usual = CamRun(read())
+    run = AffinityNetRun(read("01_affinitynet", "affinitynet", backbone="vgg16"))
+    assert not run.settings.config.pretrained
+    assert run.cam_run.folder == usual.folder
+    other = AffinityNetRun(read("01_affinitynet", "affinitynet", backbone="vgg16", seed=1))
+    assert other.cam_run.folder == other.folder / "cam_run"
+    assert other.cam_run.settings.config.pretrained
 
 
 def test_weights_that_would_not_be_used_are_refused(project):

@@ -20,6 +20,7 @@ from tests.runs.test_killed import TINY, end_of, tiny
 from tests.use.models import small_model
 from wsss_lib.data.toy import ToyWorld
 from wsss_lib.methods import load_method
+from wsss_lib.methods import method as methods
 from wsss_lib.methods.segmentation import Config as FinalConfig
 from wsss_lib.models import pretrained
 from wsss_lib.runs import earlier, with_classifier
@@ -37,6 +38,7 @@ ROOT = Path(__file__).parents[2]
 
 def shrink(patch):
     """Make the networks and the training of all methods tiny, whatever the preset."""
+    patch.setattr(methods, "TOY_PRETRAINED", False)  # the weights are for larger networks
     configs = {name: tiny(name) for name in TINY}
     configs["cam"] = tiny_config(epochs=2, scales=(1.0,))
     configs["affinitynet"] = configs["affinitynet"].replace(walk_steps=4)

@@ -28,6 +28,8 @@ class SparseRows:
 
     def __matmul__(self, dense: Tensor) -> Tensor:
         """Multiply by ``(m, L)`` float32; the cost hardly depends on L while L is small."""
+        if not dense.shape[1]:  # with several threads, PyTorch refuses this
+            return dense.new_zeros(len(self.columns) if self.offsets is None else len(self.offsets) - 1, 0)
         return F.embedding_bag(
             self.columns,
             dense,

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from wsss_lib.errors import InputError
 from wsss_lib.methods import load_method
 from wsss_lib.methods.method import CamConfig, further_backbone
+from wsss_lib.models.pretrained import has_toy_weights
 from wsss_lib.runs.cam import CamRun
 from wsss_lib.runs.folder import RunFolder, holds_run
 from wsss_lib.runs.kinds import open_run
@@ -83,12 +84,16 @@ def continued(settings: Settings, folder: Path) -> Settings:
 
 
 def _short(settings: Settings, backbone: str) -> CamConfig:
-    """Return the configuration of 00_cam with half its epochs, and with a backbone; "" chooses the default backbone."""
+    """Return the configuration of 00_cam with half its epochs, and with a backbone; "" chooses the default backbone.
+
+    On the toy world, the earlier run starts from weights if the run does; a network without weights decides nothing.
+    """
     config: CamConfig = load_method("cam").Config.preset(
         settings.preset, backbone or further_backbone(settings.preset, settings.config.backbone)
     )
     batch_size = min(config.batch_size, settings.config.batch_size)
-    pretrained = settings.config.pretrained if settings.preset == "toy" else config.pretrained
+    decides = settings.preset == "toy" and has_toy_weights(settings.config.backbone)
+    pretrained = settings.config.pretrained if decides else config.pretrained
     return config.replace(epochs=max(1, config.epochs // 2), batch_size=batch_size, pretrained=pretrained)
 
 

@@ -13,7 +13,7 @@ import nbformat
 from PIL import Image
 
 ROOT = Path(__file__).parent.parent
-SIZE = (240, 120)
+SIZE = (400, 200)
 CELLS = {
     "00_cam": "c26",
     "01_affinitynet": "a36",

@@ -97,6 +97,10 @@ class CAM(CamMethod):
         return load_into(self.network, state, source=source, rename=self.network.official_key)
 
 
+_ALPHAS = (8.0, 4.0, 16.0, 32.0)
+"""Powers of the background that the CRF of the small presets tries; the first counts where no masks say which is best."""
+
+
 @dataclass(frozen=True)
 class Config(LongSideConfig):
     """Settings of the CAM baseline; the defaults are those of AffinityNet's classifier with ResNet-38.
@@ -128,6 +132,7 @@ class Config(LongSideConfig):
             "head_factor": 1.0,
             "dropout": 0.0,
             "scales": (1.0, 0.75, 1.5),
+            "alphas": _ALPHAS,
         },
         "photos": {
             "backbone": LIGHT[0],
@@ -139,7 +144,7 @@ class Config(LongSideConfig):
             "learning_rate": 1e-4,
             "head_factor": 20.0,
             "view_multiple": 16,
-            "alphas": (8.0, 4.0, 16.0, 32.0),  # the first counts where no masks say which is best
+            "alphas": _ALPHAS,
         },
     }
 

@@ -36,6 +36,7 @@ def tiny_config(**changes) -> Config:
         "min_long_side": 32,
         "max_long_side": 48,
         "dropout": 0.5,
+        "alphas": (4.0, 32.0),
         "scales": (1.0, 0.5),
     }
     return Config.preset("toy").replace(**{**small, **changes})

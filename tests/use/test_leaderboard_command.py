@@ -31,7 +31,7 @@ def test_runs_become_an_entry_and_a_page(tmp_path, monkeypatch, capsys):
     for one, folder in zip(entry.seeds, folders, strict=True):
         metrics = read_json(folder / "metrics.json")
         assert one.mean_iou("val", "CAM seed") == pytest.approx(metrics["cams"]["val"]["swept"]["mean_iou"])
-        crf = [metrics["refinements"]["val"][name]["mean_iou"] for name in ("crf-4", "crf-32")]
+        crf = [row["mean_iou"] for name, row in metrics["refinements"]["val"].items() if name.startswith("crf-")]
         assert min(abs(one.mean_iou("val", "CRF") - value) for value in crf) < 1e-9
         assert one.choice["split"] == "val"
     assert str(tmp_path) not in (entries / "cam.json").read_text()

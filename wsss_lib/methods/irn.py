@@ -23,7 +23,7 @@ Differences from the authors' release (jiwoon-ahn/irn):
 - The maps that walk in the release are slightly shifted against the image (:mod:`wsss_lib.methods.irn_cam`). Here maps
   of full size, which every run of this library stores, are reduced to cells, which aligns them.
 - Only instances (:meth:`IRN.instances_on`) need displacements; the branch can be left out.
-- With ImageNet weights the backbone is frozen, as in the release; without them, as in the toy world, it is trained.
+- With pre-trained weights the backbone is frozen, as in the release; from random weights the backbone is trained.
 """
 
 from __future__ import annotations

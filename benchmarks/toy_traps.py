@@ -17,8 +17,7 @@ from pathlib import Path
 
 from common import table
 
-from wsss_lib.data.splits import Splits
-from wsss_lib.data.toy import COUNTS, ToyOptions, ToyWorld
+from wsss_lib.data.toy import ToyOptions
 from wsss_lib.methods.cam import Config
 from wsss_lib.ops.metrics import average_precision, class_mean
 from wsss_lib.results.diagnose import context_leak, part_focus, shortcut_reliance
@@ -37,10 +36,13 @@ DEFAULT = ["all traps", "whole bodies differ"]
 
 def measure(options: ToyOptions, seed: int, epochs: int, folder: Path) -> list[str]:
     """Train the baseline in a world and return the cells of its row."""
-    config = Config.preset("toy")
+
+    class ConfigOfWorld(Config):
+        toy_world = options
+
+    config = ConfigOfWorld.preset("toy")
     run = CamRun(Settings("00_cam", "cam", "toy", config.replace(epochs=epochs or config.epochs), folder, seed=seed))
-    world = {name: ToyWorld(name, count, options=options) for name, count in COUNTS.items()}
-    run.splits = Splits(world["train"], world)
+    world = run.splits.scored
     run.train(report=lambda _: None)
     scores = {}
     for split in world:

@@ -2,9 +2,14 @@
 
 import ast
 import importlib.util
+import sys
 from pathlib import Path
+from unittest import mock
 
 import pytest
+
+from tests.runs.small import TOY_COUNTS
+from wsss_lib.data import toy
 
 SCRIPTS = sorted((Path(__file__).parent.parent / "benchmarks").glob("*.py"))
 
@@ -20,3 +25,17 @@ def test_what_it_imports_is_there(path, monkeypatch):
         for alias in node.names:
             found = hasattr(module, alias.name) or importlib.util.find_spec(f"{node.module}.{alias.name}")
             assert found, f"{node.module} has no {alias.name}"
+
+
+@pytest.mark.slow
+def test_the_worlds_of_the_traps_differ(monkeypatch, capsys):
+    """In the world without the pattern, the images with and without the pattern are the same."""
+    monkeypatch.syspath_prepend(SCRIPTS[0].parent)
+    traps = importlib.import_module("toy_traps")
+    monkeypatch.setattr(sys, "argv", ["toy_traps.py", "--epochs", "1", "--worlds", "all traps", "no shortcut"])
+    with mock.patch.dict(toy.COUNTS, TOY_COUNTS):
+        traps.main()
+    rows = {line[:11].strip(): line[11:].split() for line in capsys.readouterr().out.splitlines()}
+    with_pattern, without = rows["no shortcut"][-4], rows["no shortcut"][-2]
+    assert with_pattern == without
+    assert rows["all traps"] != rows["no shortcut"]

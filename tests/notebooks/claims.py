@@ -134,13 +134,10 @@ CLAIMS: dict[str, list[tuple[str, str, str, str]]] = {
         ("msal34", "instead of # % near boundaries", "msal33", "MSAL | … | … | # |"),
     ],
     "06_compare": [
-        ("cmp06", "`02_oc_cse` (# %)", "cmp05", "`02_oc_cse` | 3 | #"),
-        ("cmp06", "`03_acr` (# %)", "cmp05", "`03_acr` | 3 | #"),
-        ("cmp06", "`00_cam` (# %)", "cmp05", "`00_cam` | 3 | #"),
-        ("cmp06", "`01_affinitynet` to # %", "cmp05", "`01_affinitynet` | 3 | … | … | … | # ±"),
-        ("summary", "(# % with `01_affinitynet`", "cmp05", "`01_affinitynet` | 3 | … | … | … | # ±"),
-        ("summary", "# % with `02_oc_cse`", "cmp05", "`02_oc_cse` | 3 | #"),
-        ("cmp06", "highest mean, # %", "cmp05", "`03_acr` | 3 | … | … | | | … | # ±"),
+        ("cmp06", "`02_oc_cse` (# %) are the best", "cmp05", "`02_oc_cse` | 3 | # ±"),
+        ("cmp06", "after it, `02_oc_cse` (# %)", "cmp05", "`02_oc_cse` | 3 | … | # ±"),
+        ("cmp06", "`01_affinitynet` (# %)", "cmp05", "`01_affinitynet` | 3 | … | … | … | # ±"),
+        ("cmp06", "`01b_irn` (# %)", "cmp05", "`01b_irn` | 3 | … | … | … | # ±"),
     ],
     "07_use": [
         ("c00", "without labels | # %", "c08", "val: # %"),

@@ -144,7 +144,7 @@ CLAIMS: dict[str, list[tuple[str, str, str, str]]] = {
         ("c00", "error on `val` | # %", "c25", "error: # %"),
         ("c27", "wrong by # points", "c25", "error: # %"),
         ("c30", "says # % for the quarter", "c29", "most certain quarter: confidence # %"),
-        ("c30", "only # % of its pixels", "c29", "most certain … right pixels # %"),
+        ("c30", "and # % of its pixels", "c29", "most certain … right pixels # %"),
         ("c30", "than the # % in the quarter", "c29", "least certain … right pixels # %"),
     ],
 }

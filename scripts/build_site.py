@@ -27,6 +27,9 @@ FILES = ("data/README.md", "pretrained/README.md", "CONTRIBUTING.md", "CHANGELOG
 
 ROOMS = ("ops", "data", "models", "methods", "stages", "runs", "results", "exchange", "use", "show")
 
+SMALL_PICTURE = re.compile(r'<img src="([^"]+)" width="\d+" alt="([^"]*)">')
+"""A picture in README as HTML, which Sphinx would not copy."""
+
 DIAGRAM = re.compile(r"^```mermaid\n.*?^```$", re.MULTILINE | re.DOTALL)
 
 CONTENTS = """
@@ -109,7 +112,8 @@ def write_sources(folder: Path) -> None:
     """Copy the pages, and write the reference."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    (folder / "index.md").write_text((ROOT / "README.md").read_text(encoding="utf-8") + CONTENTS, encoding="utf-8")
+    readme = SMALL_PICTURE.sub(r"![\2](\1)", (ROOT / "README.md").read_text(encoding="utf-8"))
+    (folder / "index.md").write_text(readme + CONTENTS, encoding="utf-8")
     for name in FOLDERS:
         shutil.copytree(ROOT / name, folder / name)
     for name in FILES:

@@ -603,7 +603,8 @@ def test_the_command_runs_stages(tmp_path, cam_folder, monkeypatch, capsys):
     run.cam_run.cams("val").path(run.splits.scored["val"].ids[0]).unlink()
     status, lines = said(monkeypatch, capsys, run.folder, "infer", "val")
     assert status == 1
-    assert lines[0].endswith(".npz is missing; run the inference first.")
+    assert "is not trained to the end" in lines[0]
+    assert lines[1].endswith(".npz is missing; run the inference first.")
     status, lines = said(monkeypatch, capsys, run.folder, "refine", "walk", "val")
     assert status == 1
     assert "scores/walk/val/" in lines[0]

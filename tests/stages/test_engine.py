@@ -171,8 +171,8 @@ def started(folder):
 
 
 def wait_until_gone(numbers):
-    """Fail if one of the processes is alive after half a minute, and end it."""
-    alive, limit = numbers, time.monotonic() + 30
+    """Fail if one of the processes is alive after two minutes, and end it."""
+    alive, limit = numbers, time.monotonic() + 120
     while alive and time.monotonic() < limit:
         time.sleep(0.05)
         alive = {number for number in alive if is_alive(number)}

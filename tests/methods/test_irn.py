@@ -44,8 +44,8 @@ def filled(name, **changes):
 
 def small(**changes):
     torch.manual_seed(0)
-    fixed = {"pretrained": False, "beta": 10.0, "walk_steps": 256, "background": 0.25}
-    fixed |= {"erase_boundaries": True}
+    official_walk = {"beta": 10.0, "walk_steps": 256, "background": 0.25, "erase_boundaries": True}
+    fixed = {"pretrained": False, **official_walk}
     return IRN(Config.preset("toy").replace(**(fixed | changes)), 3)
 
 

@@ -3,15 +3,13 @@
 import math
 from pathlib import Path
 
-import nbformat
 import pytest
 from papermill.cli import _resolve_type
 
 from tests.runs.small import sentence_of
 from wsss_lib.errors import InputError
-from wsss_lib.methods import load_method
 from wsss_lib.methods.cam import Config
-from wsss_lib.runs.parameters import NOTEBOOKS, project_root, read_parameters
+from wsss_lib.runs.parameters import project_root, read_parameters
 from wsss_lib.runs.settings import Settings
 
 CELL = """
@@ -81,15 +79,6 @@ def test_zero_is_a_value_where_it_is_in_range(name, value):
     assert getattr(Config.preset("photos", "resnet50"), name) > 0
     assert f"-{name}=0" in settings.folder.name
     assert read(**{name: -1}).config == read().config
-
-
-@pytest.mark.parametrize("method", NOTEBOOKS)
-def test_untouched_notebooks_have_the_settings_of_the_preset(method):
-    path = Path(__file__).parents[2] / "notebooks" / f"{NOTEBOOKS[method]}.ipynb"
-    [cell] = [cell for cell in nbformat.read(path, 4).cells if "parameters" in cell.metadata.get("tags", [])]
-    namespace = {}
-    exec(cell.source, namespace)
-    assert read_parameters(NOTEBOOKS[method], method, namespace).config == load_method(method).Config.preset("toy")
 
 
 def test_set_values_reach_the_configuration():

@@ -46,7 +46,7 @@ from wsss_lib.methods.method import Batch, CamConfig, CamMethod, Engine, Presets
 from wsss_lib.methods.optimisers import warmed_cosine_schedule
 from wsss_lib.models import create_backbone
 from wsss_lib.models.deit import DeiT, decays
-from wsss_lib.models.mctformer import MCTformer, Outputs, refine_by_patches
+from wsss_lib.models.mctformer import MCTformer, Outputs
 from wsss_lib.models.weights import LoadReport, load_into
 from wsss_lib.ops.cam import normalise_range
 from wsss_lib.ops.frequency import (
@@ -418,12 +418,9 @@ class PCSS(CamMethod):
 
     def cam(self, images: Tensor) -> Tensor:
         """Return the refined maps ``(B, C, h, w)``, at least 0."""
-        network, config = self.network, self.config
-        state = network.advance(network.start(images), self.backbone.depth, "constant")
-        fused = network.finish(state).fused
-        assert fused is not None
-        assert state.patch_to_patch is not None
-        return refine_by_patches(state.patch_to_patch, fused**config.fused_power, config.spread_radius)
+        refined = self.network(images, "constant", self.config.fused_power, self.config.spread_radius).refined
+        assert refined is not None
+        return refined
 
     def normalise_maps(self, maps: Tensor) -> Tensor:
         """Return summed maps ``(n, H, W)``, stretched to [0, 1)."""

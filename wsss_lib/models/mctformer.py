@@ -157,8 +157,14 @@ class MCTformer(nn.Module):
         changed = change(self.backbone.patches(tokens, state.grid)).flatten(2).transpose(1, 2)
         return replace(state, tokens=torch.cat([tokens[:, :count], changed.to(tokens.dtype)], dim=1))
 
-    def finish(self, state: ForwardState) -> Outputs:
-        """Return logits and maps from the state after all blocks."""
+    def finish(self, state: ForwardState, power: float = 1.0, radius: int = 0) -> Outputs:
+        """Return logits and maps from the state after all blocks.
+
+        Args:
+            state: State after all blocks.
+            power: Power of the fused maps before they are spread; 1 as in the papers.
+            radius: Largest distance over which they are spread, see :func:`refine_by_patches`.
+        """
         class_logits = state.tokens[:, : self.backbone.classes].mean(-1)
         patch_logits = cams = None
         if self.variant != "v1":
@@ -168,7 +174,7 @@ class MCTformer(nn.Module):
         fused = refined = None
         if state.patch_to_patch is not None:
             fused = self.fuse(state, cams)
-            refined = refine_by_patches(state.patch_to_patch, fused)
+            refined = refine_by_patches(state.patch_to_patch, fused if power == 1 else fused**power, radius)
         return Outputs(class_logits, patch_logits, cams, fused, refined, state.class_tokens)
 
     def fuse(self, state: ForwardState, cams: Tensor | None) -> Tensor:
@@ -183,6 +189,11 @@ class MCTformer(nn.Module):
             return attention
         return (attention * cams).sqrt() if self.variant == "plus" else attention * cams
 
-    def forward(self, images: Tensor, maps: AttentionMaps | None = None) -> Outputs:
-        """Return logits and maps of ``(B, 3, H, W)`` normalised images; attention is used only if ``maps`` is given."""
-        return self.finish(self.advance(self.start(images), self.backbone.depth, maps))
+    def forward(
+        self, images: Tensor, maps: AttentionMaps | None = None, power: float = 1.0, radius: int = 0
+    ) -> Outputs:
+        """Return logits and maps of ``(B, 3, H, W)`` normalised images; attention is used only if ``maps`` is given.
+
+        :meth:`finish` explains ``power`` and ``radius``.
+        """
+        return self.finish(self.advance(self.start(images), self.backbone.depth, maps), power, radius)

@@ -122,7 +122,8 @@ def read_words(words: Sequence[str], method: str = "cam") -> Parameters:
     own_types = parameter_types(method)
     for name in own.keys() & own_types.keys():
         _convert_given(name, own[name], own_types[name])
-    return Parameters(method, own, {name: _convert_given(name, value, types[name]) for name, value in final.items()})
+    given = {name: _convert_given(name, value, types[name]) for name, value in final.items()}
+    return Parameters(method, own, {k: v for k, v in given.items() if k in _OF_FINAL or v not in ("", ())})
 
 
 def _convert_given(name: str, value: str, kind: Kind) -> Any:
@@ -264,7 +265,7 @@ def fit(run: CamRun | RefinementRun, final: dict[str, Any], file: Path | None = 
     file = file or run.folder / NAME
     check_target(file)
     run_method(run)
-    changes = {name: value for name, value in final.items() if name not in _OF_FINAL and value not in ("", ())}
+    changes = {name: value for name, value in final.items() if name not in _OF_FINAL}
     weights: Path | None = existing("weights", final.get("weights", ""))
     network = final_stage(run, final.get("backbone", ""), weights, **changes)
     print(f"final network: {network.settings.config.backbone}, files in {relative(network.folder)}", flush=True)

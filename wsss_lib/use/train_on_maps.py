@@ -252,10 +252,9 @@ def segment_maps(source: Source, out: str | os.PathLike[str], words: Sequence[st
     maps = import_maps(source, read_parameters("00_cam", "cam", values), out)
     final = dict(parameters.final)
     backbone, weights = final.pop("backbone", ""), existing("weights", final.pop("weights", ""))
-    changes = {name: value for name, value in final.items() if value not in ("", ())}
     if maps.foreign("fit").reading.form == "labels":
-        run = segment(maps, MaskStore(maps.foreign("fit").folder), backbone, weights, **changes)
+        run = segment(maps, MaskStore(maps.foreign("fit").folder), backbone, weights, **final)
     else:
-        run = final_stage(maps, backbone, weights, **changes)
+        run = final_stage(maps, backbone, weights, **final)
     run.complete()
     return run

@@ -432,7 +432,10 @@ def test_a_refiner_on_photographs_needs_its_weights(tmp_path):
     with pytest.raises(InputError, match="mobilenet_v2"):
         check_refiner("irn", "photos", "efficientnet_lite0", True)
     check_refiner("irn", "photos", "mobilenet_v2", True)
+    check_refiner("irn", "photos", "efficientnet_lite0", False, from_scratch=True)
     assert refiner_config("irn", "voc12", "resnet38d").backbone == "resnet50"
+    assert refiner_config("irn", "toy", "resnet50").pretrained
+    assert not refiner_config("irn", "toy", "resnet50", from_scratch=True).pretrained
     assert refiner_config("affinitynet", "photos", "mobilenet_v2").backbone == "mobilenet_v2"
 
 

@@ -23,10 +23,12 @@ from wsss_lib.data.label_transforms import UniformScale
 from wsss_lib.data.splits import open_splits
 from wsss_lib.data.transforms import to_tensor
 from wsss_lib.errors import InputError
-from wsss_lib.methods import pcss
+from wsss_lib.methods import cam, pcss
 from wsss_lib.methods.segmentation import Config, Segmentation
 from wsss_lib.models.backbone import Normalisation
+from wsss_lib.models.pretrained import find_toy_weights
 from wsss_lib.models.resnet101 import CaffeResNet101
+from wsss_lib.models.weights import read_state
 from wsss_lib.ops.cam import cam_label
 from wsss_lib.runs.cam import CamRun
 from wsss_lib.runs.kinds import reopen
@@ -331,6 +333,26 @@ def test_a_run_of_pcss_is_continued_in_its_own_toy_world(tmp_path):
     assert final.toy_world() == pcss.Config.toy_world != Config.toy_world
     for index in range(LIMIT):
         assert final.data("train").image(index).tobytes() == run.data("train").image(index).tobytes()
+
+
+@pytest.mark.parametrize("pretrained", [True, False])
+def test_the_final_network_starts_as_the_run_did(tmp_path, pretrained):
+    """A run that was told to start from random weights ends in a network that does so too."""
+    config = cam.Config.preset("toy").replace(pretrained=pretrained)
+    run = open_run(tmp_path / "run", config, limit=LIMIT)
+    draw_maps(run, "train")
+    final = segment(run, cam_masks(run, 0.3))
+    assert final.settings.config == Config.preset("toy").replace(pretrained=pretrained)
+    assert final.settings.config.backbone == config.backbone
+    first, state = final.method.backbone.conv1.weight, read_state(find_toy_weights("resnet50"))
+    assert torch.equal(first, state["conv1.weight"].float()) == pretrained
+    assert first.requires_grad != pretrained
+
+
+def test_a_method_that_starts_from_random_weights_may_end_in_a_pretrained_network():
+    assert not read_parameters("05_msal", "msal", {}).from_scratch
+    assert read_parameters("05_msal", "msal", {}).config.pretrained is False
+    assert read_parameters("00_cam", "cam", {"pretrained": False}).from_scratch
 
 
 def test_the_threshold_of_the_masks_is_chosen_on_train(tmp_path):

@@ -4,7 +4,7 @@ There are two published recipes and one for small machines:
 
 - DeepLab-V2 (Chen et al., TPAMI 2018) with ResNet-101 follows kazuto1011/deeplab-pytorch.
 - ResNet-38 follows the segmentation code of MCTformer (Xu et al., CVPR 2022).
-- MobileNetV2 and EfficientNet-Lite0 are for small machines.
+- MobileNetV2 and EfficientNet-Lite0 are for small machines, a narrow ResNet-50 is for the toy world.
 
 All of them have a network with logits for each position of its features (`wsss_lib.models.segmentation_net`), the cross
 entropy with the pseudo mask, in which 255 is ignored (:func:`segmentation_loss`), and class probabilities over several
@@ -236,7 +236,13 @@ class Config(method.Config):
             DeepLab's code.
     """
 
-    backbones: ClassVar[tuple[str, ...]] = ("resnet101_caffe", "resnet38d", "efficientnet_lite0", "mobilenet_v2")
+    backbones: ClassVar[tuple[str, ...]] = (
+        "resnet101_caffe",
+        "resnet38d",
+        "resnet50",
+        "efficientnet_lite0",
+        "mobilenet_v2",
+    )
     inference_only: ClassVar[frozenset[str]] = frozenset({"scales", "inference", "crf", "crf_image"})
 
     backbone: str = "resnet101_caffe"
@@ -267,7 +273,8 @@ class Config(method.Config):
     crf_image: Literal["true", "wrapped"] = "true"
 
     presets: ClassVar[Presets] = {
-        "toy": {  # a small network, trained from scratch
+        "toy": {  # from scratch, unless the package has weights for the backbone
+            "backbone": "resnet50",
             "pretrained": False,
             "epochs": 15,
             "batch_size": 16,

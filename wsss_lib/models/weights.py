@@ -158,7 +158,7 @@ class LoadReport:
 
     Attributes:
         loaded: Keys of the network that the file filled.
-        missing: Keys of the network that the file lacks.
+        missing: Keys of the network that the file lacks, counters of batch normalisations apart.
         unexpected: Keys of the file that the network does not have.
         mismatched: Keys of the network whose shape differs, with the shape in the file and the shape in the network.
     """
@@ -170,19 +170,12 @@ class LoadReport:
 
     def __str__(self) -> str:
         shapes = tuple(f"{key} is {found} in the file but {wanted} here" for key, found, wanted in self.mismatched)
-        return ", ".join(
-            [
-                f"{len(self.loaded)} loaded",
-                _count("missing", self.missing),
-                _count("unexpected", self.unexpected),
-                _count("mismatched", shapes),
-            ]
-        )
+        exceptions = {"missing": self.missing, "unexpected": self.unexpected, "mismatched": shapes}
+        counts = [_count(what, names) for what, names in exceptions.items() if names]
+        return ", ".join([f"{len(self.loaded)} tensors loaded", *counts])
 
 
 def _count(what: str, names: Sequence[str]) -> str:
-    if not names:
-        return f"0 {what}"
     more = ", ..." if len(names) > 3 else ""
     return f"{len(names)} {what} ({', '.join(names[:3])}{more})"
 
@@ -208,7 +201,7 @@ def load_into(
         rename: Function from a key of the file to the module's key, or to None to leave the tensor out.
 
     Returns:
-        The loaded keys; `missing` and `unexpected` list keys that may be missing or left out.
+        The loaded keys; `unexpected` lists the keys of the file that were left out.
 
     Raises:
         InputError: Keys are missing or left over, shapes or kinds of number differ, or a value to be loaded is not a
@@ -230,8 +223,7 @@ def load_into(
             raise InputError(f"{source} fills {target} twice, by {origins[target]} and {key}; give another file.")
         else:
             origins[target] = key
-    missing = [key for key in wanted if key not in origins]
-    lacking = [key for key in missing if not key.endswith("num_batches_tracked")]
+    lacking = [key for key in wanted if key not in origins and not key.endswith("num_batches_tracked")]
     shapes = {key: (tuple(state[origin].shape), tuple(wanted[key].shape)) for key, origin in origins.items()}
     mismatched = tuple((key, found, here) for key, (found, here) in shapes.items() if found != here)
     fitting = tuple(key for key, (found, here) in shapes.items() if found == here)
@@ -241,7 +233,7 @@ def load_into(
         raise InputError(f"{source} is probably for another network: {found}; give the file of this network.")
     converted = {key: _converted(state[origin], wanted[key], origin, source) for key, origin in origins.items()}
     module.load_state_dict(converted, strict=False)
-    return LoadReport(fitting, tuple(missing), tuple(left_over))
+    return LoadReport(fitting, unexpected=tuple(left_over))
 
 
 def _converted(value: Tensor, wanted: Tensor, key: str, source: str | Path) -> Tensor:

@@ -110,15 +110,16 @@ def read_parameters(notebook: str, method: str, namespace: Mapping[str, Any]) ->
     config = config_class.preset(preset, backbone)
     if values.get("pretrained", config.pretrained) != config.pretrained:
         changes["pretrained"] = values["pretrained"]
+    from_scratch = config.pretrained and not changes.get("pretrained", True)
     config = config.replace(**changes)
     config.check()
     _refuse_ignored(preset, values)
-    if values.get("segmentation"):
+    if values.get("segmentation") and not from_scratch:
         further = further_backbone(preset, config.backbone)
         same = config.backbone == load_method("segmentation").Config.preset(preset, further).backbone
         check_final_network(preset, further, same and bool(values.get("weights")))
     if values.get("refiner"):
-        check_refiner(values["refiner"], preset, config.backbone, bool(values.get("weights")))
+        check_refiner(values["refiner"], preset, config.backbone, bool(values.get("weights")), from_scratch)
     paths: dict[str, Any] = {name: existing(name, values.get(name, "")) for name in PATHS}
     folder = _path("out", values["out"]) if values.get("out") else default_folder(notebook, preset, values, changes)
     _refuse_epoch(values, folder)

@@ -16,7 +16,8 @@ def refined(run: CamRun) -> RefinementRun:
     """Open the run that refines the maps of another run, train it, and return it.
 
     The run lives in the folder ``refined/<name of the refiner>`` within the other run's folder. It has the settings of
-    the preset, and the other run's data, seed and devices.
+    the preset, and the other run's data, seed and devices. If the other run started from random weights instead of the
+    preset's, so does this one.
 
     Args:
         run: A run whose maps have been made, and whose settings name the refiner.
@@ -29,7 +30,7 @@ def refined(run: CamRun) -> RefinementRun:
     config = (
         read_settings(folder).config
         if holds_run(folder)
-        else refiner_config(name, settings.preset, settings.config.backbone)
+        else refiner_config(name, settings.preset, settings.config.backbone, settings.from_scratch)
     )
     other = open_run(
         replace(

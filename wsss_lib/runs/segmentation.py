@@ -287,7 +287,7 @@ def segment(
     """Open the final stage of a run, in the folder ``segmentation/<name of the masks>`` within the run's folder.
 
     The final stage has the run's preset, data, seed and devices. If its backbone is not the preset's, the backbone is
-    added to the folder's name.
+    added to the folder's name. If the run started from random weights instead of the preset's, so does the final stage.
 
     Args:
         run: The run.
@@ -305,7 +305,10 @@ def segment(
     if not backbone and holds_run(folder):  # the preset may have had another backbone when it began
         backbone = read_settings(folder).config.backbone
     backbone = backbone or further_backbone(settings.preset, settings.config.backbone)
-    config = Config.preset(settings.preset, backbone).replace(**changes)
+    config = Config.preset(settings.preset, backbone)
+    if settings.from_scratch:
+        config = config.replace(pretrained=False)
+    config = config.replace(**changes)
     config.check()
     if weights is None and config.backbone == settings.config.backbone:
         weights = settings.weights

@@ -94,6 +94,11 @@ class Settings:
     keep_epochs: bool = False
     epoch: int = 0
 
+    @property
+    def from_scratch(self) -> bool:
+        """Whether the user has switched off the weights that the preset starts from."""
+        return not self.config.pretrained and type(self.config).preset(self.preset, self.config.backbone).pretrained
+
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain values, for JSON."""
         values = {name: getattr(self, name) for name in self.__dataclass_fields__}

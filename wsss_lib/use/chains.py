@@ -202,7 +202,8 @@ def open_method(parameters: Parameters, with_final: bool) -> CamRun | Refinement
         given = bool(final.get("weights")) or (
             settings.weights is not None and settings.config.backbone == final.get("backbone")
         )
-        check_final_network(settings.preset, final.get("backbone", ""), given)
+        if not settings.from_scratch:
+            check_final_network(settings.preset, final.get("backbone", ""), given)
     run = open_run(settings).at_epoch(parameters.epoch)
     assert isinstance(run, CamRun | RefinementRun)
     return run

@@ -1,6 +1,7 @@
 """Which data a preset opens."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,11 @@ def test_photos_in_voc_layout_train_on_train_aug_where_there_is_one(tmp_path):
 
 def test_photos_in_a_folder_of_ones_own(tmp_path):
     trees.folder_tree(tmp_path)
-    assert set(open_splits("photos", tmp_path).scored) == {"train", "val"}
+    splits = open_splits("photos", tmp_path)
+    assert set(splits.scored) == {"train", "val"}
+    assert set(splits.with_masks) == {"train"}
+    shutil.rmtree(tmp_path / "masks")
+    assert open_splits("photos", tmp_path).with_masks == {}
 
 
 def test_coco_is_trained_on_train2014(tmp_path):

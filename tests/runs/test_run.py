@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -80,6 +81,14 @@ def test_reopened_elsewhere(tmp_path):
     assert after.folder == tmp_path / "moved"
     assert after.settings.config == before.settings.config
     assert_same_state(after.method.network.state_dict(), before.method.network.state_dict())
+
+
+def test_a_picture_as_input(tmp_path):
+    run = open_run(tmp_path / "run", limit=4)
+    picture = run.splits.fit.image(0)
+    found = run.as_input(picture)
+    assert found.shape == (1, 3, picture.height, picture.width)
+    assert torch.equal(found[0], run.normalise(torch.from_numpy(np.array(picture)).permute(2, 0, 1)))
 
 
 def test_reopening_what_is_none(tmp_path):

@@ -18,6 +18,7 @@ from wsss_lib.show.exercises import (
     check_mean_iou,
     check_mixture,
     check_normalise_range,
+    check_number,
     check_path_affinity,
     check_propagation,
     check_refine,
@@ -26,6 +27,7 @@ from wsss_lib.show.exercises import (
     check_superpixel_means,
     check_transition,
 )
+from wsss_lib.show.pencil import NUMBERS
 
 
 def cam(features, weights):
@@ -259,3 +261,16 @@ def test_choices(capsys):
     for given, said in {**answers, "": "Not solved yet.", "d": "Choose one of a, b, c."}.items():
         assert check_choice(given, "00_cam", 4) is (given == right)
         assert capsys.readouterr().out == f"{said}\n"
+
+
+@pytest.mark.parametrize(("lesson", "exercise"), NUMBERS)
+def test_numbers(lesson, exercise, capsys):
+    """Every known number is answered with its own remark, and no wrong number is near the right one."""
+    right, why, remarks = NUMBERS[lesson, exercise]
+    said = {right: f"Right. {why}", None: "Not solved yet.", right + 100.0: "is not the number"}
+    said |= {wrong: f"Wrong. {remark}" for wrong, remark in remarks.items()}
+    for given, expected in said.items():
+        assert check_number(given, lesson, exercise) is (given == right)
+        assert expected in capsys.readouterr().out
+    assert check_number(str(right), lesson, exercise) is False
+    assert capsys.readouterr().out == "Wrong. The answer must be a number, not str.\n"

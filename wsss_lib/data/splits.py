@@ -37,6 +37,11 @@ class Splits:
         """The K foreground class names."""
         return self.fit.classes
 
+    @property
+    def with_masks(self) -> dict[str, Dataset]:
+        """The scored splits that have masks, by name."""
+        return {name: data for name, data in self.scored.items() if data.has_masks}
+
     @cached_property
     def doubts(self) -> tuple[str, ...]:
         """Sentences on what makes numbers on these data doubtful, see :func:`wsss_lib.data.doubts.find_doubts`."""

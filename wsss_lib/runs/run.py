@@ -16,8 +16,11 @@ from functools import cached_property
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
 import torch
+from PIL import Image
+from torch import Tensor
 
 from wsss_lib.data.dataset import Dataset
+from wsss_lib.data.transforms import to_tensor
 from wsss_lib.errors import InputError
 from wsss_lib.methods import load_method
 from wsss_lib.methods.method import Method
@@ -183,6 +186,11 @@ class Run(OpenedRun, ABC, Generic[M]):
     def normalise(self) -> Normalisation:
         """Normalisation that turns pixels into the network's input."""
         return self.method.backbone.normalisation
+
+    def as_input(self, picture: Image.Image) -> Tensor:
+        """Return a picture as the network takes it: normalised, on the run's device, ``(1, 3, H, W)`` float."""
+        pixels: Tensor = self.fabric.to_device(to_tensor(picture))
+        return self.normalise(pixels)[None]
 
     @property
     def workers(self) -> int:

@@ -24,6 +24,10 @@ from wsss_lib.ops.frequency import magnitude, with_magnitude
 from wsss_lib.ops.metrics import intersection_over_union
 from wsss_lib.ops.propagation import propagate_affinity
 from wsss_lib.show.choices import CHOICES
+from wsss_lib.show.pencil import NUMBERS
+
+_NEAR = 0.0051
+"""Greatest difference of two numbers that are equal when they are rounded to two digits after the point."""
 
 
 def check_cam(answer: Callable[[Tensor, Tensor], Tensor | None]) -> bool:
@@ -206,6 +210,25 @@ def check_choice(given: str, lesson: str, exercise: int) -> bool:
         print(f"Choose one of {', '.join(why)}.")
         return False
     return _say(given == right, why[given])
+
+
+def check_number(given: float | None, lesson: str, exercise: int) -> bool:
+    """Check a number that was worked out by hand, to two digits after the point, and explain how it comes about.
+
+    Args:
+        given: Number that was found; None if not answered yet.
+        lesson: Name of the notebook without its ending, such as ``00_cam``.
+        exercise: Number of the exercise in that notebook.
+    """
+    right, why, remarks = NUMBERS[lesson, exercise]
+    if given is None:
+        return _say(None)
+    if not isinstance(given, float | int):
+        return _say(False, f"The answer must be a number, not {type(given).__name__}.")
+    for number, remark in {right: why, **remarks}.items():
+        if abs(given - number) <= _NEAR:
+            return _say(number == right, remark)
+    return _say(False, f"{given:g} is not the number; write each step down and try again.")
 
 
 def _compare(given: Any, wanted: Tensor, inputs: str) -> bool:

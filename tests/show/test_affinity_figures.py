@@ -198,6 +198,15 @@ def test_the_pairs_of_a_cell_by_kind():
     assert [text.get_text() for text in axis.get_legend().get_texts()] == ["unknown", "same label", "different"]
 
 
+def test_a_cell_with_pairs_of_both_kinds():
+    labels = torch.zeros(9, 12, dtype=torch.uint8)
+    labels[:, :5], labels[6:] = 1, 255  # the border runs between the columns 4 and 5
+    row, column = affinity.mixed_cell(labels, 3)
+    assert column == 4  # the cell of the object, not that of the background beside it
+    assert 2 <= row <= 4  # so that no unknown cell is near
+    assert affinity.mixed_cell(torch.zeros(4, 5, dtype=torch.uint8), 3) == (0, 0)
+
+
 def test_the_titles_of_both_borders_say_how_many_cells_are_alone():
     figure = affinity.border_figure(47, 63, 5)
     titles = [axis.get_title() for axis in figure.axes[:2]]

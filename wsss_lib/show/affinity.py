@@ -172,3 +172,38 @@ def true_cells(mask: np.ndarray, stride: int) -> Tensor:
     padded = F.pad(torch.from_numpy(mask)[None].float(), (0, -width % stride, 0, -height % stride), value=float(IGNORE))
     low, high = -F.max_pool2d(-padded, stride), F.max_pool2d(padded, stride)
     return torch.where(low == high, high, torch.tensor(float(IGNORE)))[0].to(torch.uint8)
+
+
+def mixed_cell(labels: Tensor, radius: int) -> tuple[int, int]:
+    """Return the row and column of the cell that has many pairs of the same label and many of different labels.
+
+    Args:
+        labels: ``(h, w)`` uint8, see `wsss_lib.methods.affinitynet.semi_labels`.
+        radius: Radius of the pairs, in cells.
+
+    Returns:
+        The cell with the greatest number of pairs of the rarer of the two kinds. A cell of an object is preferred.
+    """
+    size = (labels.shape[0], labels.shape[1])
+    background, foreground, different = pair_labels(labels[None], radius, "full")
+    counts = torch.stack([pair_sums(kind[0].float(), size, radius) for kind in (background | foreground, different)])
+    rank = counts.amin(0) + 0.5 * ((labels > 0) & (labels != IGNORE))
+    row, column = divmod(int(rank.argmax()), size[1])
+    return row, column
+
+
+def pair_sums(values: Tensor, size: tuple[int, int], radius: int) -> Tensor:
+    """Return for each cell the sum of a value over all pairs of the cell, ``(h, w)`` float32.
+
+    Args:
+        values: ``(P, n)`` float, a value for each pair, with the border rule ``full``.
+        size: ``(h, w)`` of the grid.
+        radius: Radius of the pairs, in cells.
+    """
+    sums = torch.zeros(size)
+    for number, offset in enumerate(pair_offsets(radius)):
+        start, end, place = pair_windows(offset, *size, radius, "full")
+        found = values[number].view(size)[place]
+        sums[start] += found
+        sums[end] += found
+    return sums

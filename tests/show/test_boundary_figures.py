@@ -1,6 +1,7 @@
 """Pictures of boundaries, of the paths that cross them, and of displacements."""
 
 import numpy as np
+import pytest
 import torch
 
 from wsss_lib.show import boundaries
@@ -28,7 +29,7 @@ def test_the_figure_of_paths_marks_the_highest_boundary():
     values = torch.zeros(8, 10)
     values[3, 4] = 0.75  # on the first path only
     figure = boundaries.path_figure(PICTURE, values, (3, 1), [(3, 7), (6, 1)], 4)
-    for axis in figure.axes:
+    for axis in figure.axes[:2]:
         first, cross, second, _ = axis.lines
         assert np.array(first.get_data()).tolist() == [[6, 30], [14, 14]]
         assert np.ravel(cross.get_data()).tolist() == [18, 14]
@@ -45,3 +46,20 @@ def test_arrows_are_as_long_as_the_displacements():
     assert set(quiver.V.tolist()) == {8.0}
     assert quiver.get_offsets()[0].tolist() == [6, 6]
     assert axis.get_ylim() == (30, 0)
+
+
+def test_paths_of_like_length_with_different_affinities():
+    strength, values = torch.zeros(9, 12), torch.zeros(9, 12)
+    strength[2:7, :6] = 1.0  # the object
+    values[2:7, 6] = 0.8  # its border, to the right
+    values[2:7, 0] = 0.3
+    (start, inside, outside), contrast = boundaries.contrasting_paths(values, strength, (3, 6))
+    assert strength[start] == strength[inside] == 1
+    assert strength[outside] == 0
+    assert contrast == pytest.approx(0.8)
+    for end in (inside, outside):
+        assert 3 <= np.hypot(end[0] - start[0], end[1] - start[1]) <= 6
+
+
+def test_without_an_object_there_are_no_two_paths():
+    assert boundaries.contrasting_paths(torch.zeros(9, 12), torch.ones(9, 12))[1] == -1

@@ -12,6 +12,9 @@ from wsss_lib.ops.paths import path
 from wsss_lib.show import figures
 from wsss_lib.show.affinity import enlarge_cells
 
+Cell = tuple[int, int]
+"""Row and column of a cell."""
+
 
 def boundary_picture(boundaries: Tensor, stride: int, size: tuple[int, int]) -> np.ndarray:
     """Enlarge boundary probabilities ``(h, w)`` in [0, 1] to the size of the image, ``(H, W)`` float."""
@@ -35,10 +38,12 @@ def path_figure(
         stride: Side of a cell in pixels.
     """
     pixels = np.asarray(image)
-    figure = figures.Plot(figsize=(7, 3.4), layout="constrained")
+    figure = figures.Plot(figsize=(8, 3.4), layout="constrained")
     axes = figure.subplots(1, 2)
     axes[0].imshow(pixels)
-    axes[1].imshow(boundary_picture(boundaries, stride, pixels.shape[:2]), vmin=0, vmax=1, cmap=figures.HEAT)
+    heat = axes[1].imshow(boundary_picture(boundaries, stride, pixels.shape[:2]), vmin=0, vmax=1, cmap=figures.HEAT)
+    bar = figure.colorbar(heat, ax=axes[1], shrink=0.9)
+    bar.ax.set_title("B", fontsize=9)
     for number, end in enumerate(ends):
         cells = cells_between(start, end)
         values = boundaries[cells[:, 0], cells[:, 1]]
@@ -52,6 +57,39 @@ def path_figure(
         axis.axis("off")
     axes[0].legend(fontsize=8)
     return figure
+
+
+def contrasting_paths(
+    boundaries: Tensor, strength: Tensor, lengths: tuple[float, float] = (4.0, 9.0)
+) -> tuple[tuple[Cell, Cell, Cell], float]:
+    """Choose two paths of like length from one cell: one that stays where the maps are high, and one that leaves it.
+
+    Both begin at the cell with a high map and the lowest boundary. The first path is the one with the highest affinity,
+    the second the one with the lowest.
+
+    Args:
+        boundaries: ``(h, w)`` float in [0, 1].
+        strength: ``(h, w)`` float of at least 0, the highest map of each cell.
+        lengths: Smallest and greatest distance of the two ends, in cells.
+
+    Returns:
+        The first cell, the ends of the two paths as (row, column), and by how much their affinities differ; -1 if the
+        image has no two such paths.
+    """
+    strong, weak = strength > 0.6 * strength.max(), strength < 0.15 * strength.max()
+    row, column = divmod(int(torch.where(strong, boundaries, 2.0).argmin()), boundaries.shape[1])
+    start = (row, column)
+    inside: dict[Cell, float] = {}
+    outside: dict[Cell, float] = {}
+    for y, x in (strong | weak).nonzero().tolist():
+        if lengths[0] <= np.hypot(y - row, x - column) <= lengths[1]:
+            cells = cells_between(start, (y, x))
+            affinity = 1 - float(boundaries[cells[:, 0], cells[:, 1]].max())
+            (inside if strong[y, x] else outside)[y, x] = affinity
+    if not inside or not outside:
+        return (start, start, start), -1.0
+    near, away = max(inside, key=lambda cell: inside[cell]), min(outside, key=lambda cell: outside[cell])
+    return (start, near, away), inside[near] - outside[away]
 
 
 def cells_between(start: tuple[int, int], end: tuple[int, int]) -> Tensor:

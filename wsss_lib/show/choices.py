@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 CHOICES: Final[dict[tuple[str, int], tuple[str, dict[str, str]]]] = {
-    ("00_cam", 4): (
+    ("00_cam", 2): (
         "b",
         {
             "a": "When the logits are right, the loss does not reward covering more of the object.",
@@ -13,7 +13,15 @@ CHOICES: Final[dict[tuple[str, int], tuple[str, dict[str, str]]]] = {
             "c": "The loss contains no pixels, but its gradient reaches each position through the average.",
         },
     ),
-    ("01_affinitynet", 4): (
+    ("01_affinitynet", 1): (
+        "a",
+        {
+            "a": "(1 - max A) to a higher power is lower at every pixel, so the classes win at more pixels.",
+            "b": "The scores of the classes do not change; the background score falls, so the classes win more often.",
+            "c": "The power stands in the unary energy U, and a label that is likelier there wins at more pixels.",
+        },
+    ),
+    ("01_affinitynet", 6): (
         "b",
         {
             "a": "Borders slow the walk down but do not stop it: no affinity is exactly zero.",
@@ -21,7 +29,7 @@ CHOICES: Final[dict[tuple[str, int], tuple[str, dict[str, str]]]] = {
             "c": "The rows of T add up to 1, so a mean of the scores remains.",
         },
     ),
-    ("01b_irn", 4): (
+    ("01b_irn", 1): (
         "c",
         {
             "a": "The gradient of a maximum goes to one cell; only alike pairs reach all of them, one after the other.",
@@ -29,7 +37,7 @@ CHOICES: Final[dict[tuple[str, int], tuple[str, dict[str, str]]]] = {
             "c": "The gradient of a maximum goes to the highest cell, and over many pairs the true border wins.",
         },
     ),
-    ("02_oc_cse", 3): (
+    ("02_oc_cse", 5): (
         "c",
         {
             "a": "It would cost more memory, but that is not the problem.",
@@ -37,7 +45,7 @@ CHOICES: Final[dict[tuple[str, int], tuple[str, dict[str, str]]]] = {
             "c": "The hole alone would tell the judge which class was erased, so the mask need not cover the object.",
         },
     ),
-    ("02_oc_cse", 4): (
+    ("02_oc_cse", 2): (
         "b",
         {
             "a": "mask_norm='image' would do this.",

@@ -69,14 +69,13 @@ def check_affinity(answer: Callable[[Tensor, int, int], Tensor | None]) -> bool:
     return _compare(answer(features, 2, 1), wanted, "random features (6, 5, 7) and the offset dy 2, dx 1")
 
 
-def check_transition(answer: Callable[[Tensor, float], Tensor | None]) -> bool:
-    """Check a function from symmetric affinities ``(N, N)`` and beta to the transition matrix ``(N, N)``."""
+def check_walk(answer: Callable[[Tensor, Tensor, int], Tensor | None]) -> bool:
+    """Check a function from a transition matrix ``(N, N)``, scores ``(N, 2)`` and t to the scores after t steps."""
     random = torch.Generator().manual_seed(3)
-    a = torch.rand(5, 5, generator=random)
-    a = (a + a.t()) / 2
-    powered = a**8
-    wanted = powered / powered.sum(1, keepdim=True)
-    return _compare(answer(a, 8.0), wanted, "a random symmetric matrix (5, 5) and beta 8")
+    transition, scores = torch.rand(5, 5, generator=random), torch.rand(5, 2, generator=random)
+    transition = transition / transition.sum(1, keepdim=True)
+    wanted = torch.linalg.matrix_power(transition, 3) @ scores
+    return _compare(answer(transition, scores, 3), wanted, "a random matrix (5, 5), random scores (5, 2) and t = 3")
 
 
 def check_semi_labels(answer: Callable[[Tensor, Tensor], Tensor | None]) -> bool:
@@ -87,9 +86,10 @@ def check_semi_labels(answer: Callable[[Tensor, Tensor], Tensor | None]) -> bool
 
 
 def check_erasing_mask(answer: Callable[[Tensor, tuple[int, int]], Tensor | None]) -> bool:
-    """Check a function from signed maps ``(B, 1, h, w)`` and a size to OC-CSE's masks ``(B, 1, H, W)``."""
+    """Check a function from signed maps ``(B, 1, h, w)`` and a size to masks ``(B, 1, H, W)``, image by image."""
     maps = torch.randn(3, 1, 4, 5, generator=torch.Generator().manual_seed(5))
-    return _compare(answer(maps, (8, 10)), erasing_mask(maps, (8, 10)), "random maps (3, 1, 4, 5) and the size (8, 10)")
+    wanted = erasing_mask(maps, (8, 10), "image")
+    return _compare(answer(maps, (8, 10)), wanted, "random maps (3, 1, 4, 5) and the size (8, 10)")
 
 
 def check_erasing_loss(answer: Callable[[Tensor, Tensor, Tensor], Tensor | None]) -> bool:

@@ -44,6 +44,14 @@ def test_is_valid_and_executed_in_order(path):
 
 
 @every_notebook
+def test_every_figure_says_in_words_what_it_shows(path):
+    outputs = [o for c in load(path).cells if c.cell_type == "code" for o in c.outputs]
+    images = [(kind, o.metadata) for o in outputs for kind in o.get("data", {}) if kind.startswith("image/")]
+    words = [metadata.get(kind, {}).get("alt", "") for kind, metadata in images]
+    assert min(map(len, words)) >= len("1 picture.")
+
+
+@every_notebook
 def test_every_number_that_it_shows_is_finite(path):
     outputs = [o for c in load(path).cells if c.cell_type == "code" for o in c.outputs]
     shown = "\n".join(o.get("text", "") + o.get("data", {}).get("text/markdown", "") for o in outputs)

@@ -15,7 +15,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from pkgutil import iter_modules
 
-import nbformat
 from sphinx.cmd.build import main as sphinx
 
 import wsss_lib
@@ -29,8 +28,6 @@ ROOMS = ("ops", "data", "models", "methods", "stages", "runs", "results", "excha
 
 SMALL_PICTURE = re.compile(r'<img src="([^"]+)" width="\d+" alt="([^"]*)">')
 """A picture in README as HTML, which Sphinx would not copy."""
-
-DIAGRAM = re.compile(r"^```mermaid\n.*?^```$", re.MULTILINE | re.DOTALL)
 
 CONTENTS = """
 ```{toctree}
@@ -119,18 +116,7 @@ def write_sources(folder: Path) -> None:
     for name in FILES:
         (folder / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, folder / name)
-    for path in (folder / "notebooks").glob("*.ipynb"):
-        write_without_diagrams(path)
     write_reference(folder / "api")
-
-
-def write_without_diagrams(path: Path) -> None:
-    """Take the diagrams out of a notebook: browsers draw Mermaid only with a script that is as large as the site."""
-    notebook = nbformat.read(path, as_version=4)
-    for cell in notebook.cells:
-        if cell.cell_type == "markdown":
-            cell.source = DIAGRAM.sub("", cell.source)
-    nbformat.write(notebook, path)
 
 
 def build(out: Path) -> int:

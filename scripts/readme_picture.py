@@ -47,7 +47,7 @@ def main() -> None:
         rows[f"labels: {names}"] = [image, *shown]
     titles = ["picture", "class activation maps", "CAM seed", "after the CRF", "final network", "true mask"]
     arguments.picture.parent.mkdir(parents=True, exist_ok=True)
-    arguments.picture.write_bytes(figures.table_of_pictures(rows, titles).png())
+    arguments.picture.write_bytes(figures.table_of_pictures(rows, titles, classes=data.classes).png())
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ def main() -> None:
         shown = [output.data for output in cell.outputs if "data" in output]
         encoded = next(data[kind] for data in shown for kind in ("image/jpeg", "image/png") if kind in data)
         figure = Image.open(io.BytesIO(base64.b64decode(encoded))).convert("RGB")
-        height = min(230, figure.height, figure.width // 2)
+        height = min(290, figure.height, figure.width // 2)
         corner = figure.crop((0, 0, 2 * height, height))
         corner.resize(SIZE, Image.Resampling.LANCZOS).save(ROOT / "docs" / "pictures" / f"{stem}.jpg", quality=85)
 

@@ -1,18 +1,25 @@
 """The site, built once, in a real browser: pages, pictures, equations and search, without any other host."""
 
+import base64
 import functools
+import hashlib
 import http.server
+import importlib.util
+import json
 import re
 import subprocess
 import sys
 import threading
+from html import escape
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from tests.chromium import MARKS
 
 pytest.importorskip("sphinx", reason="Sphinx is not installed; say pip install '.[site]'")
+nodes = pytest.importorskip("docutils.nodes")
 ROOT = Path(__file__).parent.parent
 LESSONS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
 pytestmark = MARKS
@@ -90,6 +97,39 @@ def test_a_lesson_has_its_pictures_and_equations(page, address):
     over, under = (fraction.locator(f":scope > *:nth-child({n})").bounding_box() for n in (1, 2))
     assert over["y"] + over["height"] <= under["y"]  # drawn as a fraction, not as letters in a line
     assert page.locator("article").inner_text().count("$$") == 0
+
+
+def test_a_lesson_shows_the_map_of_the_course(page, address):
+    for path in LESSONS:
+        page.goto(f"{address}notebooks/{path.stem}.html")
+        drawn = page.locator(f"article img[src$='{path.stem}.svg']")
+        assert drawn.count() == 1, path.stem
+        assert drawn.get_attribute("alt").startswith("Map of the course.")
+        drawn.evaluate("one => one.decode()")
+        assert drawn.bounding_box()["width"] > 500
+
+
+def test_figures_have_the_words_that_the_lessons_hold(html):
+    for path in LESSONS:
+        shown = (html / "notebooks" / f"{path.stem}.html").read_text(encoding="utf-8")
+        outputs = [o for c in json.loads(path.read_text("utf-8"))["cells"] for o in c.get("outputs", [])]
+        words = [about["alt"] for o in outputs for about in o.get("metadata", {}).values() if "alt" in about]
+        assert [text for text in words if f'alt="{escape(text)}"' not in shown] == []
+
+
+def test_the_words_of_a_figure_find_it_by_its_content(tmp_path):
+    spec = importlib.util.spec_from_file_location("conf", ROOT / "docs" / "site" / "conf.py")
+    conf = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(conf)
+    data = {"image/png": base64.b64encode(b"some figure").decode(), "text/plain": "Plot"}
+    outputs = [{"data": data, "metadata": {"image/png": {"alt": "what it shows"}}}, {"text": "no figure"}]
+    (tmp_path / "lesson.ipynb").write_text(json.dumps({"cells": [{"outputs": outputs}, {"source": "text"}]}))
+    app = SimpleNamespace(env=SimpleNamespace(docname="lesson", doc2path=lambda name: tmp_path / f"{name}.ipynb"))
+    page = nodes.section()
+    page += nodes.image(uri=f"folder/{hashlib.sha256(b'some figure').hexdigest()}.png")
+    page += nodes.image(uri="folder/other.png")
+    conf._describe_figures(app, page)
+    assert [image.get("alt") for image in page.findall(nodes.image)] == ["what it shows", None]
 
 
 def test_tables_that_a_cell_makes_are_tables(page, address):

@@ -1,5 +1,8 @@
 """Settings of Sphinx for the site, which `scripts/build_site.py` builds."""
 
+import base64
+import hashlib
+import json
 import sys
 from contextlib import suppress
 from inspect import isfunction
@@ -7,6 +10,7 @@ from pathlib import Path
 from typing import get_type_hints
 
 import matplotlib
+from docutils import nodes
 from sphinx.application import Sphinx
 
 sys.path.insert(0, str(Path(__file__).parent))  # for mathml
@@ -52,6 +56,24 @@ def _read_types(_app: Sphinx, function: object, _bound: bool) -> None:
             function.__annotations__ = get_type_hints(function)
 
 
+def _describe_figures(app: Sphinx, page: nodes.document) -> None:
+    """Give the figures of a lesson the words that its outputs hold; MyST-NB names each file by its content."""
+    path = Path(app.env.doc2path(app.env.docname))
+    if path.suffix != ".ipynb":
+        return
+    words = {}
+    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+        for output in cell.get("outputs", []):
+            for kind, about in output.get("metadata", {}).items():
+                if "alt" in about:
+                    content = base64.b64decode("".join(output["data"][kind]))
+                    words[hashlib.sha256(content).hexdigest()] = about["alt"]
+    for image in page.findall(nodes.image):
+        if text := words.get(Path(image["uri"]).stem):
+            image["alt"] = text
+
+
 def setup(app: Sphinx) -> None:
     """Connect with Sphinx."""
+    app.connect("doctree-read", _describe_figures)
     app.connect("autodoc-before-process-signature", _read_types)

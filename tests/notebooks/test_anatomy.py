@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.scripts import load_script
 from wsss_lib.runs.parameters import COMMON, keeps_preset, parameter_types
 from wsss_lib.show import exercises
 
@@ -40,6 +41,14 @@ def test_is_valid_and_executed_in_order(path):
     outputs = [o for c in notebook.cells if c.cell_type == "code" for o in c.outputs]
     assert not [o for o in outputs if o.output_type == "error"]
     assert any("image/png" in o.get("data", {}) or "image/jpeg" in o.get("data", {}) for o in outputs)
+
+
+@every_notebook
+def test_every_figure_says_in_words_what_it_shows(path):
+    outputs = [o for c in load(path).cells if c.cell_type == "code" for o in c.outputs]
+    images = [(kind, o.metadata) for o in outputs for kind in o.get("data", {}) if kind.startswith("image/")]
+    words = [metadata.get(kind, {}).get("alt", "") for kind, metadata in images]
+    assert min(map(len, words)) >= len("1 picture.")
 
 
 @every_notebook
@@ -76,7 +85,7 @@ def test_reads_like_a_lesson(path):
     markdown, code = sources(path, "markdown"), sources(path, "code")
     assert 40 <= len(markdown) + len(code) <= 70
     assert len(markdown) >= len(code)
-    words = [re.sub(r"```mermaid.*?```", "", text, flags=re.DOTALL).split() for text in markdown]
+    words = [re.sub(r"!\[[^]]*\]", "", text).split() for text in markdown]  # without what stands for a picture
     assert 1500 <= sum(map(len, words)) <= 3000
     longest = max(code, key=lambda text: len(text.splitlines()) if text != parameters_cell(path) else 0)
     assert len(longest.splitlines()) <= 25
@@ -94,20 +103,15 @@ def test_has_every_section(path):
     ] == []
 
 
-def diagram(path):
-    """Return the drawing of the course in a notebook, without the line that names the notebook, and that name."""
-    [cell] = [cell for cell in load(path).cells[:3] if cell.id == "map"]
-    [drawn] = re.findall(r"```mermaid\n(.*?)```", cell.source, re.DOTALL)
-    [here] = re.findall(r"^  class n(\w+) here$", drawn, re.MULTILINE)
-    return drawn.replace(f"class n{here} here", ""), here
-
-
 @every_notebook
 def test_shows_where_it_is_in_the_course(path):
-    drawn, here = diagram(path)
-    assert here == path.stem.partition("_")[0]
-    assert drawn == diagram(NOTEBOOKS[0])[0]
-    assert f'n{here}["{here} ' in drawn
+    [cell] = [cell for cell in load(path).cells[:3] if cell.id == "map"]
+    [(words, file)] = re.findall(r"!\[([^]]+)\]\(([^)]+)\)", cell.source)
+    script = load_script("course_map")
+    assert words == script.told(path.stem)
+    assert words.endswith(f"You are here: {path.stem.partition('_')[0]}.")
+    assert file == f"../docs/pictures/map/{path.stem}.svg"
+    assert (path.parent / file).read_text("utf-8") == script.drawing(path.stem)  # or say python scripts/course_map.py
 
 
 @every_notebook

@@ -101,9 +101,19 @@ def move_a_slider(page):
     before = page.evaluate(PICTURES)
     assert before, "no picture belongs to a slider"
     page.locator(".widget-slider .noUi-handle").first.focus()
-    for _ in range(5):
-        page.keyboard.press("ArrowRight")
+    for key, times in (("ArrowLeft", 5), ("ArrowRight", 10)):  # one of which moves a slider that is at its end
+        for _ in range(times):
+            page.keyboard.press(key)
     wait_for(lambda: page.evaluate(PICTURES) != before, 60, "the slider does not change its picture")
+
+
+def choose_an_image(page):
+    before = page.evaluate(PICTURES)
+    chooser = page.locator(".widget-dropdown select").first
+    names = chooser.locator("option").all_inner_texts()
+    assert len(names) == len(set(names)) > 1
+    chooser.select_option(label=names[1])
+    wait_for(lambda: page.evaluate(PICTURES) != before, 60, "the image does not change its picture")
 
 
 def ended(cells, done):
@@ -125,6 +135,7 @@ def test_in_the_browser(path, lab, browser, tmp_path):
         wait_for(lambda: ended(page.evaluate(CELLS), done), 400, "it never ends")  # noqa: B023
     if path.stem != "06_compare":  # which has no sliders
         move_a_slider(page)
+        choose_an_image(page)
     page.screenshot(path=tmp_path / f"{path.stem}.png")
     page.close()
 

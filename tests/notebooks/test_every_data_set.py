@@ -72,7 +72,7 @@ def shown(monkeypatch):
         for kind in ("_repr_png_", "_repr_jpeg_", "_repr_markdown_"):
             made = getattr(thing, kind, lambda: None)()
             if made is not None:
-                kept.append(made)
+                kept.append(made[0] if isinstance(made, tuple) else made)  # a figure has its words beside it
 
     monkeypatch.setattr(widgets, "display", show)
     return show, kept

@@ -8,13 +8,16 @@ import pytest
 from wsss_lib.show.progress import bar, epoch_line
 
 
-def test_a_line_holds_all_losses_or_the_minimised_one(capsys):
+def test_the_parts_of_the_loss_that_do_not_fit_have_lines_of_their_own(capsys):
     row = {"epoch": 3, "loss": 1.25, "classification": 1.0, "learning_rate": 0.01, "seconds": 2.0}
     epoch_line(row)
     epoch_line({**row, **{f"another part of it {i}": 0.5 for i in range(4)}})
-    all_losses, minimised = capsys.readouterr().out.splitlines()
-    assert all_losses == "epoch   3  loss 1.2500  classification 1.0000  learning rate 0.01  2.0 s"
-    assert minimised == "epoch   3  loss 1.2500  learning rate 0.01  2.0 s"
+    assert capsys.readouterr().out.splitlines() == [
+        "epoch   3  loss 1.2500  classification 1.0000  learning rate 0.01  2.0 s",
+        "epoch   3  loss 1.2500  learning rate 0.01  2.0 s",
+        "           classification 1.0000  another part of it 0 0.5000  another part of it 1 0.5000",
+        "           another part of it 2 0.5000  another part of it 3 0.5000",
+    ]
 
 
 class Terminal(io.StringIO):

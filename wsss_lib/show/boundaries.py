@@ -55,7 +55,8 @@ def path_figure(
             axis.plot(*((highest.flip(0) + 0.5) * stride).tolist(), "x", color=colour, markersize=9)
     for axis in axes:
         axis.axis("off")
-    axes[0].legend(fontsize=8)
+    axes[0].legend(fontsize=9)
+    figure.words = "Paths between cells on the picture and on its boundaries; a cross marks each highest boundary."
     return figure
 
 
@@ -118,4 +119,5 @@ def arrows(image: figures.Picture, displacements: Tensor, stride: int, every: in
     axis.quiver(places[1], places[0], right, down, angles="xy", scale_units="xy", scale=1, color="white", width=0.006)
     axis.set(xlim=(0, np.asarray(image).shape[1]), ylim=(np.asarray(image).shape[0], 0))
     axis.axis("off")
+    figure.words = "Arrows over a picture, from each cell to where the network expects the centre of its object."
     return figure

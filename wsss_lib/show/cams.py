@@ -51,7 +51,8 @@ def side_by_side(
         names = ", ".join(name for name, _ in shown_classes(data, index)) or "no class"
         row += [figures.overlay_mask(image, data.mask(index))] if data.has_masks else []
         rows[f"{names} ({remark})"] = [image, *row]
-    return figures.table_of_pictures(rows, ["image", *networks, *(["mask"] if data.has_masks else [])])
+    titles = ["image", *networks, *(["mask"] if data.has_masks else [])]
+    return figures.table_of_pictures(rows, titles, classes=data.classes)
 
 
 def masks_beside(data: Dataset, count: int, masks: Mapping[str, ReadMask]) -> figures.Plot:
@@ -69,4 +70,5 @@ def masks_beside(data: Dataset, count: int, masks: Mapping[str, ReadMask]) -> fi
         found += [data.mask(index)] if data.has_masks else []
         names = ", ".join(name for name, _ in shown_classes(data, index))
         rows[f"{names} ({image_id})"] = [image, *(figures.overlay_mask(image, mask) for mask in found)]
-    return figures.table_of_pictures(rows, ["image", *masks, *(["mask"] if data.has_masks else [])])
+    titles = ["image", *masks, *(["mask"] if data.has_masks else [])]
+    return figures.table_of_pictures(rows, titles, classes=data.classes)

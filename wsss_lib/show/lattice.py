@@ -27,7 +27,7 @@ def splat_blur_slice(points: Tensor, values: Tensor) -> figures.Plot:
     blurred = lattice.blur(splatted)
     filtered = lattice.filter(columns)
     total = lattice.filter(torch.ones_like(columns))
-    figure = figures.Plot(figsize=(11, 3.1), dpi=80, layout="constrained")
+    figure = figures.Plot(figsize=(11, 3.1), layout="constrained")
     axes = figure.subplots(1, 4)
     titles = ("values of the points", "splat: to the corners", "blur: along three axes", "slice: back, divided by F(1)")
     for axis, title in zip(axes, titles, strict=True):

@@ -37,8 +37,17 @@ def bar(items: Iterable[T], description: str, total: int | None = None) -> Itera
 
 
 def epoch_line(row: Mapping[str, Any]) -> None:
-    """Print the summary of a finished epoch as one line. If not all losses fit, print only the minimised loss."""
+    """Print a finished epoch as one line. If not all losses fit, the parts of the loss follow in further lines."""
     losses = [f"{k} {v:.4f}" for k, v in row.items() if k not in ("epoch", "learning_rate", "seconds")]
     end = f"learning rate {row['learning_rate']:.2g}  {row['seconds']:.1f} s"
-    line = f"epoch {row['epoch']:3d}  {'  '.join(losses)}  {end}"
-    print(line if len(line) <= _COLUMNS else f"epoch {row['epoch']:3d}  {losses[0]}  {end}", flush=True)
+    begin = f"epoch {row['epoch']:3d}"
+    line = "  ".join([begin, *losses, end])
+    if len(line) > _COLUMNS:
+        line = "  ".join([begin, losses[0], end])
+        below = " " * len(begin)
+        for part in losses[1:]:
+            if len(below) + 2 + len(part) > _COLUMNS:
+                line, below = f"{line}\n{below}", " " * len(begin)
+            below += f"  {part}"
+        line = f"{line}\n{below}"
+    print(line, flush=True)

@@ -6,6 +6,7 @@ import numpy as np
 from torch import Tensor
 
 from wsss_lib.show.figures import Plot
+from wsss_lib.show.plot import name_axes
 
 
 def reliability_diagram(counts: Tensor) -> Plot:
@@ -22,10 +23,10 @@ def reliability_diagram(counts: Tensor) -> Plot:
     upper.plot(
         confidence[there] / pixels[there], right[there] / pixels[there], marker="o", markersize=4, label="measured"
     )
-    upper.set(ylabel="share of right pixels", xlim=(0, 1), ylim=(0, 1))
-    upper.legend(frameon=False, fontsize=8, loc="upper left")
+    upper.set(xlim=(0, 1), ylim=(0, 1))
+    name_axes(upper, "", "share of right pixels")
+    upper.legend(frameon=False, fontsize=9, loc="upper left")
     lower.stairs(pixels / max(1.0, pixels.sum()), edges, fill=True)
-    lower.set(xlabel="confidence", ylabel="pixels", ylim=(0, None))
-    for axis in (upper, lower):
-        axis.spines[["top", "right"]].set_visible(False)
+    lower.set_ylim(0, None)
+    name_axes(lower, "confidence", "share of all pixels")
     return figure

@@ -32,7 +32,9 @@ def traps(world: ToyWorld, indices: Sequence[int]) -> figures.Plot:
             _dim_outside(image, np.isin(world.context(index), kinds)),
             np.clip(128 + 8 * pattern, 0, 255).astype(np.uint8),
         ]
-    return figures.table_of_pictures(rows, ["image", "mask", "part", "own background", "pattern"])
+    return figures.table_of_pictures(
+        rows, ["image", "mask", "part", "own background", "pattern"], classes=world.classes
+    )
 
 
 def _dim_outside(image: figures.Picture, region: np.ndarray) -> np.ndarray:

@@ -84,9 +84,8 @@ class Page:
 
     def figure(self, figure: Any, words: str) -> None:
         """Add a figure of `wsss_lib.show.figures`, with a description for readers who cannot see it."""
-        for kind, content in {"image/png": figure._repr_png_(), "image/jpeg": figure._repr_jpeg_()}.items():
-            if content is not None:
-                self._add_output({kind: base64.b64encode(content).decode()}, {kind: {"alt": printable(words)}})
+        kind, content = figure.encoded()
+        self._add_output({kind: base64.b64encode(content).decode()}, {kind: {"alt": printable(words)}})
 
     def write(self, path: Path) -> Path:
         """Write the page to a file; an earlier page of this library is replaced.

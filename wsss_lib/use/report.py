@@ -338,7 +338,10 @@ class _Report:
         titles = ["image", *(["CAM"] if cams is not None else []), *(column.title for column in columns)]
         titles += ["truth"] if data.has_masks else []
         ids = ", ".join(data.ids[index] for index in indices)
-        self.page.figure(show.table_of_pictures(rows, titles), f"Images {ids}, each with {', '.join(titles[1:])}.")
+        self.page.figure(
+            show.table_of_pictures(rows, titles, classes=data.classes),
+            f"Images {ids}, each with {', '.join(titles[1:])}.",
+        )
 
     def show_times(self) -> None:
         """Show the times of the stages, the device, and the versions."""

@@ -77,7 +77,7 @@ CHOICES: Final[dict[tuple[str, int], tuple[str, dict[str, str]]]] = {
             "c": "They are the same wave.",
         },
     ),
-    ("05_msal", 3): (
+    ("05_msal", 1): (
         "b",
         {
             "a": "Colour alone does not decide between several superpixels of the same colour.",

@@ -61,7 +61,7 @@ CHOICES: Final[dict[tuple[str, int], tuple[str, dict[str, str]]]] = {
             "c": "Two networks can be trained in one step, but (6) would then teach the reconstructor to draw badly.",
         },
     ),
-    ("04_pcss", 3): (
+    ("04_pcss", 1): (
         "b",
         {
             "a": "It saves some time, but that is not the reason; the results would also differ.",

@@ -102,12 +102,11 @@ CLAIMS: dict[str, list[tuple[str, str, str, str]]] = {
     ],
     "03_acr": [
         ("cell-00", "| # → # % (three", "cell-28", "ordinary classifier | … | # | … ACR | … | # |"),
+        ("cell-00", "seeds: # ± # →", "leaderboard:text", SEED.format("cam")),
+        ("cell-00", "→ # ± # %)", "leaderboard:text", SEED.format("acr")),
         ("cell-29", "ACR has # %", "cell-28", "ACR | … | # |"),
         ("cell-29", "start from has # %", "cell-28", "ordinary classifier | … | # |"),
         ("cell-29", "an adversary has # %", "cell-28", "no adversary | … | # |"),
-        ("cell-29", "falls from # to", "cell-28", "ACR | # |"),
-        ("cell-29", "no adversary | # ± # |", "leaderboard:text", SEED.format("acr-no-adversary")),
-        ("cell-29", "| ACR | # ± # |", "leaderboard:text", SEED.format("acr")),
     ],
     "04_pcss": [
         ("pcss00", "| # → # % (with the shortcut", "pcss30", "neither | … | # | … PCSS | … | # |"),

@@ -45,7 +45,7 @@ CHOICES: Final[dict[tuple[str, int], tuple[str, dict[str, str]]]] = {
             "c": "A mask is zero only where the map is not positive.",
         },
     ),
-    ("03_acr", 3): (
+    ("03_acr", 1): (
         "a",
         {
             "a": "A comparison has no gradient. The soft mask of the rest, s, must be detached; it has one.",

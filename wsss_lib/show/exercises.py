@@ -6,13 +6,13 @@ not raise an error. So a notebook with unsolved exercises runs to its end.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from wsss_lib.methods.acr import masked_error
+from wsss_lib.methods.acr import target_map
 from wsss_lib.methods.affinitynet import semi_labels
 from wsss_lib.methods.cam import classification_loss
 from wsss_lib.methods.irn import confident_labels
@@ -20,10 +20,11 @@ from wsss_lib.methods.oc_cse import erasing_mask, remaining_labels
 from wsss_lib.models.mctformer import refine_by_patches
 from wsss_lib.ops.calibration import calibration_error
 from wsss_lib.ops.cam import cam_label, normalise_maximum, normalise_range
-from wsss_lib.ops.frequency import magnitude, with_magnitude
 from wsss_lib.ops.metrics import intersection_over_union
-from wsss_lib.ops.propagation import propagate_affinity
 from wsss_lib.show.choices import CHOICES
+
+_EQUAL = 1e-4
+"""Greatest difference of two results that count as equal."""
 
 
 def check_cam(answer: Callable[[Tensor, Tensor], Tensor | None]) -> bool:
@@ -97,50 +98,102 @@ def check_erasing_loss(answer: Callable[[Tensor, Tensor, Tensor], Tensor | None]
     return _compare(answer(logits, labels.clone(), targets), wanted, inputs)
 
 
-def check_normalise_range(answer: Callable[[Tensor], Tensor | None]) -> bool:
-    """Check a function from signed maps ``(B, K, h, w)`` to ACR's normalised maps."""
+def check_target_share(answer: Callable[[Tensor, Tensor, Tensor], Tensor | None]) -> bool:
+    """Check a function from signed maps ``(B, K, h, w)``, labels ``(B, K)`` and targets ``(B,)`` to ACR's shares."""
     maps = torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(7))
-    maps[0, 0], maps[0, 1] = maps[0, 0].abs() + 1, -maps[0, 1].abs()
-    return _compare(answer(maps.clone()), normalise_range(maps), "random maps, one all positive and one all negative")
+    maps[0, 0] = maps[0, 0].abs() + 1
+    labels, targets = torch.tensor([[1.0, 1.0, 0.0], [0.0, 1.0, 0.0]]), torch.tensor([0, 2])
+    wanted = target_map(maps, labels, targets, (4, 5))
+    chosen, shown = maps[range(2), targets][:, None].relu(), labels[range(2), targets].view(2, 1, 1, 1)
+    highest = chosen.amax((2, 3), keepdim=True)
+    mistakes = {
+        "You did not subtract the minimum.": shown * (chosen - 1e-5).relu() / (highest + 1e-5),
+        "You forgot the labels: the second image does not show its target.": normalise_range(chosen),
+    }
+    inputs = f"random maps, the labels {labels.int().tolist()} and the targets {targets.tolist()}"
+    return _compare(answer(maps.clone(), labels.clone(), targets), wanted, inputs, mistakes)
 
 
-def check_masked_error(answer: Callable[[Tensor, Tensor, Tensor], Tensor | None]) -> bool:
-    """Check a function from drawn and true images ``(B, 3, H, W)`` and a mask ``(B, 1, H, W)`` to ACR's error."""
+def check_segment_error(answer: Callable[[Tensor, Tensor, Tensor], Tensor | None]) -> bool:
+    """Check a function from drawn and true images ``(B, 3, H, W)`` and masks ``(B, 1, H, W)`` to errors ``(B,)``.
+
+    The error is averaged over the area of the mask, each image by itself.
+    """
     random = torch.Generator().manual_seed(8)
     drawn, images = torch.randn(2, 2, 3, 4, 4, generator=random)
     mask = torch.rand(2, 1, 4, 4, generator=random)
-    return _compare(answer(drawn, images, mask), masked_error(drawn, images, mask), "random images and a random mask")
+    error = ((drawn - images).abs() * mask).sum((1, 2, 3))
+    mistakes = {
+        "You averaged over all values, as (3) does; divide by the area of the mask.": error / drawn[0].numel(),
+        "You divided by the area, but the error has three channels.": error / mask.sum((1, 2, 3)),
+    }
+    wanted = error / (3 * mask.sum((1, 2, 3)))
+    return _compare(answer(drawn, images, mask), wanted, "random images and a random mask", mistakes)
 
 
-def check_refine(answer: Callable[[Tensor, Tensor], Tensor | None]) -> bool:
-    """Check a function from attention among patches ``(B, N, N)`` and maps ``(B, C, h, w)`` to refined maps."""
+def check_refine(answer: Callable[[Tensor, Tensor, int], Tensor | None]) -> bool:
+    """Check a function from attention among patches ``(B, N, N)``, maps ``(B, C, h, w)`` and a radius to refined maps.
+
+    A patch takes only from patches at most ``radius`` rows and at most ``radius`` columns away.
+    """
     random = torch.Generator().manual_seed(9)
     among, maps = torch.rand(2, 12, 12, generator=random), torch.rand(2, 5, 3, 4, generator=random)
-    wanted = refine_by_patches(among, maps)
-    return _compare(answer(among, maps), wanted, "random attention (2, 12, 12) and random maps (2, 5, 3, 4)")
+    mistakes = {
+        "Each patch takes from all patches; leave out those that are too far away.": refine_by_patches(among, maps),
+        "You used the attention the wrong way round: patch i takes from patch j with the weight in row i.": (
+            refine_by_patches(among.transpose(1, 2), maps, 1)
+        ),
+    }
+    inputs = "random attention (2, 12, 12), random maps (2, 5, 3, 4) and the radius 1"
+    return _compare(answer(among, maps, 1), refine_by_patches(among, maps, 1), inputs, mistakes)
 
 
-def check_mixture(answer: Callable[[Tensor, Tensor, float], Tensor | None]) -> bool:
-    """Check a function from two features ``(B, D, h, w)`` and a share to those with the mixed magnitudes."""
-    one, other = torch.randn(2, 2, 3, 4, 4, generator=torch.Generator().manual_seed(10))
-    wanted = with_magnitude(one, 0.3 * magnitude(one) + 0.7 * magnitude(other))
-    return _compare(answer(one, other, 0.3), wanted, "random features and the share 0.3")
+def check_without_wave(answer: Callable[[Tensor, int, int], Tensor | None]) -> bool:
+    """Check a function from a picture ``(H, W)`` and a wave, cycles down and across, to the picture without it."""
+    picture = torch.rand(8, 10, generator=torch.Generator().manual_seed(10))
+    coefficients = torch.fft.fft2(picture)
+    coefficients[2, 3] = 0
+    halved = torch.fft.ifft2(coefficients).real
+    coefficients[-2, -3] = 0
+    mistakes = {"The wave is only halved: remove the coefficient at the opposite frequency, too.": halved}
+    wanted = torch.fft.ifft2(coefficients).real
+    return _compare(answer(picture.clone(), 2, 3), wanted, "a random picture (8, 10) and the wave (2, 3)", mistakes)
 
 
 def check_superpixel_means(answer: Callable[[Tensor, Tensor], Tensor | None]) -> bool:
     """Check a function from features ``(C, N)`` and shares ``(M, N)`` of M superpixels to means ``(C, M)``."""
     random = torch.Generator().manual_seed(11)
     features, shares = torch.randn(3, 10, generator=random), torch.rand(4, 10, generator=random)
-    wanted = features @ shares.t() / shares.sum(1)
-    return _compare(answer(features, shares), wanted, "random features (3, 10) and shares (4, 10)")
+    sums = features @ shares.t()
+    mistakes = {
+        "These are sums; divide each by the sum of the shares of its superpixel.": sums,
+        "You divided by the number of pixels; divide by the sum of the shares of each superpixel.": sums / 10,
+    }
+    wanted = sums / shares.sum(1)
+    return _compare(answer(features, shares), wanted, "random features (3, 10) and shares (4, 10)", mistakes)
 
 
-def check_propagation(answer: Callable[[Tensor, Tensor, float], Tensor | None]) -> bool:
-    """Check a function from maps ``(C, N)``, features ``(c, N)`` and a threshold to maps after a step of MSAL's AP."""
+def check_prototypes(answer: Callable[[Tensor, Tensor], Tensor | None]) -> bool:
+    """Check a function from class maps ``(K, N)`` and directions ``(d, N)`` to MSAL's IPC loss of one patch."""
     random = torch.Generator().manual_seed(12)
-    maps, features = torch.randn(3, 12, generator=random), torch.rand(5, 12, generator=random)
-    wanted = propagate_affinity(maps[None, :, None], features[None, :, None], 1, 0.8)[0, :, 0]
-    return _compare(answer(maps, features, 0.8), wanted, "random maps (3, 12), features (5, 12) and the threshold 0.8")
+    maps, directions = torch.rand(3, 12, generator=random), torch.randn(4, 12, generator=random)
+    directions = directions / directions.norm(dim=0)
+
+    def loss(shares: Tensor) -> Tensor:
+        prototypes = directions @ shares.t() / shares.sum(1)
+        return (prototypes @ shares - directions).square().sum(0).mean()
+
+    mistakes = {
+        "You left out the background and its prototype.": loss(maps),
+        "The background is 1 minus the highest map, not 1 minus the sum.": loss(
+            torch.cat([1 - maps.sum(0, keepdim=True), maps])
+        ),
+        "You averaged over the numbers of a direction, too; add them up.": (
+            loss(torch.cat([1 - maps.amax(0, keepdim=True), maps])) / 4
+        ),
+    }
+    wanted = loss(torch.cat([1 - maps.amax(0, keepdim=True), maps]))
+    return _compare(answer(maps, directions), wanted, "random maps (3, 12) and directions (4, 12)", mistakes)
 
 
 def check_path_affinity(answer: Callable[[Tensor, list[tuple[int, int]]], Tensor | None]) -> bool:
@@ -187,8 +240,17 @@ def check_paired_difference(answer: Callable[[Tensor, Tensor], Tensor | float | 
     """Check a function from two mean IoU ``(S,)`` to the mean and the deviation of their differences ``(2,)``."""
     random = torch.Generator().manual_seed(16)
     ours, control = (torch.rand(3, generator=random) for _ in range(2))
-    wanted = torch.stack([(ours - control).mean(), (ours - control).std()])
-    return _compare(answer(ours, control), wanted, "the mean IoU of three random seeds")
+    differences = ours - control
+    wanted = torch.stack([differences.mean(), differences.std()])
+    mistakes = {
+        "You took the deviations of the two methods; take that of their differences.": torch.stack(
+            [differences.mean(), (ours.var() + control.var()).sqrt()]
+        ),
+        "With few values, divide by their number minus 1 (correction=1).": torch.stack(
+            [differences.mean(), differences.std(correction=0)]
+        ),
+    }
+    return _compare(answer(ours, control), wanted, "the mean IoU of three random seeds", mistakes)
 
 
 def check_choice(given: str, lesson: str, exercise: int) -> bool:
@@ -208,7 +270,8 @@ def check_choice(given: str, lesson: str, exercise: int) -> bool:
     return _say(given == right, why[given])
 
 
-def _compare(given: Any, wanted: Tensor, inputs: str) -> bool:
+def _compare(given: Any, wanted: Tensor, inputs: str, mistakes: Mapping[str, Tensor] | None = None) -> bool:
+    """Compare a result with the right one; a typical wrong result gets the sentence under which it stands."""
     if given is None:
         return _say(None)
     if not isinstance(given, Tensor):
@@ -216,7 +279,10 @@ def _compare(given: Any, wanted: Tensor, inputs: str) -> bool:
     if given.shape != wanted.shape:
         return _say(False, f"For {inputs}, the shape must be {tuple(wanted.shape)}, not {tuple(given.shape)}.")
     difference = (given.double() - wanted.double()).abs().max().item()
-    if not difference < 1e-4:
+    if not difference < _EQUAL:
+        for sentence, wrong in (mistakes or {}).items():
+            if (given.double() - wrong.double()).abs().max().item() < _EQUAL:
+                return _say(False, f"For {inputs}, the result differs by up to {difference:.3g}. {sentence}")
         return _say(False, f"For {inputs}, the result differs from the right one by up to {difference:.3g}.")
     return _say(True)
 

@@ -133,9 +133,8 @@ def test_in_the_browser(path, lab, browser, tmp_path):
     for done in (0, cells):  # once more, as a reader does, in the same kernel
         page.evaluate(RUN_ALL)
         wait_for(lambda: ended(page.evaluate(CELLS), done), 400, "it never ends")  # noqa: B023
-    if path.stem != "06_compare":  # which has no sliders
-        move_a_slider(page)
-        choose_an_image(page)
+    move_a_slider(page)
+    choose_an_image(page)
     page.screenshot(path=tmp_path / f"{path.stem}.png")
     page.close()
 

@@ -14,18 +14,19 @@ from wsss_lib.show.exercises import (
     check_displacement_error,
     check_erasing_loss,
     check_erasing_mask,
-    check_masked_error,
     check_mean_iou,
-    check_mixture,
-    check_normalise_range,
     check_number,
+    check_paired_difference,
     check_path_affinity,
-    check_propagation,
+    check_prototypes,
     check_refine,
+    check_segment_error,
     check_semi_labels,
     check_shares,
     check_superpixel_means,
+    check_target_share,
     check_walk,
+    check_without_wave,
 )
 from wsss_lib.show.pencil import NUMBERS
 
@@ -84,34 +85,46 @@ def erasing_loss(logits, labels, targets, keep=False):
     return -(y * logits.sigmoid().log() + (1 - y) * (-logits).sigmoid().log()).mean()
 
 
-def stretched(maps, lowest=True):
-    r = maps.clamp(min=0)
+def target_share(maps, labels, targets, lowest=True):
+    r = maps.clamp(min=0)[range(len(maps)), targets][:, None]
     low, high = r.amin((2, 3), keepdim=True) * lowest, r.amax((2, 3), keepdim=True)
-    return (r - low - 1e-5).clamp(min=0) / (high - low + 1e-5)
+    shown = labels[range(len(maps)), targets].view(-1, 1, 1, 1)
+    return shown * (r - low - 1e-5).clamp(min=0) / (high - low + 1e-5)
 
 
-def masked_error(drawn, images, mask):
-    return ((drawn - images).abs() * mask).mean()
+def segment_error(drawn, images, mask, channels=3):
+    errors = [((d - x).abs() * m).sum() / m.sum() / channels for d, x, m in zip(drawn, images, mask, strict=True)]
+    return torch.stack(errors)
 
 
-def refine(among, maps):
-    return (among @ maps.flatten(2).transpose(1, 2)).transpose(1, 2).reshape(maps.shape)
+def refine(among, maps, radius):
+    _, _, h, w = maps.shape
+    cells = [(y, x) for y in range(h) for x in range(w)]
+    near = [[abs(y - v) <= radius and abs(x - u) <= radius for v, u in cells] for y, x in cells]
+    return ((among * torch.tensor(near)) @ maps.flatten(2).transpose(1, 2)).transpose(1, 2).reshape(maps.shape)
 
 
-def mixture(own, other, share):
-    a, b = torch.fft.fft2(own), torch.fft.fft2(other)
-    return torch.fft.ifft2(torch.polar(share * a.abs() + (1 - share) * b.abs(), a.angle())).real
+def without_wave(picture, down, across, both=True):
+    half = torch.fft.rfft2(picture)
+    half[down, across] = 0 if both else half[down, across] / 2
+    return torch.fft.irfft2(half, s=picture.shape)
 
 
 def superpixel_means(features, shares):
     return torch.einsum("cn,mn->cm", features, shares) / shares.sum(1)
 
 
-def propagation(maps, features, threshold, axis=0):
-    directions = features / features.norm(dim=0)
-    similarity = (directions.T @ directions).clamp(0.01, 0.999)
-    similarity = similarity * (similarity >= threshold)
-    return maps @ (similarity / similarity.sum(axis, keepdim=True))
+def prototypes(maps, directions, background=True, every=False):
+    if background:
+        maps = torch.cat([1 - maps.max(0).values[None], maps])
+    rebuilt = sum(a * (a * directions).sum(1, keepdim=True) / a.sum() for a in maps)
+    error = (rebuilt - directions) ** 2
+    return error.mean() if every else error.sum(0).mean()
+
+
+def paired(ours, control, correction=1):
+    differences = ours - control
+    return torch.stack([differences.mean(), differences.std(correction=correction)])
 
 
 def path_affinity(boundaries, cells):
@@ -151,13 +164,14 @@ RIGHT = [
     (check_calibration_error, calibration_error),
     (check_calibration_error, lambda c: calibration_error(c).item()),
     (check_refine, refine),
-    (check_mixture, mixture),
+    (check_without_wave, without_wave),
     (check_superpixel_means, superpixel_means),
-    (check_propagation, propagation),
+    (check_prototypes, prototypes),
+    (check_paired_difference, paired),
     (check_erasing_mask, lambda *a: erasing_mask(*a, axis=(1, 2, 3))),
     (check_erasing_loss, erasing_loss),
-    (check_normalise_range, stretched),
-    (check_masked_error, masked_error),
+    (check_target_share, target_share),
+    (check_segment_error, segment_error),
     (check_cam, cam),
     (check_cam_label, cam_label),
     (check_cam_label, lambda *a: cam_label(*a).to(torch.uint8)),
@@ -170,19 +184,30 @@ RIGHT = [
 ]
 
 WRONG = [
-    (check_path_affinity, lambda b, cells: path_affinity(b, [cells[0], cells[-1]]), "differs"),
+    (check_path_affinity, lambda b, cells: path_affinity(b, [cells[0], cells[-1]]), "the two ends alone"),
     (check_path_affinity, lambda b, cells: path_affinity(b, cells)[None], "shape"),
-    (check_confident_labels, lambda o, b: confident(b, o), "differs"),
+    (check_confident_labels, lambda o, b: confident(b, o), "exchanged"),
     (check_confident_labels, lambda o, b: confident(o, b, unknown=0), "differs"),
-    (check_displacement_error, lambda f, dy, dx: displacement_error(f, dy, dx, sign=-1), "differs"),
+    (check_displacement_error, lambda f, dy, dx: displacement_error(f, dy, dx, sign=-1), "added the offset"),
     (check_displacement_error, lambda f, dy, dx: displacement_error(f, dx, dy), "differs"),
-    (check_refine, lambda a, m: refine(a.transpose(1, 2), m), "differs"),
-    (check_mixture, lambda a, b, t: mixture(a, b, 1 - t), "differs"),
-    (check_mixture, lambda a, b, t: mixture(b, a, 1 - t), "differs"),
-    (check_superpixel_means, lambda f, s: f @ s.T, "differs"),
+    (check_refine, lambda a, m, r: refine(a.transpose(1, 2), m, r), "the wrong way round"),
+    (check_refine, lambda a, m, _: refine(a, m, 9), "from all patches"),
+    (check_refine, lambda a, m, r: refine(a, m, r + 1), "differs"),
+    (check_without_wave, lambda x, d, a: without_wave(x, d, a, both=False), "only halved"),
+    (check_without_wave, lambda x, d, a: without_wave(x, a, d), "differs"),
+    (check_superpixel_means, lambda f, s: f @ s.T, "These are sums"),
+    (check_superpixel_means, lambda f, s: f @ s.T / f.shape[1], "by the number of pixels"),
     (check_superpixel_means, lambda f, s: superpixel_means(f, s).T, "shape"),
-    (check_propagation, lambda m, f, t: propagation(m, f, t, axis=1), "differs"),
-    (check_propagation, lambda m, f, _: propagation(m, f, 0.0), "differs"),
+    (check_prototypes, lambda m, t: prototypes(m, t, background=False), "left out the background"),
+    (check_prototypes, lambda m, t: prototypes(m, t, every=True), "add them up"),
+    (check_prototypes, lambda m, t: prototypes(torch.cat([1 - m.sum(0)[None], m]), t, False), "not 1 minus the sum"),
+    (check_prototypes, lambda m, t: prototypes(m.square(), t), "differs"),
+    (check_paired_difference, lambda a, b: paired(a, b, 0), "minus 1"),
+    (
+        check_paired_difference,
+        lambda a, b: torch.stack([(a - b).mean(), (a.var() + b.var()).sqrt()]),
+        "of the two methods",
+    ),
     (check_shares, lambda m, k: shares(m, k) * m.numel(), "differs"),
     (check_shares, lambda m, k: shares(m, k) / shares(m, k).sum(), "differs"),
     (check_shares, lambda m, k: shares(m, k + 1), "shape"),
@@ -191,41 +216,46 @@ WRONG = [
     (check_calibration_error, lambda c: (c[1:, 1] - c[1:, 2]).div(c[1:, 0]).abs().mean(), "differs"),
     (check_calibration_error, lambda c: (c[:, 1] - c[:, 2]).div(c[:, 0]).abs().mean(), "differs"),
     (check_cam, lambda f, w: raw_cam(f, w), "differs"),
-    (check_cam, lambda f, w: raw_cam(f, w).relu(), "differs"),
-    (check_cam, lambda f, w: raw_cam(f, w).relu() / raw_cam(f, w).max(), "differs"),
+    (check_cam, lambda f, w: raw_cam(f, w).relu(), "divide each map"),
+    (check_cam, lambda f, w: raw_cam(f, w).relu() / raw_cam(f, w).max(), "not by that of all maps"),
     (check_cam, lambda f, w: cam(f, w)[0], "shape"),
     (check_cam, lambda f, w: cam(f, w).permute(1, 2, 0), "shape"),
     (check_cam, lambda f, w: cam(f, w) * float("nan"), "differs"),
     (check_cam, lambda f, w: cam(f, w).numpy(), "result must be a tensor, not ndarray"),
-    (check_cam_label, lambda m, _, t: cam_label(m, torch.tensor([0, 1]), t), "differs"),
-    (check_cam_label, lambda m, c, t: cam_label(m, c - 1, t), "differs"),
+    (check_cam_label, lambda m, _, t: cam_label(m, torch.tensor([0, 1]), t), "not its place"),
+    (check_cam_label, lambda m, c, t: cam_label(m, c - 1, t), "k + 1"),
     (check_cam_label, lambda m, c, _: cam_label(m, c, 0.0), "differs"),
     (check_cam_label, lambda m, c, t: cam_label(m, c, t) > 0, "differs"),
     (check_cam_label, lambda m, _, t: (m > t).long(), "shape"),
-    (check_mean_iou, lambda c: (c.diag() / c.sum(1)).mean(), "differs"),
-    (check_mean_iou, lambda c: c.diag().sum() / c.sum(), "differs"),
-    (check_mean_iou, lambda c: (c.diag() / (c.sum(0) + c.sum(1))).mean(), "differs"),
+    (check_mean_iou, lambda c: (c.diag() / c.sum(1)).mean(), "recall"),
+    (check_mean_iou, lambda c: c.diag().sum() / c.sum(), "share of all pixels"),
+    (check_mean_iou, lambda c: (c.diag() / (c.sum(0) + c.sum(1))).mean(), "counted twice"),
     (check_mean_iou, lambda c: mean_iou(c[1:, 1:]), "differs"),
     (check_mean_iou, lambda c: c.diag() / c.sum(), "shape"),
-    (check_affinity, distances, "differs"),
+    (check_affinity, distances, "exponential"),
     (check_affinity, lambda f, dy, dx: affinities(f.flip(2), dy, dx).flip(1), "differs"),
     (check_affinity, lambda f, dy, dx: affinities(f, dx, dy), "shape"),
-    (check_affinity, lambda f, dy, dx: torch.exp(-distances(f, dy, dx) * len(f)), "differs"),
+    (check_affinity, lambda f, dy, dx: torch.exp(-distances(f, dy, dx) * len(f)), "not the sum"),
     (check_affinity, lambda f, dy, dx: torch.exp(-(f - f.roll((-dy, -dx), (1, 2))).abs().mean(0)), "shape"),
     (check_affinity, lambda f, dy, dx: (-(f[:, dy:, dx:] - f[:, :-dy, :-dx]).mean(0)).exp(), "differs"),
-    (check_walk, lambda T, M, t: walk(T.t(), M, t), "differs"),
+    (check_walk, lambda T, M, t: walk(T.t(), M, t), "transpose"),
     (check_walk, lambda T, M, t: walk(T, M, t - 1), "differs"),
-    (check_walk, lambda T, M, t: T**t @ M, "differs"),
+    (check_walk, lambda T, M, _: T @ M, "one step"),
+    (check_displacement_error, lambda f, dy, dx: displacement_error(f, dy, dx, sign=0), "left out the offset"),
+    (check_path_affinity, lambda b, cells: 1 - path_affinity(b, cells), "1 minus it"),
+    (check_walk, lambda T, M, t: T**t @ M, "power of its entries"),
     (check_walk, lambda T, M, t: walk(T, M, t)[:, 0], "shape"),
     (check_walk, lambda T, M, t: walk(T, M, t).tolist(), "result must be a tensor, not list"),
     (check_semi_labels, lambda low, _: low.argmax(0), "differs"),
-    (check_erasing_mask, lambda *a: erasing_mask(*a, rectify_first=True, axis=(1, 2, 3)), "differs"),
-    (check_erasing_mask, erasing_mask, "differs"),
-    (check_erasing_loss, lambda *a: erasing_loss(*a, keep=True), "differs"),
-    (check_normalise_range, lambda maps: stretched(maps, lowest=False), "differs"),
-    (check_masked_error, lambda d, i, m: masked_error(d, i, m) / m.mean(), "differs"),
-    (check_masked_error, lambda d, i, m: (d - i).abs() * m, "shape"),
-    (check_semi_labels, lambda low, high: semi_labels(high, low), "differs"),
+    (check_erasing_mask, lambda *a: erasing_mask(*a, rectify_first=True, axis=(1, 2, 3)), "rectified before"),
+    (check_erasing_mask, erasing_mask, "maximum of the batch"),
+    (check_erasing_loss, lambda *a: erasing_loss(*a, keep=True), "still hold the target"),
+    (check_target_share, lambda m, y, t: target_share(m, torch.ones_like(y), t), "forgot the labels"),
+    (check_target_share, lambda m, y, t: target_share(m, y, t, lowest=False), "not subtract the minimum"),
+    (check_segment_error, lambda d, i, m: segment_error(d, i, m, 1), "three channels"),
+    (check_segment_error, lambda d, i, m: ((d - i).abs() * m).mean((1, 2, 3)), "over all values"),
+    (check_segment_error, lambda d, i, m: (d - i).abs() * m, "shape"),
+    (check_semi_labels, lambda low, high: semi_labels(high, low), "exchanged"),
     (check_semi_labels, lambda low, high: semi_labels(low, high, unknown=0), "differs"),
     (check_semi_labels, lambda low, high: semi_labels(low, high) > 0, "differs"),
     (check_semi_labels, lambda low, high: semi_labels(low[1:], high[1:]), "differs"),

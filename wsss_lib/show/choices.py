@@ -53,7 +53,7 @@ CHOICES: Final[dict[tuple[str, int], tuple[str, dict[str, str]]]] = {
             "c": "A mask is zero only where the map is not positive.",
         },
     ),
-    ("03_acr", 3): (
+    ("03_acr", 1): (
         "a",
         {
             "a": "A comparison has no gradient. The soft mask of the rest, s, must be detached; it has one.",
@@ -69,7 +69,7 @@ CHOICES: Final[dict[tuple[str, int], tuple[str, dict[str, str]]]] = {
             "c": "Two networks can be trained in one step, but (6) would then teach the reconstructor to draw badly.",
         },
     ),
-    ("04_pcss", 3): (
+    ("04_pcss", 1): (
         "b",
         {
             "a": "It saves some time, but that is not the reason; the results would also differ.",
@@ -85,7 +85,7 @@ CHOICES: Final[dict[tuple[str, int], tuple[str, dict[str, str]]]] = {
             "c": "They are the same wave.",
         },
     ),
-    ("05_msal", 3): (
+    ("05_msal", 1): (
         "b",
         {
             "a": "Colour alone does not decide between several superpixels of the same colour.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import matplotlib as mpl
 import numpy as np
 import torch
 from torch import Tensor
@@ -25,6 +26,43 @@ def spectrum(image: figures.Picture) -> np.ndarray:
     strength = torch.fft.fftshift(torch.fft.fft2(grey - grey.mean())).abs()
     logarithm = torch.log1p(strength)
     return (logarithm / logarithm.max().clamp(min=1e-6)).numpy()
+
+
+def ringed(values: np.ndarray, waves: Sequence[tuple[int, int]], zoom: int = 4) -> np.ndarray:
+    """Paint a spectrum as a heat map with rings around some waves, so that one bright point is not overlooked.
+
+    Args:
+        values: ``(H, W)`` float in [0, 1], frequency 0 at ``(H // 2, W // 2)``, such as the result of `spectrum`.
+        waves: Cycles per image of each wave, downwards and across. The opposite frequency, which is the same wave in a
+            real image, gets a ring, too.
+        zoom: Factor by which the picture is enlarged.
+
+    Returns:
+        ``(zoom * H, zoom * W, 3)`` uint8.
+    """
+    height, width = values.shape
+    heat = mpl.colormaps[figures.HEAT](np.clip(values, 0, 1))[..., :3] * 255
+    picture = heat.astype(np.uint8).repeat(zoom, 0).repeat(zoom, 1)
+    rows, columns = np.ogrid[: zoom * height, : zoom * width]
+    radius = max(4, zoom * height // 20)
+    for down, across in [(sign * d, sign * a) for d, a in waves for sign in (1, -1)]:
+        at = zoom * (height // 2 + down) + zoom // 2, zoom * (width // 2 + across) + zoom // 2
+        distance = np.hypot(rows - at[0], columns - at[1])
+        picture[np.abs(distance - radius) <= max(1, zoom // 2)] = (0, 255, 255)
+    return picture
+
+
+def amplified(difference: np.ndarray, factor: float) -> np.ndarray:
+    """Return a small signed difference of pictures as a picture: grey is 0.
+
+    Args:
+        difference: ``(H, W, 3)`` float, in units of a colour from 0 to 255.
+        factor: Factor by which it is multiplied.
+
+    Returns:
+        ``(H, W, 3)`` uint8.
+    """
+    return np.clip(128 + factor * difference, 0, 255).astype(np.uint8)
 
 
 def influence(maps: Tensor, classes: Sequence[str], cycles: np.ndarray | None = None) -> figures.Plot:

@@ -36,3 +36,21 @@ def neighbours_of_pixel(association: Tensor, row: int, column: int, cell: int = 
     r, c = row // cell, column // cell
     grid[r : r + 3, c : c + 3] = association[:, row, column].reshape(3, 3).cpu()
     return grid[1:-1, 1:-1].repeat_interleave(cell, 0).repeat_interleave(cell, 1).numpy()
+
+
+def marked(picture: figures.Picture, row: int, column: int, arm: int, width: int = 1) -> np.ndarray:
+    """Return a picture with a red cross in a white border around a pixel, ``(H, W, 3)`` uint8.
+
+    Args:
+        picture: RGB picture, ``(H, W)`` pixels.
+        row: Row of the pixel.
+        column: Column of the pixel.
+        arm: Length of an arm of the cross, in pixels.
+        width: Width of an arm, in pixels; the border adds as much on each side.
+    """
+    pixels = np.array(picture, dtype=np.uint8)
+    for colour, more in ((255, 255, 255), width), ((255, 0, 0), 0):
+        half = width // 2 + more
+        for down, across in ((arm + more, half), (half, arm + more)):
+            pixels[max(0, row - down) : row + down + 1, max(0, column - across) : column + across + 1] = colour
+    return pixels

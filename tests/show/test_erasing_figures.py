@@ -30,6 +30,7 @@ def test_every_erased_picture_has_its_probability_above_it():
         *("cat: 100%", "map, judge", "erased: 6%", "map, eraser", "erased: 0%"),
         *("dog: 50%", "map, eraser", "erased: 0%", "map, judge", "erased: 6%"),
     ]
+    assert "cat: 100%, judge 6%, eraser 0%; dog: 50%, eraser 0%, judge 6%" in figure.alt()
     assert {axis.title.get_rotation() for axis in figure.axes} == {0.0}
     assert {axis.title.get_fontsize() for axis in figure.axes} == {10.0}
     np.testing.assert_array_equal(figure.axes[2].images[0].get_array(), PICTURE // 2)

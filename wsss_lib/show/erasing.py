@@ -41,6 +41,7 @@ def push_figure(image: figures.Picture, cam: np.ndarray, push: np.ndarray, name:
     scale = ScalarMappable(Normalize(-1, 1), figures.DIVERGING)
     bar = figure.colorbar(scale, ax=axes[2], ticks=(-1, 0, 1), shrink=0.9)
     bar.ax.set_yticklabels(["fall", "stay", "rise"], fontsize=_SIZE)
+    figure.words = f"An image, the map of the {name}, and where the map should rise and where it should fall."
     return figure
 
 
@@ -81,6 +82,8 @@ def erased_figure(rows: Sequence[tuple[str, figures.Picture, float, Sequence[Era
             axis.set_title(title, fontsize=_SIZE)
         for axis in line:
             axis.axis("off")
+    told = [f"{name}: {p:.0%}, " + ", ".join(f"{x.network} {x.probability:.0%}" for x in e) for name, _, p, e in rows]
+    figure.words = f"Images before and after erasing, with the probability of the class. {'; '.join(told)}."
     return figure
 
 

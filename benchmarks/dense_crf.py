@@ -334,7 +334,7 @@ def main() -> None:
     images = make_images(options, options.count)
     memory = peaks(list(cases))
     rows = [row_of(case, images, options, device, memory[name]) for name, case in cases.items()]
-    blank = torch.zeros(3, options.height, options.width, device=device)
+    blank = torch.zeros(3, options.height, options.width, dtype=torch.uint8, device=device)
     corners = crf.make_kernel([blank], KERNELS[0]).lattice.size
     source = "made up" if options.images is None else "photographs"
     print(f"Dense CRF: {len(images)} images of {options.width}x{options.height}, {source}, {STEPS} updates")

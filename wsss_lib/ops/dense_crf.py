@@ -390,6 +390,11 @@ def check(preset: str | CRFSettings, backend: Backend = "auto") -> CRFSettings:
     return preset
 
 
+def _compiled_crf() -> Any:
+    """Return the module that needs Numba; it is loaded when it is first used, because loading takes half a second."""
+    return importlib.import_module("wsss_lib.ops.compiled_crf")
+
+
 def _why_not_compiled() -> str:
     """Return why the backend ``numba`` cannot be used; "" if it can."""
     return "numba is not installed" if importlib.util.find_spec("numba") is None else _failure_of_numba()
@@ -398,7 +403,7 @@ def _why_not_compiled() -> str:
 @cache
 def _failure_of_numba() -> str:
     try:
-        importlib.import_module("wsss_lib.ops.compiled_crf")
+        _compiled_crf()
     except ImportError as error:  # such as a NumPy that is newer than Numba allows
         return f"numba cannot be used ({str(error).rstrip('.')})"
     return ""
@@ -495,10 +500,8 @@ def _solve_batch(images: Sequence[Tensor], unaries: Sequence[Tensor], field: CRF
 
 
 def _solve_numba(image: Tensor, unary: Tensor, field: CRFSettings) -> Tensor:
-    from wsss_lib.ops import compiled_crf
-
     kernels = make_compiled_kernels(image.cpu(), field)
-    return compiled_crf.mean_field(unary.flatten(2).cpu(), kernels, field.steps).view(unary.shape).to(unary.device)
+    return _compiled_crf().mean_field(unary.flatten(2).cpu(), kernels, field.steps).view(unary.shape).to(unary.device)
 
 
 def make_compiled_kernels(image: Tensor, field: CRFSettings) -> list[Any]:
@@ -512,8 +515,7 @@ def make_compiled_kernels(image: Tensor, field: CRFSettings) -> list[Any]:
     Raises:
         InputError: A standard deviation is too small.
     """
-    from wsss_lib.ops import compiled_crf
-
+    compiled_crf = _compiled_crf()
     kernels = []
     for pairwise in field.kernels:
         if pairwise.srgb is None:
@@ -527,10 +529,8 @@ def make_compiled_kernels(image: Tensor, field: CRFSettings) -> list[Any]:
 @lru_cache(maxsize=8)
 def _compiled_positions(height: int, width: int, sxy: tuple[float, float]) -> Any:
     """Return the `wsss_lib.ops.compiled_crf.CompiledLattice` of the positions in an image."""
-    from wsss_lib.ops import compiled_crf
-
     image = torch.empty(3, height, width, dtype=torch.uint8)
-    return compiled_crf.build(_checked_features(image, Pairwise(sxy, None, 1.0)))
+    return _compiled_crf().build(_checked_features(image, Pairwise(sxy, None, 1.0)))
 
 
 def _checked_features(image: Tensor, pairwise: Pairwise) -> Tensor:

@@ -2,8 +2,9 @@
 
 Corners are found with a hash table. An update goes over the pixels once: a pixel reads what all kernels tell it, takes
 the softmax, and gives the result to the corners at once, so that probabilities and messages never go to memory. The
-pixels are shared among as many threads as PyTorch uses; with one thread nothing else is started. `dense_crf`'s torch
-backend computes the same up to rounding and is its oracle. This module needs Numba, which the extra `fast` installs.
+pixels are shared among as many threads as PyTorch uses, at most 8; with one thread nothing else is started. The torch
+backend of `dense_crf` computes the same up to rounding and is the oracle. This module needs Numba, which the extra
+`fast` installs.
 """
 
 from __future__ import annotations
@@ -36,6 +37,9 @@ from wsss_lib.ops.vectors import (
 
 _BLOCK = 256
 """Number of points whose simplices are computed together."""
+
+_MOST_THREADS = 8
+"""Greatest number of threads, since each has its own sums at the corners."""
 
 _ONE, _HALF = np.float32(1), np.float32(0.5)
 
@@ -410,7 +414,7 @@ def mean_field(unary: Tensor, kernels: Sequence[CompiledKernel], steps: int) -> 
 
     firsts = np.cumsum([0, *(kernel.lattice.size + 1 for kernel in kernels)])  # each with a row of zeros at its end
     columns, splat, cut = _joined(kernels, firsts, points)
-    threads = max(1, min(torch.get_num_threads(), points))
+    threads = max(1, min(torch.get_num_threads(), _MOST_THREADS, points))
     bands = [(points * i // threads, points * (i + 1) // threads) for i in range(threads)]
     given = np.zeros((threads, int(firsts[-1]) * channels), np.float32)
     heard, spare = np.zeros_like(given[0]), np.zeros_like(given[0])

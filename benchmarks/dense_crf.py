@@ -1,4 +1,7 @@
-"""Dense CRF with AffinityNet's settings, 10 updates: the library's torch backend against pydensecrf's C++ code.
+"""Dense CRF with AffinityNet's settings, 10 updates: the library's backends against pydensecrf's C++ code.
+
+There is a row for each backend: torch, and on a CPU numba, if it is installed. The first call of numba, which compiles
+its code, is not timed.
 
 Images are drawn, with shaded patches and noise, or read from a folder (`--images`) and resized. Scores are smooth maps
 of L - 1 classes after the background score (1 - max)^alpha; alpha is 4, and also 32 in rows with two alphas. Both
@@ -37,7 +40,9 @@ import importlib.util
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -72,18 +77,19 @@ KERNELS = crf.PRESETS["psa"].kernels
 
 @dataclass(frozen=True)
 class Case:
-    """A row of the table: number of labels, of fields per image, and of images solved at once."""
+    """A row of the table: number of labels, of fields per image, and of images solved at once, and the backend."""
 
     labels: int
     fields: int
     batch: int
+    backend: Literal["torch", "numba"] = "torch"
 
     @property
     def name(self) -> str:
         """Name of the row."""
         alphas = f", {self.fields} alphas" if self.fields > 1 else ""
         at_once = f", {self.batch} at once" if self.batch > 1 else ""
-        return f"{self.labels} labels{alphas}{at_once}"
+        return f"{self.labels} labels{alphas}{at_once}, {self.backend}"
 
 
 # ------------------------------------------------------------------------------------------------------------ data
@@ -150,14 +156,16 @@ def plain(images: Sequence[np.ndarray], energies: Sequence[np.ndarray]) -> list[
     return results
 
 
-def ours(images: Sequence[Tensor], energies: Sequence[Tensor]) -> list[Tensor]:
+def ours(
+    images: Sequence[Tensor], energies: Sequence[Tensor], backend: Literal["torch", "numba"] = "torch"
+) -> list[Tensor]:
     """Return the probabilities of the library, for ``(3, H, W)`` uint8 images."""
-    return crf.dense_crf(images, energies, "psa", backend="torch")
+    return crf.dense_crf(images, energies, "psa", backend)
 
 
 @torch.no_grad()
 def build(images: Sequence[Tensor], batch: int) -> list[list[crf.Kernel]]:
-    """Return the kernels of each batch; the library caches the kernel of positions alone."""
+    """Return the torch backend's kernels of each batch; the library caches the kernel of positions alone."""
     return [[crf.make_kernel(images[i : i + batch], k) for k in KERNELS] for i in range(0, len(images), batch)]
 
 
@@ -229,9 +237,10 @@ def measure_peak(case: Case, options: argparse.Namespace, device: torch.device) 
     energies = make_energies(case, case.batch, options.height, options.width)
     pictures, unaries = to_tensors(make_images(options, case.batch), energies, device)
     del energies
-    ours([x[:, :8, :8] for x in pictures[:1]], [u[..., :8, :8] for u in unaries[:1]])  # loads the code
+    loads = [x[:, :8, :8] for x in pictures[:1]], [u[..., :8, :8] for u in unaries[:1]]
+    ours(*loads, case.backend)
     forget_peak()
-    print_peak(peak_of(lambda: ours(pictures, unaries), device))
+    print_peak(peak_of(lambda: ours(pictures, unaries, case.backend), device))
 
 
 def row_of(
@@ -243,11 +252,13 @@ def row_of(
     pictures, unaries = to_tensors(images, energies, device)
     some = min(options.compared, len(images))
     variants: dict[str, Callable[[], object]] = {
-        OURS: lambda: ours(pictures, unaries),
+        OURS: lambda: ours(pictures, unaries, case.backend),
         LATTICE: lambda: build(pictures, case.batch),
     }
+    if case.backend == "numba":
+        variants[LATTICE] = lambda: [crf.make_compiled_kernels(picture, crf.PRESETS["psa"]) for picture in pictures]
     agreement = ["-", "-"]
-    results = ours(pictures, unaries)
+    results = ours(pictures, unaries, case.backend)
     if importlib.util.find_spec("pydensecrf") is not None:
         variants[PLAIN] = lambda: plain(images[:some], energies[:some])
         equal, mean = difference(results[:some], plain(images[:some], energies[:some]))
@@ -269,7 +280,7 @@ def row_of(
     row = [case.name, *first, f"{1000 * lattice:.1f}", f"{corners:.0f}", *agreement, f"{memory:.0f}"]
     if device.type == "cuda":
         batch = pictures[: case.batch], unaries[: case.batch]
-        launches = count_launches(lambda: ours(*batch), device) / case.batch
+        launches = count_launches(lambda: ours(*batch, case.backend), device) / case.batch
         speed = moved / max(seconds - lattice, 1e-9) / 1e9
         row += [f"{1 / seconds:.1f}", f"{launches:.1f}" if launches else "-", f"{moved / 1e6:.0f}", f"{speed:.0f}"]
     return row
@@ -289,9 +300,17 @@ def arguments() -> argparse.Namespace:
     options.add_argument(
         "--batches", type=int, nargs="+", help="images that ours solves at once (default: 1, on CUDA 1 4 16 64)"
     )
+    options.add_argument(
+        "--backends",
+        nargs="+",
+        choices=("torch", "numba"),
+        help="backends of the library (default: torch, and on a CPU numba if it is installed)",
+    )
     options.add_argument("--height", type=int, default=375, help="height of the images (default: 375)")
     options.add_argument("--width", type=int, default=500, help="width of the images (default: 500)")
-    chosen = choose_sizes(options.parse_args(), labels=([2, 3, 5, 21], [3]), batches=([1], [1, 4, 16, 64]))
+    installed = ["torch", "numba"] if importlib.util.find_spec("numba") is not None else ["torch"]
+    sizes = {"labels": ([2, 3, 5, 21], [3]), "batches": ([1], [1, 4, 16, 64]), "backends": (installed, ["torch"])}
+    chosen = choose_sizes(options.parse_args(), **sizes)
     if min(chosen.labels) < 2 or min(chosen.batches) < 1 or chosen.compared < 1 or min(chosen.height, chosen.width) < 8:
         raise SystemExit("--labels must be at least 2, --batches and --compared 1, --height and --width 8.")
     if chosen.count is None:
@@ -306,7 +325,8 @@ def main() -> None:
     options = arguments()
     device = begin(options)
     fields = [(labels, 1) for labels in options.labels] + [(3, len(ALPHAS))]
-    cases = {case.name: case for case in (Case(*field, batch) for field in fields for batch in options.batches)}
+    combinations = product(fields, options.batches, options.backends)
+    cases = {case.name: case for case in (Case(*field, batch, backend) for field, batch, backend in combinations)}
     if options.measure:
         measure_peak(cases[options.measure], options, device)
         return
@@ -314,7 +334,7 @@ def main() -> None:
     images = make_images(options, options.count)
     memory = peaks(list(cases))
     rows = [row_of(case, images, options, device, memory[name]) for name, case in cases.items()]
-    blank = torch.zeros(3, options.height, options.width, device=device)
+    blank = torch.zeros(3, options.height, options.width, dtype=torch.uint8, device=device)
     corners = crf.make_kernel([blank], KERNELS[0]).lattice.size
     source = "made up" if options.images is None else "photographs"
     print(f"Dense CRF: {len(images)} images of {options.width}x{options.height}, {source}, {STEPS} updates")

@@ -1,5 +1,6 @@
-"""Dense CRF: the numbers of the C++ code, from both backends, and what holds for any field."""
+"""Dense CRF: the numbers of the C++ code, from all backends, and what holds for any field."""
 
+import importlib
 import importlib.util
 from dataclasses import replace
 from pathlib import Path
@@ -30,10 +31,10 @@ from wsss_lib.ops.permutohedral import Lattice
 PHOTOGRAPHS = Path(__file__).parents[3] / "shared" / "data" / "voc2012_subset" / "JPEGImages"
 
 
-@pytest.fixture(params=["torch", "pydensecrf"])
+@pytest.fixture(params=["torch", "numba", "pydensecrf"])
 def backend(request):
-    if request.param == "pydensecrf":
-        pytest.importorskip("pydensecrf")
+    if request.param != "torch":
+        pytest.importorskip(request.param)
     return request.param
 
 
@@ -188,9 +189,18 @@ def test_no_image(backend):
     assert dense_crf([], [], backend=backend) == []
 
 
-def test_auto_is_torch(device):
+def test_auto_is_numba_on_a_cpu_and_torch_elsewhere(device):
     image, unary = picture("auto", (9, 10), device), energies("auto", (3, 9, 10), device)
-    automatic, ours = (dense_crf([image], [unary], backend=name)[0] for name in ("auto", "torch"))
+    name = "numba" if device.type == "cpu" and importlib.util.find_spec("numba") else "torch"
+    automatic, ours = (dense_crf([image], [unary], backend=x)[0] for x in ("auto", name))
+    assert torch.equal(automatic, ours)
+
+
+def test_auto_without_numba_is_torch(device, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda *_: None)
+    monkeypatch.setattr(module, "_solve_numba", None)  # calling it would raise
+    image, unary = picture("auto", (9, 10), device), energies("auto", (3, 9, 10), device)
+    automatic, ours = (dense_crf([image], [unary], backend=x)[0] for x in ("auto", "torch"))
     assert torch.equal(automatic, ours)
 
 
@@ -578,9 +588,29 @@ def test_features_are_checked_without_building_a_lattice(monkeypatch):
         dense_crf([picture("tiny", (40, 60))], [unary], TINY["all cells of y"][0], "pydensecrf")
 
 
-def test_without_pydensecrf(monkeypatch):
+@pytest.mark.parametrize("name", ["pydensecrf", "numba"])
+def test_without_an_optional_backend(name, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda *_: None)
     image, unary = picture("fine", (6, 8)), energies("fine", (2, 6, 8))
-    with pytest.raises(InputError, match=r'pydensecrf is not installed.*"torch", which computes the same'):
-        dense_crf([image], [unary], backend="pydensecrf")
+    with pytest.raises(InputError, match=rf'{name} is not installed.*"torch", which computes the same'):
+        dense_crf([image], [unary], backend=name)
     assert dense_crf([image], [unary])[0].isfinite().all()
+
+
+def test_numba_that_refuses_this_numpy(monkeypatch):
+    """Numba checks NumPy's version when it is imported."""
+    pytest.importorskip("numba")
+
+    def refuse(_):
+        raise ImportError("Numba needs NumPy 1.0 or less.")
+
+    monkeypatch.setattr(importlib, "import_module", refuse)
+    module._failure_of_numba.cache_clear()
+    try:
+        image, unary = picture("fine", (6, 8)), energies("fine", (2, 6, 8))
+        with pytest.raises(InputError, match=r'numba cannot be used \(Numba needs NumPy 1.0 or less\).*"torch"'):
+            dense_crf([image], [unary], backend="numba")
+        automatic, ours = (dense_crf([image], [unary], backend=x)[0] for x in ("auto", "torch"))
+        assert torch.equal(automatic, ours)
+    finally:
+        module._failure_of_numba.cache_clear()

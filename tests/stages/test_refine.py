@@ -335,7 +335,7 @@ def test_bad_maps_are_named_in_one_sentence(tmp_path, pictures, cams, fabric, ki
     ("options", "says"),
     [
         ({"preset": "psb"}, "CRF preset 'psb' is unknown; choose one of psa,"),
-        ({"backend": "cuda"}, "CRF backend 'cuda' is unknown; choose auto, torch or pydensecrf"),
+        ({"backend": "cuda"}, "CRF backend 'cuda' is unknown; choose auto, torch, numba or pydensecrf"),
         ({"preset": crf.settings(3, 3, 0, 13, 10)}, "must be above 0"),
         ({"preset": crf.settings(3, 3, 80, 13, 10, steps=-1)}, "steps is -1; it must be at least 0"),
     ],

@@ -6,17 +6,19 @@ position and colour. The mean-field approximation (algorithm 1 of the paper) sta
 
     ``Q_i(l) <- softmax_l( -U_i(l) + sum_m w_m sum_j k_m(f_i, f_j) Q_j(l) )``
 
-A permutohedral lattice computes the sums over j. Two backends compute the same result. ``torch`` needs no compiler,
-runs on any device, and takes several images and several unaries at once. ``pydensecrf`` is the authors' C++ code and
-must be installed. Both keep a pixel's own contribution in the sum, as the C++ code does.
+A permutohedral lattice computes the sums over j. Three backends compute the same result. ``torch`` needs no compiler,
+runs on any device, and takes several images and several unaries at once. ``numba`` is the fastest on a CPU, and
+``pydensecrf`` is the authors' C++ code; these two must be installed. All keep a pixel's own contribution in the sum, as
+the C++ code does.
 """
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -29,7 +31,7 @@ from wsss_lib.ops.sparse import SparseRows
 from wsss_lib.ops.values import all_within
 
 Normalisation = Literal["symmetric", "before", "after", "none"]
-Backend = Literal["auto", "torch", "pydensecrf"]
+Backend = Literal["auto", "torch", "numba", "pydensecrf"]
 
 PIXELS_PER_BATCH = {"cpu": 1, "cuda": 2**22}
 """Number of pixels that the torch backend solves at once; at least one image. On a CPU, one image fills the cache."""
@@ -319,15 +321,16 @@ def dense_crf(
             fields over the same image, which cost little more than one field. L may differ between images. An energy
             may be infinite, but not the energies of all labels of a pixel.
         preset: Name in `PRESETS`, or settings.
-        backend: ``torch``, ``pydensecrf``, or ``auto`` for the faster one, which is ``torch`` on every device. All
-            backends accept and refuse the same input.
+        backend: ``torch``, ``numba``, ``pydensecrf``, or ``auto`` for the fastest one: ``numba`` on a CPU where it is
+            installed, otherwise ``torch``. All backends accept and refuse the same input. ``numba`` and ``pydensecrf``
+            compute on the CPU; ``numba`` compiles its code at the first call ever, which takes some seconds.
 
     Returns:
         Probabilities for each image, of the shape of its unary, float32, on the device of the image.
 
     Raises:
         InputError: Sizes or devices do not fit, an image has values outside 0-255, an energy is NaN, a setting is
-            unusable, or ``pydensecrf`` is not installed.
+            unusable, or ``numba`` or ``pydensecrf`` is not installed.
 
     Example:
         >>> import torch
@@ -349,7 +352,12 @@ def dense_crf(
         if image.device != images[0].device:
             raise InputError(f"image {i} is on {image.device} but image 0 on {images[0].device}; use one device.")
         grouped.append(_energies(unary, image, field, i))
-    if backend == "pydensecrf":
+    if backend == "auto":
+        on_cpu = bool(images) and images[0].device.type == "cpu"
+        backend = "numba" if on_cpu and not _why_not_compiled() else "torch"
+    if backend == "numba":
+        results = [_solve_numba(image, unary, field) for image, unary in zip(images, grouped, strict=True)]
+    elif backend == "pydensecrf":
         results = [_solve_pydensecrf(image, unary, field) for image, unary in zip(images, grouped, strict=True)]
     else:
         results = _solve_torch(images, grouped, field)
@@ -358,8 +366,10 @@ def dense_crf(
 
 def check(preset: str | CRFSettings, backend: Backend = "auto") -> CRFSettings:
     """Return the settings of a preset. Raise InputError if the settings or the backend cannot be used."""
-    if backend not in ("auto", "torch", "pydensecrf"):
-        raise InputError(f"CRF backend {backend!r} is unknown; choose auto, torch or pydensecrf.")
+    if backend not in get_args(Backend):
+        raise InputError(f"CRF backend {backend!r} is unknown; choose auto, torch, numba or pydensecrf.")
+    if backend == "numba" and (reason := _why_not_compiled()):
+        raise InputError(f'{reason}; use the backend "torch", which computes the same, or pip install numba.')
     if backend == "pydensecrf" and importlib.util.find_spec("pydensecrf") is None:
         raise InputError(
             'pydensecrf is not installed; use the backend "torch", which computes the same, or pip install pydensecrf2.'
@@ -378,6 +388,25 @@ def check(preset: str | CRFSettings, backend: Backend = "auto") -> CRFSettings:
     if preset.steps < 0:
         raise InputError(f"steps is {preset.steps}; it must be at least 0.")
     return preset
+
+
+def _compiled_crf() -> Any:
+    """Return the module that needs Numba; it is loaded when it is first used, because loading takes half a second."""
+    return importlib.import_module("wsss_lib.ops.compiled_crf")
+
+
+def _why_not_compiled() -> str:
+    """Return why the backend ``numba`` cannot be used; "" if it can."""
+    return "numba is not installed" if importlib.util.find_spec("numba") is None else _failure_of_numba()
+
+
+@cache
+def _failure_of_numba() -> str:
+    try:
+        _compiled_crf()
+    except ImportError as error:  # such as a NumPy that is newer than Numba allows
+        return f"numba cannot be used ({str(error).rstrip('.')})"
+    return ""
 
 
 def _check_weight(weight: object) -> None:
@@ -470,6 +499,46 @@ def _solve_batch(images: Sequence[Tensor], unaries: Sequence[Tensor], field: CRF
     ]
 
 
+def _solve_numba(image: Tensor, unary: Tensor, field: CRFSettings) -> Tensor:
+    kernels = make_compiled_kernels(image.cpu(), field)
+    return _compiled_crf().mean_field(unary.flatten(2).cpu(), kernels, field.steps).view(unary.shape).to(unary.device)
+
+
+def make_compiled_kernels(image: Tensor, field: CRFSettings) -> list[Any]:
+    """Build the kernels of the backend ``numba`` for one ``(3, H, W)`` uint8 image on the CPU.
+
+    The lattice of a kernel without colour is cached and reused for images of the same size.
+
+    Returns:
+        A `wsss_lib.ops.compiled_crf.CompiledKernel` for each kernel of the field.
+
+    Raises:
+        InputError: A standard deviation is too small.
+    """
+    compiled_crf = _compiled_crf()
+    kernels = []
+    for pairwise in field.kernels:
+        if pairwise.srgb is None:
+            lattice = _compiled_positions(int(image.shape[1]), int(image.shape[2]), pairwise.sxy)
+        else:
+            lattice = compiled_crf.build(_checked_features(image, pairwise))
+        kernels.append(compiled_crf.make_kernel(lattice, pairwise.weight, pairwise.normalisation))
+    return kernels
+
+
+@lru_cache(maxsize=8)
+def _compiled_positions(height: int, width: int, sxy: tuple[float, float]) -> Any:
+    """Return the `wsss_lib.ops.compiled_crf.CompiledLattice` of the positions in an image."""
+    image = torch.empty(3, height, width, dtype=torch.uint8)
+    return _compiled_crf().build(_checked_features(image, Pairwise(sxy, None, 1.0)))
+
+
+def _checked_features(image: Tensor, pairwise: Pairwise) -> Tensor:
+    features = _features([image], pairwise)
+    check_features(features, _names(pairwise))
+    return features
+
+
 def _solve_pydensecrf(image: Tensor, unary: Tensor, field: CRFSettings) -> Tensor:
     from pydensecrf import densecrf
 
@@ -481,7 +550,7 @@ def _solve_pydensecrf(image: Tensor, unary: Tensor, field: CRFSettings) -> Tenso
     }
     labels, height, width = unary.shape[1:]
     for kernel in field.kernels:
-        check_features(_features([image], kernel), _names(kernel))  # the C++ code does not report too many cells
+        _checked_features(image, kernel)  # the C++ code does not report too many cells
     pixels = np.ascontiguousarray(image.permute(1, 2, 0).cpu().numpy())
     results = []
     for energies in unary.cpu().numpy():

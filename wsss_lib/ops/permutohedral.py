@@ -11,6 +11,7 @@ hash table. Sorting works on any device, has no collisions, and makes every sum 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import cached_property
 
@@ -52,7 +53,7 @@ class Lattice:
         _check(features, names)
         widest = names[int((features.amax(1) - features.amin(1)).argmax())] if features.numel() else ""
         points = features.shape[1]
-        features, batch = _with_padding(features.float(), batch)
+        features, batch = with_padding(features.float(), batch)
         nearest, rank, barycentric = _enclosing_simplices(features)
 
         # Neighbouring points often share a simplex, so corners are computed once per simplex instead of once per point.
@@ -109,7 +110,7 @@ class Lattice:
         for j in range(d, 0, -1):
             features[j - 1] = (rest - elevated[j]) / j
             rest = rest + features[j - 1]
-        return (features / _scales(d, key.device).double()[:, None]).float()
+        return (features / lattice_scales(d, key.device).double()[:, None]).float()
 
     def blur(self, values: Tensor, reverse: bool = False) -> Tensor:
         """Blur ``(M, L)`` values of the corners along all axes, in order, or in reverse order."""
@@ -138,11 +139,19 @@ def check_features(features: Tensor, names: Sequence[str]) -> None:
         names: Names of the standard deviations, as for a `Lattice`.
     """
     _check(features, names)
-    d = len(features)
-    extents = (features.amax(1) - features.amin(1)) * _scales(d, features.device)
-    widest = d * float(extents.sum()) + 8 * (d + 1)  # upper limit of the number of values of a corner's coordinate
-    if widest**d >= 2**_KEY_BITS:
+    if coordinate_range(features) ** len(features) >= 2**_KEY_BITS:
         Lattice(features, names=names)
+
+
+def coordinate_range(features: Tensor) -> int:
+    """Return an upper limit of the number of values that a coordinate of the corners takes.
+
+    Args:
+        features: ``(d, N)`` float32, as for a `Lattice`; N is at least 1.
+    """
+    d = len(features)
+    extents = (features.amax(1) - features.amin(1)) * lattice_scales(d, features.device)
+    return math.ceil(d * float(extents.sum())) + 8 * (d + 1)
 
 
 def _check(features: Tensor, names: Sequence[str]) -> None:
@@ -152,7 +161,7 @@ def _check(features: Tensor, names: Sequence[str]) -> None:
             raise InputError(f"{name} is too small: positions reach {value:.3g} standard deviations; make it larger.")
 
 
-def _with_padding(features: Tensor, batch: Tensor | None) -> tuple[Tensor, Tensor | None]:
+def with_padding(features: Tensor, batch: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """Add a point at 0 for every image whose number of points is not a multiple of 4.
 
     The C++ filter pads its last group of four points in this way. The added points have no value, but their corners
@@ -164,7 +173,7 @@ def _with_padding(features: Tensor, batch: Tensor | None) -> tuple[Tensor, Tenso
     return features, None if batch is None else torch.cat([batch, padded])
 
 
-def _scales(d: int, device: torch.device) -> Tensor:
+def lattice_scales(d: int, device: torch.device) -> Tensor:
     """Return the factor for each feature that gives the blur a standard deviation of 1."""
     inverse = torch.tensor([1 / ((i + 1) * (i + 2)) ** 0.5 for i in range(d)], dtype=torch.float64)
     total = torch.tensor((2 / 3) ** 0.5 * (d + 1), dtype=torch.float32).double()
@@ -183,7 +192,7 @@ def _enclosing_simplices(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """
     d, n = features.shape
     size = d + 1
-    scaled = features * _scales(d, features.device)[:, None]
+    scaled = features * lattice_scales(d, features.device)[:, None]
     elevated = features.new_empty(size, n)
     running = torch.zeros_like(scaled[0])
     for j in range(d, 0, -1):  # map to the plane where the d + 1 coordinates add up to 0

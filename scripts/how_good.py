@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import argparse
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 
@@ -31,7 +31,7 @@ from wsss_lib.ops.cam import argmax, background_power, cam_label, upsample
 from wsss_lib.ops.dense_crf import dense_crf, unary_from_labels, unary_from_scores
 from wsss_lib.ops.metrics import class_mean, confusion_matrix
 from wsss_lib.results.suggest import by_class, class_shares, draw, estimate, probabilities
-from wsss_lib.results.trust import rank_correlation, reliability_curve, trust_of_counts
+from wsss_lib.results.trust import agreement_of_counts, rank_correlation, reliability_curve, trust_of_counts
 from wsss_lib.runs.cam import CamRun
 from wsss_lib.runs.kinds import reopen
 from wsss_lib.runs.report import FIXED_THRESHOLD
@@ -43,7 +43,8 @@ from wsss_lib.stages.store import read_cams
 NUMBERS = (10, 20, 40)
 """Numbers of drawn masks that are simulated."""
 
-TRUST = "agreement with the mask's own CRF"
+OWN = "agreement with the mask's own CRF"
+TRUST = f"{OWN}, over n"
 COUNTS = "true"
 
 Measured = dict[str, Tensor]
@@ -104,7 +105,7 @@ def measure(folder: Path, split: str, other: Path | None, every: int = 1) -> Mea
         mask, image, shown = read(data, index), to_tensor(data.image(index)), data.labels[index].nonzero().flatten()
         parts["labels"].append(data.labels[index])
         parts[COUNTS].append(count(torch.from_numpy(data.mask(index)), mask, classes))
-        parts[TRUST].append(count(own_crf(image, mask, shown), mask, classes))
+        parts[OWN].append(count(own_crf(image, mask, shown), mask, classes))
         if there is None or not isinstance(run, CamRun):
             continue
         parts["agreement with the next run"].append(count(there(data, index), mask, classes))
@@ -146,31 +147,51 @@ def picture_iou(measured: Measured) -> Tensor:
     return class_mean(iou_of_counts(measured[COUNTS])).masked_fill(~measured["labels"].any(1), torch.nan)
 
 
-def rating(measured: Measured, name: str) -> Tensor:
-    """Return a rating ``(n,)`` of each picture."""
-    values = measured[name]
-    return trust_of_counts(values, measured["labels"]) if values.ndim == 3 else values.double()
+def ratings(measured: Measured) -> dict[str, Tensor]:
+    """Return all ratings ``(n,)`` of the pictures; n in their names is the number of classes that a picture shows."""
+    labels, found = measured["labels"], {}
+    for name, values in measured.items():
+        if name in ("labels", COUNTS):
+            continue
+        if values.ndim == 3:
+            found[name] = agreement_of_counts(values, labels)
+            found[f"{name}, over n"] = trust_of_counts(values, labels)
+        else:
+            found[name] = values.double()
+    return found
 
 
 def rank_table(runs: Mapping[str, Measured]) -> str:
-    """Return the rank correlation of each rating with the true IoU."""
-    names = list(dict.fromkeys(name for one in runs.values() for name in one if name not in ("labels", COUNTS)))
+    """Return the rank correlation of each rating with the true IoU; for pictures of one class in brackets."""
+    found = {name: ratings(one) for name, one in runs.items()}
     rows = []
-    for name in names:
-        found = [
-            rank_correlation(rating(one, name), picture_iou(one)) if name in one else float("nan")
-            for one in runs.values()
-        ]
-        rows.append((float(np.nanmean(found)), [name, *("" if np.isnan(r) else f"{r:.2f}" for r in found)]))
+    for rating in dict.fromkeys(rating for one in found.values() for rating in one):
+        every, single = [], []
+        for name, one in found.items():
+            if rating not in one:
+                continue
+            iou = picture_iou(runs[name])
+            every.append(rank_correlation(one[rating], iou))
+            single.append(rank_correlation(one[rating], iou.masked_fill(runs[name]["labels"].sum(1) != 1, torch.nan)))
+        cells = iter(f"{a:.2f} ({b:.2f})" for a, b in zip(every, single, strict=True))
+        average = _mean(every)
+        row = [rating, f"{average:.2f} ({_mean(single):.2f})"]
+        rows.append((average, [*row, *(next(cells) if rating in one else "" for one in found.values())]))
     rows.sort(key=lambda row: -row[0])
-    return markdown_table(["rating", "mean", *runs], [[row[0], f"{at:.2f}", *row[1:]] for at, row in rows])
+    return markdown_table(["rating", "mean", *runs], [row for _, row in rows])
+
+
+def _mean(values: Sequence[float]) -> float:
+    """Return the mean without NaN, the correlation with a rating that is the same for all pictures."""
+    known = [value for value in values if value == value]
+    return mean(known) if known else float("nan")
 
 
 def curve_table(runs: Mapping[str, Measured]) -> str:
     """Return the reliability curve of the trust: true IoU of the pictures in each fifth."""
     rows = []
     for name, one in runs.items():
-        curve = reliability_curve(rating(one, TRUST), picture_iou(one))
+        curve = reliability_curve(ratings(one)[TRUST], picture_iou(one))
         rows.append([name, *(f"{part.trust:.2f}: {part.iou:.2f}" for part in curve)])
     return markdown_table(["trust: IoU", *(f"fifth {i}" for i in range(1, 6))], rows)
 
@@ -179,8 +200,8 @@ def level_table(runs: Mapping[str, Measured]) -> str:
     """Return the mean IoU of masks and CRF, with its bootstrap interval, beside the true one."""
     rows, held = [], []
     for name, one in runs.items():
-        agreed, true = (float(class_mean(iou_of_counts(one[part].sum(0)))) for part in (TRUST, COUNTS))
-        [drawn] = bootstrap([one[TRUST]], 1000, 0)
+        agreed, true = (float(class_mean(iou_of_counts(one[part].sum(0)))) for part in (OWN, COUNTS))
+        [drawn] = bootstrap([one[OWN]], 1000, 0)
         low, high = drawn.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
         held.append(low <= true <= high)
         cells = [f"{100 * value:.1f}" for value in (agreed, low, high, true, agreed - true)]
@@ -192,8 +213,9 @@ def level_table(runs: Mapping[str, Measured]) -> str:
 def designs(one: Measured) -> dict[str, tuple[Tensor, Callable[[np.random.Generator], list[int]]]]:
     """Return sizes and order of each way to draw."""
     labels, number = one["labels"], len(one["labels"])
-    same, doubt = torch.ones(number), 1 - rating(one, TRUST).nan_to_num(1) + 0.1
-    by_trust = rating(one, TRUST).argsort().tolist()
+    trust = ratings(one)[TRUST]
+    same, doubt = torch.ones(number), 1.1 - trust.nan_to_num(1)
+    by_trust = trust.argsort().tolist()
     anyhow = lambda rng: rng.permutation(number).tolist()  # noqa: E731
     return {
         "at random": (same, anyhow),

@@ -5,22 +5,25 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 
-from wsss_lib.results.trust import rank_correlation, reliability_curve, trust_of_counts
+from wsss_lib.results.trust import agreement_of_counts, rank_correlation, reliability_curve, trust_of_counts
 
 NAN = float("nan")
 
 
-def test_trust_is_the_mean_iou_of_mask_and_crf():
-    counts = torch.tensor([[[60, 20, 0], [70, 30, 0], [70, 30, 0]]])
-    trust = trust_of_counts(counts, torch.tensor([[1.0, 0.0]]))
-    assert trust.tolist() == pytest.approx([(60 / 80 + 20 / 40) / 2])
+def test_trust_is_the_agreement_over_the_number_of_classes():
+    counts = torch.tensor([[[60, 20, 0], [70, 30, 0], [70, 30, 0]], [[50, 20, 10], [60, 25, 15], [60, 25, 15]]])
+    labels = torch.tensor([[1.0, 0.0], [1.0, 1.0]])
+    agreement = [(60 / 80 + 20 / 40) / 2, (50 / 70 + 20 / 30 + 10 / 20) / 3]
+    assert agreement_of_counts(counts, labels).tolist() == pytest.approx(agreement)
+    assert trust_of_counts(counts, labels).tolist() == pytest.approx([agreement[0], agreement[1] / 2])
 
 
 def test_a_class_that_the_labels_alone_show_is_not_trusted():
     counts = torch.tensor([[[100, 0, 0], [100, 0, 0], [100, 0, 0]]] * 3)
-    trust = trust_of_counts(counts, torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 0.0]]))
-    assert trust[:2].tolist() == pytest.approx([1 / 2, 1 / 3])
-    assert trust[2].isnan()  # nothing is to be found there
+    labels = torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 0.0]])
+    assert agreement_of_counts(counts, labels)[:2].tolist() == pytest.approx([1 / 2, 1 / 3])
+    assert trust_of_counts(counts, labels)[:2].tolist() == pytest.approx([1 / 2, 1 / 6])
+    assert trust_of_counts(counts, labels)[2].isnan()  # nothing is to be found there
 
 
 def test_the_counts_stay_as_they_are():

@@ -32,7 +32,7 @@ def plain_trust(one, index, threshold):
     values = torch.tensor([0, *(k + 1 for k in classes)])
     seed = cam_label(torch.from_numpy(maps), torch.arange(len(classes)), threshold).long()
     [solved] = dense_crf([image_of(one, index)], [unary_from_labels(seed, len(values), 0.7)], "irn")
-    return mean_iou(confusion_matrix(values[solved.argmax(0)], values[seed], 5).numpy())
+    return mean_iou(confusion_matrix(values[solved.argmax(0)], values[seed], 5).numpy()) / len(classes)
 
 
 def test_trust(one, tmp_path):

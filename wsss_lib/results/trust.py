@@ -1,8 +1,9 @@
 """How far the mask of each picture can be trusted, without true masks: its agreement with a CRF of the same mask.
 
-The trust in a mask is the mean IoU between the mask and what a dense CRF makes of it, when the CRF takes every label to
-be right with the same probability, as IRN's does. A mask that follows the edges of its picture is changed little. The
-trust ranks pictures; it is not an estimate of the IoU. ``docs/how_good.md`` says how well it ranks.
+The agreement is the mean IoU between the mask and what a dense CRF makes of it, when the CRF takes every label to be
+right with the same probability, as IRN's does. A mask that follows the edges of its picture is changed little. The
+trust is the agreement, divided by the number of classes that the picture shows, since masks of several classes are
+worse. The trust ranks pictures; it is not an estimate of the IoU. ``docs/how_good.md`` says how well it ranks.
 """
 
 from __future__ import annotations
@@ -17,22 +18,35 @@ from wsss_lib.exchange.paired import iou_of_counts
 from wsss_lib.ops.metrics import class_mean
 
 
-def trust_of_counts(counts: Tensor, labels: Tensor) -> Tensor:
-    """Return the trust in the mask of each picture.
+def agreement_of_counts(counts: Tensor, labels: Tensor) -> Tensor:
+    """Return the agreement of two masks of each picture.
 
     Args:
-        counts: ``(n, 3, C)`` int64: for each class the pixels on which mask and CRF agree, the pixels of the mask, and
-            those of the CRF, see :func:`wsss_lib.exchange.paired.image_counts`.
+        counts: ``(n, 3, C)`` int64: for each class the pixels on which the masks agree, the pixels of one mask, and
+            those of the other, see :func:`wsss_lib.exchange.paired.image_counts`.
         labels: ``(n, K)``, 1 where a picture shows a class.
 
     Returns:
-        ``(n,)`` float64 in [0, 1]: the mean IoU of the background and of the classes that mask, CRF or labels show. A
+        ``(n,)`` float64 in [0, 1]: the mean IoU of the background and of the classes that a mask or the labels show. A
         class that the labels alone show counts as 0. NaN for a picture without labels.
     """
     shown = labels.bool()
     iou = iou_of_counts(counts)
     iou[:, 1:] = torch.where(shown & iou[:, 1:].isnan(), 0.0, iou[:, 1:])
     return class_mean(iou).masked_fill(~shown.any(1), torch.nan)
+
+
+def trust_of_counts(counts: Tensor, labels: Tensor) -> Tensor:
+    """Return the trust in the mask of each picture: its agreement with the CRF over the number of its classes.
+
+    Args:
+        counts: ``(n, 3, C)`` int64 of mask and CRF, see :func:`agreement_of_counts`.
+        labels: ``(n, K)``, 1 where a picture shows a class.
+
+    Returns:
+        ``(n,)`` float64 in [0, 1]; NaN for a picture without labels.
+    """
+    return agreement_of_counts(counts, labels) / labels.double().sum(1)
 
 
 def rank_correlation(one: Tensor, other: Tensor) -> float:

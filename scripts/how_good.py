@@ -68,7 +68,8 @@ def own_crf(image: Tensor, mask: Tensor, shown: Tensor) -> Tensor:
 
 def views(run: CamRun, data: Dataset, index: int, shown: Tensor) -> list[Tensor]:
     """Return the masks of the picture alone, of its mirror image, and of the picture at the last of the scales."""
-    image, method = data.image(index), run.method.train(False)
+    image, method = data.image(index), run.method
+    method.train(False)
     multiple = method.config.view_multiple or None
     plain, scaled = (view(image, scale, run.normalise, multiple) for scale in (1.0, method.config.scales[-1]))
     masks = []
@@ -125,7 +126,6 @@ def measure(folder: Path, split: str, other: Path | None, every: int = 1) -> Mea
             highest[inside].sum() / (inside.sum() + highest[~inside].sum())
         )
         parts["share of the picture"].append(inside.double().mean())
-        parts["few classes"].append(-shown.numel() * torch.ones(()))
     return {name: torch.stack(values) for name, values in parts.items()}
 
 
@@ -149,7 +149,8 @@ def picture_iou(measured: Measured) -> Tensor:
 
 def ratings(measured: Measured) -> dict[str, Tensor]:
     """Return all ratings ``(n,)`` of the pictures; n in their names is the number of classes that a picture shows."""
-    labels, found = measured["labels"], {}
+    labels = measured["labels"]
+    found = {"few classes": -labels.double().sum(1)}
     for name, values in measured.items():
         if name in ("labels", COUNTS):
             continue

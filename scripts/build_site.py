@@ -52,6 +52,7 @@ docs/devices
 docs/results
 docs/leaderboard
 docs/choices
+docs/how_good
 docs/speed
 docs/gpu
 docs/papers

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +46,27 @@ how much mean IoU each way lost in our measurements; none was reliably better th
 
 {_FORMS}"""
 
+_TRUST = f"""\
+Rank pictures by how far their masks can be trusted, without any true mask: by the agreement (mean IoU) of each mask
+with what IRN's CRF makes of it. The trust ranks pictures; it is not an estimate of their IoU. docs/how_good.md says how
+well it ranks. The command writes OUT/trust.csv, and the masks of the CRF, OUT/hard-THRESHOLD/<id>.png. With --masks it
+compares trust and true IoU. If the command was stopped, the same command continues.
+
+{_FORMS}"""
+
+_SUGGEST = f"""\
+Choose N pictures at random whose masks are to be drawn, and write them with their probabilities to a file. No mask is
+needed. Draw the masks of all of them, and give them to `wsss estimate`. docs/how_good.md says how exact the estimate
+is.
+
+{_FORMS}"""
+
+_ESTIMATE = f"""\
+Estimate the mean IoU of all maps, with a 95 % interval, from the masks of the pictures that `wsss suggest` has chosen.
+The maps may be others than those that the pictures were chosen with.
+
+{_FORMS}"""
+
 _CONVERT = f"""\
 Write maps in another form: npy (for psa, SEAM and OC-CSE), irn (for IRN), pictures, or masks; or write masks as coco
 (an instances JSON) or voc (the archive for VOC's test server).
@@ -72,7 +94,7 @@ Write the missing masks of VOC2012/SegmentationClassAug: VOC's own mask if there
 are for upper bounds and scores only.
 """
 
-NAMES = ("score", "refine", "walk", "segment", "compare", "choose", "convert", "sbd")
+NAMES = ("score", "refine", "walk", "segment", "compare", "choose", "trust", "suggest", "estimate", "convert", "sbd")
 """The commands of this file."""
 
 
@@ -125,6 +147,28 @@ def add(command: Add) -> None:
     one.add_argument("--other", type=Path, metavar="MAPS", help="further maps of the pictures, for their agreement")
     one.add_argument("--sample", type=int, default=50, metavar="N", help="pictures that get a CRF (default: 50)")
     one.set_defaults(masks=None, mask_values="")
+
+    one = command("trust", _trust, "which masks to look at first, without true masks", _TRUST)
+    _add_maps(one)
+    one.add_argument("--out", type=Path, required=True, metavar="OUT", help="where the results go")
+    _add_masks(one)
+    one.add_argument("--threshold", type=float, default=0.2, metavar="T", help="background score (default: 0.2)")
+    one.add_argument("--show", type=int, default=10, metavar="N", help="pictures that are printed (default: 10)")
+    _add_workers(one)
+
+    one = command("suggest", _suggest, "pictures whose masks are worth drawing", _SUGGEST)
+    one.add_argument("count", type=int, metavar="N", help="number of pictures")
+    _add_maps(one)
+    one.add_argument("--out", type=Path, required=True, metavar="FILE", help="the file, *.json")
+    one.add_argument("--seed", type=int, default=0, metavar="N", help="random seed of the choice (default: 0)")
+    one.set_defaults(masks=None, mask_values="")
+
+    one = command("estimate", _estimate, "the mean IoU of all pictures from a few drawn masks", _ESTIMATE)
+    _add_maps(one)
+    _add_masks(one, required=True)
+    one.add_argument("--suggested", type=Path, required=True, metavar="FILE", help="the file that suggest has written")
+    one.add_argument("--threshold", type=float, default=0.2, metavar="T", help="background score (default: 0.2)")
+    one.add_argument("--json", type=Path, metavar="FILE", help="also write everything to a file")
 
     one = command("convert", _convert, "maps of any repository in another form", _CONVERT)
     _add_maps(one)
@@ -193,6 +237,10 @@ def _add_crf(parser: argparse.ArgumentParser) -> None:
         metavar="P",
         help="probability that such a label is right (default: 0.7)",
     )
+    _add_workers(parser)
+
+
+def _add_workers(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", type=int, default=-1, metavar="N", help="processes (default: one for each core)")
     parser.add_argument("--device", default="auto", metavar="auto|cpu|cuda", help="device of the CRF (default: auto)")
 
@@ -324,6 +372,56 @@ def _choose(options: argparse.Namespace) -> int:
     found = candidates(sets[0].store, sets[0].data, sets[1].store if sets[1:] else None, options.sample)
     rows = [[one.name, f"{one.threshold:.2f}"] for one in found]
     print(markdown_table(["threshold chosen by", "threshold"], rows))
+    return 0
+
+
+def _trust(options: argparse.Namespace) -> int:
+    from wsss_lib.show.tables import markdown_table
+    from wsss_lib.use.how_good import check_trust, trust_maps
+
+    one = _open(options, options.maps)
+    found = trust_maps(one, options.out, options.threshold, options.workers, options.device)
+    rows = [[printable(i), f"{value:.3f}"] for i, value in zip(found.ids, found.trust.tolist(), strict=True)]
+    print(markdown_table(["least trusted", "trust"], [row for row in rows if row[1] != "nan"][: max(0, options.show)]))
+    if one.data.masked:
+        check = check_trust(one, found, options.threshold)
+        lines = [[f"{part.trust:.3f}", f"{part.iou:.3f}", str(part.pictures)] for part in check.curve]
+        print(markdown_table(["mean trust", "mean IoU", "pictures"], lines))
+        print(f"rank correlation of trust and IoU: {check.correlation:.2f}, {check.pictures} pictures")
+    print(f"all pictures in {printable(options.out / 'trust.csv')}")
+    return 0
+
+
+def _suggest(options: argparse.Namespace) -> int:
+    from wsss_lib.stages.store import write_json
+    from wsss_lib.use.how_good import suggest_maps
+
+    if options.out.suffix != ".json":
+        raise InputError(f"out {options.out} must end with .json; give it such a name.")
+    found = suggest_maps(_open(options, options.maps), options.count, options.seed)
+    write_json(options.out, found.to_dict())
+    for image_id in found.drawn:
+        print(printable(image_id))
+    print(f"{len(found.drawn)} of {found.pictures} pictures, with their probabilities in {printable(options.out)}")
+    return 0
+
+
+def _estimate(options: argparse.Namespace) -> int:
+    from wsss_lib.results.suggest import read_suggestion
+    from wsss_lib.show.tables import markdown_table
+    from wsss_lib.use.how_good import estimate_maps
+
+    suggestion = read_suggestion(options.suggested)
+    one = _open(options, options.maps)
+    found = estimate_maps(one, suggestion, options.threshold)
+    rows = [[name, f"{100 * iou:.1f}"] for name, iou in zip(("background", *one.data.classes), found.iou, strict=True)]
+    print(markdown_table(["class", "IoU %, estimated"], [row for row in rows if row[1] != "nan"]))
+    low, high = (f"{100 * end:.1f}" for end in found.interval)
+    print(f"mIoU % of {found.pictures} pictures, estimated from {found.drawn} masks: {100 * found.mean_iou:.1f}")
+    print(f"95 % interval: {low} to {high}")
+    if absent := [row[0] for row in rows if row[1] == "nan"]:
+        print(f"left out, as no drawn picture shows them: {', '.join(absent)}")
+    _write(options.json, asdict(found))
     return 0
 
 

@@ -101,9 +101,20 @@ def move_a_slider(page):
     before = page.evaluate(PICTURES)
     assert before, "no picture belongs to a slider"
     page.locator(".widget-slider .noUi-handle").first.focus()
+    page.keyboard.press("ArrowLeft")  # or a slider that begins at its end would stay
     for _ in range(5):
         page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowLeft")
     wait_for(lambda: page.evaluate(PICTURES) != before, 60, "the slider does not change its picture")
+
+
+def choose_an_image(page):
+    before = page.evaluate(PICTURES)
+    chooser = page.locator(".widget-dropdown select").first
+    names = chooser.locator("option").all_inner_texts()
+    assert len(names) == len(set(names)) > 1
+    chooser.select_option(label=names[1])
+    wait_for(lambda: page.evaluate(PICTURES) != before, 60, "the image does not change its picture")
 
 
 def ended(cells, done):
@@ -125,6 +136,7 @@ def test_in_the_browser(path, lab, browser, tmp_path):
         wait_for(lambda: ended(page.evaluate(CELLS), done), 400, "it never ends")  # noqa: B023
     if path.stem != "06_compare":  # which has no sliders
         move_a_slider(page)
+        choose_an_image(page)
     page.screenshot(path=tmp_path / f"{path.stem}.png")
     page.close()
 

@@ -9,9 +9,10 @@ import torch
 from PIL import Image
 
 from tests import recipe
+from tests.runs.small import Pictures
 from wsss_lib.errors import InputError
 from wsss_lib.ops.affinity import affinity_of_pixel, pair_affinities, pair_count, pair_offsets
-from wsss_lib.show import affinity, figures, lattice
+from wsss_lib.show import affinity, figures, lattice, widgets
 
 PICTURE = (recipe.smooth("figures/picture", (3, 44, 60)).transpose(1, 2, 0) * 255).astype(np.uint8)
 SIZE = (6, 8)
@@ -168,6 +169,8 @@ def test_drawings_render_in_one_format(name):
     shown = {"PNG": figure._repr_png_(), "JPEG": figure._repr_jpeg_()}
     [(kind, content)] = [(kind, content) for kind, content in shown.items() if content is not None]
     assert kind == ("JPEG" if name == "pairs" else "PNG")
+    content, about = content
+    assert about == {"alt": figure.alt()}
     picture = Image.open(io.BytesIO(content))
     assert picture.format == kind
     assert np.asarray(picture.convert("RGB")).std() > 0
@@ -185,15 +188,15 @@ def test_the_pairs_of_a_cell_by_kind():
     labels = torch.zeros(SIZE, dtype=torch.uint8)
     labels[:3], labels[4] = 1, 255
     [axis] = affinity.pairs_of_pixel(PICTURE, labels, (2, 3), 8, 3).axes
-    ends = {"0.7": [], "lime": [], "red": []}
+    ends = {":": [], "-": [], "--": []}
     for line in axis.lines:
         (x0, x1), (y0, y1) = line.get_data()
         assert (y0, x0) == (20, 28)
-        ends[line.get_color()].append((int(y1 // 8), int(x1 // 8)))
+        ends[line.get_linestyle()].append((int(y1 // 8), int(x1 // 8)))
     pairs = {(2 + s * dy, 3 + s * dx) for dy, dx in pair_offsets(3) for s in (1, -1)}
-    assert set(ends["lime"]) == {(y, x) for y, x in pairs if y < 3}
-    assert set(ends["red"]) == {(y, x) for y, x in pairs if y == 3}
-    assert set(ends["0.7"]) == {(y, x) for y, x in pairs if y == 4}
+    assert set(ends["-"]) == {(y, x) for y, x in pairs if y < 3}
+    assert set(ends["--"]) == {(y, x) for y, x in pairs if y == 3}
+    assert set(ends[":"]) == {(y, x) for y, x in pairs if y == 4}
     assert sum(map(len, ends.values())) == len(pairs)
     assert [text.get_text() for text in axis.get_legend().get_texts()] == ["unknown", "same label", "different"]
 
@@ -239,3 +242,38 @@ def test_the_histogram_of_no_pairs():
     assert not axis.patches
     [axis] = affinity.affinity_histogram(torch.tensor([[0.1, 0.2]]), ~none, none).axes
     assert [text.get_text() for text in axis.get_legend().get_texts()] == ["same class"]
+
+
+def equal_affinities(data, index):
+    """The affinities of a picture with cells of 8 pixels, all 0.5."""
+    height, width = data.size(index)
+    rows, columns = pair_count(-(-height // 8), -(-width // 8), 2, "full")
+    return torch.full((len(pair_offsets(2)), rows * columns), 0.5)
+
+
+def test_a_cell_is_chosen_by_its_row_and_column(monkeypatch):
+    monkeypatch.setattr(widgets, "display", (shown := []).append)
+    monkeypatch.setenv("WSSS_HEADLESS", "1")
+    data = Pictures([(24, 40), (16, 20)], [[1, 0], [0, 1]])
+    affinity.explore_affinities(data, equal_affinities, 8, 2, "full")
+    axes = [axis for axis in shown[0].axes if axis.get_label() != "<colorbar>"]
+    assert [axis.get_title() for axis in axes[:3]] == ["image and cell", "affinities of the\ncell", "true mask"]
+    large, small = (np.asarray(axis.images[0].get_array()) for axis in axes[::3])
+    changed = [(now != data.image(i)).any(-1) for i, now in enumerate((large, small))]
+    assert [tuple(part.nonzero()[0][[0, -1]]) for part in changed] == [(8, 15), (8, 15)]  # row 1 of 3, row 1 of 2
+    assert [tuple(np.unique(part.nonzero()[1])[[0, -1]]) for part in changed] == [(16, 23), (16, 19)]
+
+
+def test_the_sliders_of_a_cell_cover_the_largest_picture(monkeypatch):
+    monkeypatch.setattr(widgets, "display", (shown := []).append)
+    monkeypatch.delenv("WSSS_HEADLESS", raising=False)
+    monkeypatch.setenv("JPY_SESSION_NAME", "01.ipynb")
+    data = Pictures([(24, 40), (16, 20)], [[1, 0], [0, 1]])
+    affinity.explore_affinities(data, equal_affinities, 8, 2, "full")
+    image, row, column, screen = shown[0].children
+    assert [(one.min, one.max, one.value) for one in (row, column)] == [(0, 2, 1), (0, 4, 2)]
+    before = bytes(screen.value)
+    row.value = 0
+    middle = bytes(screen.value)
+    image.value = 1
+    assert len({before, middle, bytes(screen.value)}) == 3

@@ -5,9 +5,11 @@ import numpy as np
 import pytest
 import torch
 
+from tests import recipe
 from tests.runs.small import Pictures
 from wsss_lib.show import figures, widgets
 
+PICTURE = np.zeros((12, 16, 3), np.uint8)
 MAPS = {
     "picture0": (torch.tensor([0, 2]), torch.stack([torch.full((12, 16), 0.3), torch.full((12, 16), 0.7)])),
     "picture1": (torch.tensor([1]), torch.rand(1, 10, 10)),
@@ -36,6 +38,15 @@ def live(monkeypatch, shown):
     return shown
 
 
+def pictures(plot):
+    """The axes with the pictures of a figure, without colour bars."""
+    return [axis for axis in plot.axes if axis.get_label() != "<colorbar>"]
+
+
+def captions(plot):
+    return [axis.get_xlabel() for axis in pictures(plot)]
+
+
 def controls(box):
     return {w.description: w for w in box.children if hasattr(w, "description")}, box.children[-1]
 
@@ -59,14 +70,18 @@ def test_outside_an_interactive_notebook_there_is_one_plot_and_no_widget(data, s
         def __init__(self, *_, **__):
             raise AssertionError("a widget was made")
 
-    for name in ("IntSlider", "FloatSlider", "Dropdown", "Image", "VBox"):
+    for name in ("IntSlider", "FloatSlider", "Dropdown", "Checkbox", "Image", "VBox"):
         monkeypatch.setattr(ipywidgets, name, Forbidden)
     widgets.explore(data, MAPS.__getitem__)
     [plot] = shown
     assert isinstance(plot, figures.Plot)
-    assert len(plot.axes) == 3 * 4
+    assert len(pictures(plot)) == 3 * 4
+    assert [text.get_text() for text in plot.legends[0].get_texts()] == ["class0", "class1", "class2", "no decision"]
     widgets.explore(data, MAPS.__getitem__, images=2)
-    assert len(shown[1].axes) == 2 * 4
+    assert len(pictures(shown[1])) == 2 * 4
+    widgets.explore(data, MAPS.__getitem__, images=2, crf=True)
+    titles = ["image", "CAM", "CAM seed", "after the CRF", "mask"]
+    assert [axis.get_title() for axis in pictures(shown[2])[:5]] == titles
 
 
 def test_headless_overrides_an_interactive_notebook(data, live, monkeypatch):
@@ -90,6 +105,60 @@ def test_sliders_change_the_picture(data, live):
     assert all(content.startswith(b"\x89PNG") for content in seen)
 
 
+def test_a_switch_adds_the_seed_after_the_crf(data, live, monkeypatch):
+    widgets.explore(data, MAPS.__getitem__, threshold=0.5, crf=True)
+    sliders, screen = controls(live[0])
+    before, switch = bytes(screen.value), sliders["dense CRF"]
+    assert switch.value is False
+    drawn = []
+    monkeypatch.setattr(figures, "grid", lambda _, titles, **__: drawn.append(titles) or figures.Plot())
+    switch.value = True
+    switch.value = False
+    assert drawn == [["image", "CAM", "CAM seed", "after the CRF", "mask"], ["image", "CAM", "CAM seed", "mask"]]
+    assert bytes(screen.value) != before
+
+
+def test_the_crf_follows_the_colours_of_the_image():
+    """A map that covers most of a bright square, and half a dark column beside it, becomes the square."""
+    pixels = np.zeros((24, 32, 3), np.uint8)
+    pixels[4:20, 8:24] = 230
+    cams = torch.zeros(1, 24, 32)
+    cams[0, 4:20, 8:21] = 0.9
+    cams[0, 4:20, 5:8] = 0.45
+    seed = widgets.cam_label(cams, torch.tensor([1]), 0.4)
+    refined = widgets.crf_seed(pixels, torch.tensor([1]), cams, 0.4)
+    assert refined.dtype == torch.uint8
+    truth = torch.from_numpy((pixels[..., 0] > 0) * np.uint8(2))
+    assert (refined == truth).float().mean() > (seed == truth).float().mean()
+    assert refined.unique().tolist() == [0, 2]
+    assert not widgets.crf_seed(pixels, torch.tensor([]).long(), torch.zeros(0, 24, 32), 0.4).any()
+
+
+@pytest.mark.parametrize("threshold", [0.05, 0.2, 0.5, 0.8])
+def test_before_the_crf_the_labels_are_those_of_the_seed(threshold, monkeypatch):
+    classes, cams = torch.tensor([0, 2]), torch.from_numpy(recipe.smooth("cams/explorer", (2, 12, 16)))
+    monkeypatch.setattr(widgets, "dense_crf", lambda _, unaries: [(-unaries[0]).exp()])
+    same = widgets.crf_seed(PICTURE, classes, cams, threshold) == widgets.cam_label(cams, classes, threshold)
+    assert same.float().mean() > 0.99  # a pixel at the threshold may differ by rounding
+
+
+def test_a_mask_has_its_iou_below_it(data, shown):
+    """The seed of picture 0 is class 2 everywhere; class 0 is in its true left half."""
+    widgets.explore(data, MAPS.__getitem__, threshold=0.5, images=1)
+    assert captions(shown[0]) == ["", "", "IoU 0 %", ""]
+    truth = data.mask(0)
+    right = np.where(truth == 255, 2, truth)  # undecided pixels do not count
+    some = {"right": figures.overlay_mask(data.image(0), right), "image": data.image(0)}
+    half = np.where(truth == 1, 255, truth)
+    some["undecided"] = figures.overlay_mask(data.image(0), half)
+    some["small"] = figures.overlay_mask(np.zeros((6, 8, 3), np.uint8), truth[:6, :8])
+    widgets.write_scores(data, 0, some)
+    assert [getattr(one, "caption", "") for one in some.values()] == ["IoU 100 %", "", "", ""]
+    data.has_masks = False
+    widgets.explore(data, MAPS.__getitem__, threshold=0.5, images=1)
+    assert set(captions(shown[1])) == {""}
+
+
 @pytest.mark.slow
 def test_the_classes_are_those_of_the_image(data, live):
     widgets.explore(data, MAPS.__getitem__)
@@ -101,12 +170,20 @@ def test_the_classes_are_those_of_the_image(data, live):
     sliders["image"].value = 2
     assert sliders["class"].options == (("no class", -1),)
     assert bytes(screen.value).startswith(b"\x89PNG")
-    assert sliders["image"].max == 2
+
+
+def test_an_image_is_chosen_by_its_classes_and_its_name(data, live):
+    widgets.explore(data, MAPS.__getitem__)
+    widgets.explore_settings(data, draw(data), SLIDERS)
+    names = ["class0, class2 (picture0)", "class1 (picture1)", "no class (picture2)"]
+    for box in live:
+        sliders, _ = controls(box)
+        assert sliders["image"].options == tuple(zip(names, range(3), strict=True))
 
 
 # ------------------------------------------------------------------------------------------------- explore_settings
 
-SLIDERS = {"bright": (0.5, 0.0, 1.0, 0.25), "rows": (3.0, 1.0, 8.0, 1.0)}
+SLIDERS = {"bright": (0.5, 0.0, 1.0, 0.25), "rows": (3.0, 1, 8, 1)}
 
 
 def draw(data, asked=None):
@@ -116,7 +193,7 @@ def draw(data, asked=None):
         if asked is not None:
             asked.append((index, bright, rows))
         shade = np.zeros((12, 16))
-        shade[: int(rows)] = bright
+        shade[:rows] = bright
         return {"image": data.image(index), "shade": shade}
 
     return pictures
@@ -130,11 +207,28 @@ def test_settings_outside_an_interactive_notebook_are_a_table(data, shown, monke
     widgets.explore_settings(data, draw(data), SLIDERS, images=2)
     widgets.explore_settings(data, draw(data), SLIDERS, images=9)
     assert all(isinstance(plot, figures.Plot) for plot in shown)
-    assert [len(plot.axes) for plot in shown] == [3 * 2, 2 * 2, 3 * 2]
-    assert asked == [(0, 0.5, 3.0), (1, 0.5, 3.0), (2, 0.5, 3.0)]
-    assert [axis.get_title() for axis in shown[0].axes[:2]] == ["image", "shade"]
-    assert [axis.get_ylabel() for axis in shown[0].axes[::2]] == list(data.ids)
-    np.testing.assert_array_equal(shown[0].axes[2].images[0].get_array(), data.pixels[1])
+    assert [len(pictures(plot)) for plot in shown] == [3 * 3, 2 * 3, 3 * 3]
+    assert asked == [(0, 0.5, 3), (1, 0.5, 3), (2, 0.5, 3)]
+    assert shown[0].get_suptitle() == "bright 0.5, rows 3"
+    assert shown[0].alt().endswith("Made with bright 0.5, rows 3.")
+    axes = pictures(shown[0])
+    assert [axis.get_title() for axis in axes[:3]] == ["image", "shade", "true mask"]
+    assert [axis.get_ylabel() for axis in axes[::3]] == list(data.ids)
+    np.testing.assert_array_equal(axes[3].images[0].get_array(), data.pixels[1])
+
+
+def test_settings_show_the_seed_beside(data, shown):
+    def masks(index, level):
+        return {"mask": figures.overlay_mask(data.image(index), np.full(data.size(index), level, np.uint8))}
+
+    widgets.explore_settings(data, masks, {"level": (1, 0, 3, 1)}, 1, MAPS.__getitem__, 0.5)
+    data.has_masks = False
+    widgets.explore_settings(data, masks, {"level": (1, 0, 3, 1)}, 1)
+    assert [axis.get_title() for axis in pictures(shown[0])] == ["mask", "CAM seed", "true mask"]
+    assert [axis.get_title() for axis in pictures(shown[1])] == ["mask"]
+    assert captions(shown[0]) == ["IoU 25 %", "IoU 0 %", ""]  # class 0 in one half, background never
+    seed = pictures(shown[0])[1].images[0].get_array()
+    np.testing.assert_array_equal(seed, figures.overlay_mask(data.image(0), np.full((12, 16), 3, np.uint8)))
 
 
 def test_settings_headless_overrides_an_interactive_notebook(data, live, monkeypatch):
@@ -150,17 +244,18 @@ def test_settings_have_sliders_that_change_the_picture(data, live):
     assert isinstance(box, ipywidgets.VBox)
     sliders, screen = controls(box)
     assert list(sliders) == ["image", "bright", "rows"]
-    assert (sliders["image"].min, sliders["image"].max) == (0, 2)
+    assert isinstance(sliders["rows"], ipywidgets.IntSlider)
+    assert isinstance(sliders["bright"], ipywidgets.FloatSlider)
     for name, bounds in SLIDERS.items():
         slider = sliders[name]
         assert (slider.value, slider.min, slider.max, slider.step) == bounds
     seen = [bytes(screen.value)]
-    for name, value in [("bright", 1.0), ("rows", 7.0), ("image", 1)]:
+    for name, value in [("bright", 1.0), ("rows", 7), ("image", 1)]:
         sliders[name].value = value
         assert bytes(screen.value) not in seen, name
         seen.append(bytes(screen.value))
     assert all(content.startswith(b"\x89PNG") for content in seen)
-    assert asked == [(0, 0.5, 3.0), (0, 1.0, 3.0), (0, 1.0, 7.0), (1, 1.0, 7.0)]
+    assert asked == [(0, 0.5, 3), (0, 1.0, 3), (0, 1.0, 7), (1, 1.0, 7)]
 
 
 def test_pick_image(monkeypatch):

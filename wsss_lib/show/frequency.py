@@ -45,7 +45,7 @@ def influence(maps: Tensor, classes: Sequence[str], cycles: np.ndarray | None = 
         axis.axis("off")
     for k, (axis, name) in enumerate(zip(axes, classes, strict=False)):
         axis.imshow(maps[k].cpu().numpy(), cmap=figures.HEAT, vmin=0, vmax=1)
-        axis.set_title(name, fontsize=8)
+        axis.set_title(name, fontsize=9)
         if cycles is not None:
             down, across = cycles[k]
             places = np.array([[across, down], [-across, -down]]) + centre

@@ -209,6 +209,8 @@ def test_settings_outside_an_interactive_notebook_are_a_table(data, shown, monke
     assert all(isinstance(plot, figures.Plot) for plot in shown)
     assert [len(pictures(plot)) for plot in shown] == [3 * 3, 2 * 3, 3 * 3]
     assert asked == [(0, 0.5, 3), (1, 0.5, 3), (2, 0.5, 3)]
+    assert shown[0].get_suptitle() == "bright 0.5, rows 3"
+    assert shown[0].alt().endswith("Made with bright 0.5, rows 3.")
     axes = pictures(shown[0])
     assert [axis.get_title() for axis in axes[:3]] == ["image", "shade", "true mask"]
     assert [axis.get_ylabel() for axis in axes[::3]] == list(data.ids)

@@ -16,6 +16,7 @@ from wsss_lib.ops.cam import argmax, background_power, cam_label
 from wsss_lib.ops.dense_crf import dense_crf, unary_from_scores
 from wsss_lib.ops.metrics import class_mean, confusion_matrix, intersection_over_union
 from wsss_lib.show import figures
+from wsss_lib.show.plot import TEXT
 from wsss_lib.show.progress import is_interactive
 
 Slider = tuple[float, float, float, float]
@@ -204,15 +205,15 @@ def explore_settings(
         rows = {data.ids[i]: pictures_of(i, start) for i in range(min(images, len(data)))}
         titles = list(next(iter(rows.values())))
         table = {name: list(row.values()) for name, row in rows.items()}
-        display(figures.table_of_pictures(table, titles, classes=data.classes))
+        display(_with_numbers(figures.table_of_pictures(table, titles, classes=data.classes), start))
         return
     image = _choose_image(data)
     controls = {name: _slider(name, slider) for name, slider in sliders.items()}
     screen = ipywidgets.Image(format="png")
 
     def show(_: object) -> None:
-        pictures = pictures_of(image.value, {name: control.value for name, control in controls.items()})
-        screen.value = _screen(pictures, data)
+        numbers = {name: control.value for name, control in controls.items()}
+        screen.value = _with_numbers(_screen(pictures_of(image.value, numbers), data), numbers).png()
 
     for control in (image, *controls.values()):
         control.observe(show, "value")
@@ -239,8 +240,17 @@ def _choose_image(data: Dataset) -> ipywidgets.Dropdown:
     return ipywidgets.Dropdown(description="image", options=options, value=0)
 
 
-def _screen(pictures: Mapping[str, figures.Picture], data: Dataset) -> bytes:
-    return figures.grid(list(pictures.values()), list(pictures), inches=2.2, classes=data.classes).png()
+def _screen(pictures: Mapping[str, figures.Picture], data: Dataset) -> figures.Plot:
+    return figures.grid(list(pictures.values()), list(pictures), inches=2.2, classes=data.classes)
+
+
+def _with_numbers(plot: figures.Plot, numbers: Mapping[str, float]) -> figures.Plot:
+    """Write above a figure the numbers with which it was made."""
+    text = ", ".join(f"{name} {value:g}" for name, value in numbers.items())
+    plot.set_figheight(plot.get_figheight() + 0.25)
+    plot.suptitle(text, x=0.01, ha="left", fontsize=TEXT)
+    plot.words = f"{plot.words} Made with {text}."
+    return plot
 
 
 def _static_figure(data: Dataset, read: ReadMaps, threshold: float, images: int, crf: bool) -> figures.Plot:
@@ -269,7 +279,7 @@ def _controls(data: Dataset, read: ReadMaps, threshold: float, crf: bool) -> ipy
     def draw(_: object) -> None:
         if which.value is not None:
             pictures = cam_pictures(data, read, image.value, which.value, level.value, alpha.value, switch.value)
-            screen.value = _screen(pictures, data)
+            screen.value = _screen(pictures, data).png()
 
     image.observe(offer_classes, "value")
     controls = [image, which, level, alpha, *([switch] if crf else [])]

@@ -55,6 +55,7 @@ docs/devices
 docs/results
 docs/leaderboard
 docs/choices
+docs/label_doubts
 docs/speed
 docs/gpu
 docs/papers

@@ -68,7 +68,7 @@ wrong labels the first lines held in our measurements; every line is a suspicion
 
 PICTURES is a folder as for `wsss fit`; of a split, the pictures that would be trained on are judged. The results go to
 OUT (out=FOLDER, by default runs/doubts/PRESET): doubts.csv, with the picture, the class, the given label and the
-probability of the class in each line, and doubts.png, the pictures of the first lines.
+probability of the class in each line, and doubts.png, the pictures of the first lines of each kind.
 """
 
 _PREDICT = """\
@@ -292,7 +292,7 @@ def _doubt(options: argparse.Namespace) -> int:
         print(printable(f"note: {found.left_out}"))
     table, sheet = found.write(out)
     print(f"{len(found.doubts)} labels of {printable(found.data.name)}, the most doubtful first: {printable(table)}")
-    print(f"the first {found.shown} as pictures: {printable(sheet)}")
+    print(f"the pictures of the first lines of each kind: {printable(sheet)}")
     return 0
 
 

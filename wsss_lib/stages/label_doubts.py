@@ -197,9 +197,14 @@ def most_doubtful(
         probabilities: ``(n, k)`` in [0, 1].
         quality: ``(n, k)`` in [0, 1].
         classes: Positions of the k judged classes among all classes.
-        most: Greatest number of labels that are returned; 0 for all.
+        most: Greatest number of labels of each kind, missing and superfluous, that are returned; 0 for all. Without a
+            number for each kind, one of them can fill the whole list.
     """
-    order = quality.flatten().argsort(stable=True)[: most or None]
+    order = quality.flatten().argsort(stable=True)
+    if most:
+        given = labels.flatten()[order].bool()
+        kept = torch.where(given, given.cumsum(0), (~given).cumsum(0)) <= most
+        order = order[kept]
     rows, columns = (order // len(classes)).tolist(), (order % len(classes)).tolist()
     return [
         LabelDoubt(i, classes[j], bool(labels[i, j]), float(probabilities[i, j]), float(quality[i, j]))
@@ -218,7 +223,7 @@ def find_label_doubts(
         names: Names of the K classes.
         folds: Number of folds, at least 2.
         seed: Seed of the division into folds.
-        most: Greatest number of labels that are returned; 0 for all.
+        most: Greatest number of labels of each kind, missing and superfluous, that are returned; 0 for all.
 
     Returns:
         The doubts; and the sentence, "" if all classes are judged.

@@ -18,6 +18,7 @@ from wsss_lib.data.files import write_atomically
 from wsss_lib.data.splits import open_splits
 from wsss_lib.errors import InputError
 from wsss_lib.methods.fields import Kind, Limits
+from wsss_lib.methods.method import CamConfig
 from wsss_lib.models import create_backbone
 from wsss_lib.models.pretrained import load_backbone
 from wsss_lib.runs.parameters import convert, read_parameters
@@ -32,11 +33,14 @@ from wsss_lib.use.chains import refuse_unknown_words
 TABLE, SHEET = "doubts.csv", "doubts.png"
 """Names of the files."""
 
-HEAD = ("rank", "picture", "class", "kind", "given", "probability", "quality")
+HEAD = ("rank", "picture", "class", "kind", "rank_of_kind", "given", "probability", "quality")
 """Columns of the table."""
 
-SHOWN = 24
-"""Most pictures on the sheet."""
+KINDS = ("missing", "superfluous")
+"""The kinds of doubt, see :attr:`wsss_lib.stages.label_doubts.LabelDoubt.kind`."""
+
+SHOWN = 12
+"""Most pictures of each kind on the sheet."""
 
 _SHARED = (
     "data_root",
@@ -53,11 +57,11 @@ _SHARED = (
     "workers",
 )
 _OWN = {"folds": Kind(int, Limits(2, 100)), "rows": Kind(int, Limits(0))}
-_ROWS = 1000
+_ROWS = 500
 
 PARAMETERS = {
     "folds": f"Number of parts of the pictures; each part is judged by classifiers of the others (default: {FOLDS}).",
-    "rows": f"Most lines of the table; 0 for all labels of all pictures (default: {_ROWS}).",
+    "rows": f"Most lines of each kind, missing and superfluous; 0 for all labels of all pictures (default: {_ROWS}).",
 }
 """The parameters that only this command has, and what they mean."""
 
@@ -80,9 +84,9 @@ class LabelDoubts:
     left_out: str = ""
 
     @property
-    def shown(self) -> int:
-        """Number of pictures on the sheet."""
-        return min(SHOWN, len(self.doubts))
+    def shown(self) -> list[LabelDoubt]:
+        """The doubts on the sheet: the first of each kind."""
+        return [doubt for kind in KINDS for doubt in [one for one in self.doubts if one.kind == kind][:SHOWN]]
 
     def write(self, folder: Path) -> tuple[Path, Path]:
         """Write the table and the sheet into a folder, and return their paths.
@@ -96,17 +100,19 @@ class LabelDoubts:
             text = io.TextIOWrapper(stream, encoding="utf-8", errors="backslashreplace", newline="")
             writer = csv.writer(text, lineterminator="\n")
             writer.writerow(HEAD)
+            ranks = dict.fromkeys(KINDS, 0)
             for rank, doubt in enumerate(self.doubts, 1):
+                ranks[doubt.kind] += 1
+                names = self._picture(doubt), self._class(doubt), doubt.kind, ranks[doubt.kind]
                 given = "yes" if doubt.given else "no"
-                numbers = f"{doubt.probability:.4f}", f"{doubt.quality:.4f}"
-                writer.writerow([rank, self._picture(doubt), self._class(doubt), doubt.kind, given, *numbers])
+                writer.writerow([rank, *names, given, f"{doubt.probability:.4f}", f"{doubt.quality:.4f}"])
             text.detach()
 
-        first = self.doubts[: self.shown]
         titles = [
-            f"{doubt.kind}: {self._class(doubt)} {doubt.probability:.2f}\n{self._picture(doubt)}" for doubt in first
+            f"{doubt.kind}: {self._class(doubt)} {doubt.probability:.2f}\n{self._picture(doubt)}"
+            for doubt in self.shown
         ]
-        figure = grid([self.data.image(doubt.image) for doubt in first], titles)
+        figure = grid([self.data.image(doubt.image) for doubt in self.shown], titles)
         write_atomically(table, write_table)
         write_atomically(sheet, lambda stream: stream.write(figure.png()))
         return table, sheet
@@ -140,6 +146,7 @@ def doubt_labels(parameters: Mapping[str, Any]) -> tuple[LabelDoubts, Path]:
     settings = read_parameters("doubts", "cam", {k: v for k, v in parameters.items() if k in _SHARED})
     _refuse_own_folder(settings)
     config, folds = settings.config, own.get("folds", FOLDS)
+    assert isinstance(config, CamConfig)
     data = open_splits(
         settings.preset, settings.data_root, settings.labels, settings.limit, config.toy_world, settings.mask_values
     ).fit

@@ -5,7 +5,7 @@ ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-EXTRAS := course,dev,fast,onnx,photos,site
+EXTRAS := course,dev,doubts,fast,onnx,photos,site
 
 .PHONY: run test lab format lint notebooks site bench clean
 

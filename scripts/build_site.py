@@ -53,6 +53,7 @@ docs/results
 docs/leaderboard
 docs/choices
 docs/how_good
+docs/label_doubts
 docs/speed
 docs/gpu
 docs/papers

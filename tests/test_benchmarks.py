@@ -7,6 +7,7 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
+import torch
 
 from tests.runs.small import TOY_COUNTS
 from wsss_lib.data import toy
@@ -39,3 +40,21 @@ def test_the_worlds_of_the_traps_differ(monkeypatch, capsys):
     with_pattern, without = rows["no shortcut"][-4], rows["no shortcut"][-2]
     assert with_pattern == without
     assert rows["all traps"] != rows["no shortcut"]
+
+
+def test_errors_are_planted_as_the_benchmark_says(monkeypatch):
+    monkeypatch.syspath_prepend(SCRIPTS[0].parent)
+    doubts = importlib.import_module("label_doubts")
+    labels = torch.zeros(100, 4)
+    labels[torch.arange(60), torch.arange(60) % 4] = 1
+    labels[60:70] = 1
+    given, planted = doubts.plant(labels, 0.1, 0)
+    assert torch.equal((given - labels).abs(), planted)
+    assert planted.sum(1).max() == 1
+    assert ((planted == 1) & (labels == 1)).sum() == ((planted == 1) & (labels == 0)).sum() == 5
+    assert torch.equal(planted, doubts.plant(labels, 0.1, 0)[1])
+    assert not torch.equal(planted, doubts.plant(labels, 0.1, 1)[1])
+    everything, quality = torch.ones(100, 4).bool(), 1 - planted
+    assert doubts.precision(quality, planted, everything) == 1
+    assert doubts.precision(planted, planted, everything) == 0
+    assert doubts.rows_to_half(quality, planted) == 5

@@ -9,7 +9,8 @@ import pytest
 
 from wsss_lib import __main__ as program
 from wsss_lib.runs.parameters import NOTEBOOKS
-from wsss_lib.use.chains import known_parameters, read_words
+from wsss_lib.use.chains import known_parameters, read_words, refuse_unknown_words, split_words
+from wsss_lib.use.label_doubts import NAMES as DOUBT_PARAMETERS
 
 ROOT = Path(__file__).parent.parent
 NAMES = ("README.md", "CONTRIBUTING.md", "data/README.md", "pretrained/README.md")
@@ -62,6 +63,9 @@ def test_commands_can_be_parsed(page):
     for words in commands(page):
         options = program._parse(words)
         parameters = [word for word in getattr(options, "words", []) if re.match(r"[\w.]+=", word)]
+        if words[0] == "doubt":
+            refuse_unknown_words(split_words(parameters), DOUBT_PARAMETERS)
+            continue
         read_words(parameters, {"walk": "affinitynet"}.get(words[0], getattr(options, "method", "cam")))
 
 
@@ -95,7 +99,8 @@ def test_some_method_has_every_parameter_in_sentences(page):
 def test_commands_are_found():
     """What the other tests look at: without it they could look at nothing."""
     found = {words[0] for page in PAGES for words in commands(page)}
-    assert {"fit", "predict", "score", "refine", "walk", "segment", "compare", "convert", "export", "report"} <= found
+    wanted = {"fit", "doubt", "predict", "score", "refine", "walk", "segment", "compare", "convert", "export", "report"}
+    assert wanted <= found
 
 
 def test_readme_is_short():

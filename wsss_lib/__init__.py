@@ -18,6 +18,7 @@ _HOMES = {
     "convert_maps": "use.on_maps",
     "create_backbone": "models",
     "dense_crf": "ops.dense_crf",
+    "doubt_labels": "use.label_doubts",
     "estimate_maps": "use.how_good",
     "export_onnx": "use.onnx",
     "export_program": "use.program",

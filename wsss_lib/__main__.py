@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from textwrap import wrap
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from wsss_lib.errors import InputError, ProcessError, printable
 from wsss_lib.runs.folder import holds_run
@@ -29,6 +29,7 @@ _DESCRIPTION = """\
 Masks of objects from image-level labels alone.
 
   wsss fit my_pictures                              train on labelled pictures, to the final network
+  wsss doubt my_pictures                            labels that are perhaps wrong, before training
   wsss predict MODEL new_pictures --out masks       masks of pictures without labels
   wsss export MODEL network.onnx                    the network for programs without PyTorch
   wsss report RUN                                   one HTML page about a run
@@ -57,6 +58,17 @@ under runs/, and continues after a stop.
 _RUN = """\
 Train a method, make its maps and masks, and score them: the run of the method's notebook without the notebook, and
 without the final network, which `fit` adds.
+"""
+
+_DOUBT = """\
+List the labels of pictures that are perhaps wrong, the most doubtful first: labels that seem to be missing, and labels
+that seem to be superfluous. Classifiers learn from the features of a pre-trained network, and each picture is judged by
+classifiers that have not seen it (cross-validation). Needs the package cleanlab. docs/label_doubts.md says how many
+wrong labels the first lines held in our measurements; every line is a suspicion that somebody must look at.
+
+PICTURES is a folder as for `wsss fit`; of a split, the pictures that would be trained on are judged. The results go to
+OUT (out=FOLDER, by default runs/doubts/PRESET): doubts.csv, with the picture, the class, the given label and the
+probability of the class in each line, and doubts.png, the pictures of the first lines of each kind.
 """
 
 _PREDICT = """\
@@ -102,7 +114,7 @@ def _parser(wanted: str = "") -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
 
     def command(name: str, do: Callable[[argparse.Namespace], int], about: str, text: str) -> argparse.ArgumentParser:
-        epilog = _explained(name) if name == wanted and name in ("fit", "run") else None
+        epilog = _explained(name) if name == wanted and name in ("fit", "run", "doubt") else None
         one = commands.add_parser(name, help=about, description=text, epilog=epilog, formatter_class=raw)
         one.set_defaults(do=do)
         return one
@@ -116,6 +128,11 @@ def _parser(wanted: str = "") -> argparse.ArgumentParser:
     one = command("run", _run, "a method's maps and masks, without the final network", _RUN)
     one.add_argument("method", metavar="METHOD", help="name of the method, such as cam (see below)")
     one.add_argument("words", nargs="*", metavar="name=value", help="parameters (see below)")
+
+    one = command("doubt", _doubt, "labels that are perhaps wrong, the most doubtful first", _DOUBT)
+    one.add_argument(
+        "words", nargs="+", metavar="PICTURES [name=value]", help="the folder, then parameters (see below)"
+    )
 
     one = command("predict", _predict, "a model file and pictures in, masks out", _PREDICT)
     one.add_argument("model", type=Path, metavar="MODEL", help="model file; with --maps the folder of a run")
@@ -187,8 +204,11 @@ def _parser(wanted: str = "") -> argparse.ArgumentParser:
 
 def _explained(command: str) -> str:
     """Return the explanation of all parameters that a command takes."""
-    from wsss_lib.use import chains
+    from wsss_lib.use import chains, label_doubts
 
+    if command == "doubt":
+        texts = {**chains.explain("cam"), **label_doubts.PARAMETERS}
+        return _listed({"Parameters": ("", texts, list(label_doubts.NAMES))})
     common = chains.known_parameters("cam")
     groups = {"Parameters of every method, or of method=cam": ("", chains.explain("cam"), common)}
     for method in list(chains.NOTEBOOKS)[1:]:
@@ -200,7 +220,13 @@ def _explained(command: str) -> str:
             chains.explain("segmentation"),
             [*chains.final_parameters()],
         )
-    lines = [f"\nMethods: {', '.join(f'{name} ({notebook})' for name, notebook in chains.NOTEBOOKS.items())}"]
+    methods = f"\nMethods: {', '.join(f'{name} ({notebook})' for name, notebook in chains.NOTEBOOKS.items())}"
+    return f"{methods}\n{_listed(groups)}"
+
+
+def _listed(groups: dict[str, tuple[str, dict[str, str], list[str]]]) -> str:
+    """Return groups of parameters, each with the beginning of their names, all explanations, and the wanted names."""
+    lines = []
     for title, (prefix, texts, names) in groups.items():
         lines.append(f"\n{title}:\n")
         for name in names:
@@ -212,15 +238,29 @@ def _explained(command: str) -> str:
 
 
 def _fit(options: argparse.Namespace) -> int:
-    from wsss_lib.runs.parameters import existing
     from wsss_lib.use.chains import fit, open_method, read_words
     from wsss_lib.use.model_file import check_target
 
-    folder, words = "", list(options.words)
-    if "=" not in words[0] or Path(words[0]).exists():
-        folder = words.pop(0)
+    folder, words = _pictures_and_words(options.words)
     parameters = read_words(words)
-    values = parameters.values
+    _add_pictures("fit", folder, parameters.values)
+    if options.model is not None:
+        check_target(options.model)
+    fit(open_method(parameters, with_final=True), parameters.final, options.model)
+    return 0
+
+
+def _pictures_and_words(words: Sequence[str]) -> tuple[str, list[str]]:
+    """Return the folder of the pictures, "" if the first word is a parameter, and the other words."""
+    if "=" not in words[0] or Path(words[0]).exists():
+        return words[0], list(words[1:])
+    return "", list(words)
+
+
+def _add_pictures(command: str, folder: str, values: dict[str, Any]) -> None:
+    """Put the folder of the pictures, and the preset for it, into the values of a command's parameters."""
+    from wsss_lib.runs.parameters import existing
+
     if folder:
         if "data_root" in values:
             raise InputError(f"data_root is given, and so is the folder {folder}; leave one out.")
@@ -229,18 +269,30 @@ def _fit(options: argparse.Namespace) -> int:
         values.setdefault("preset", "photos")
     elif "data_root" not in values and values.get("preset", "photos") != "toy":
         raise InputError(
-            "the folder of the pictures is missing; write wsss fit PICTURES, or preset=toy for drawn ones."
+            f"the folder of the pictures is missing; write wsss {command} PICTURES, or preset=toy for drawn ones."
         )
-    if options.model is not None:
-        check_target(options.model)
-    fit(open_method(parameters, with_final=True), parameters.final, options.model)
-    return 0
 
 
 def _run(options: argparse.Namespace) -> int:
     from wsss_lib.use.chains import open_method, read_words, run_method
 
     run_method(open_method(read_words(options.words, options.method), with_final=False))
+    return 0
+
+
+def _doubt(options: argparse.Namespace) -> int:
+    from wsss_lib.use.chains import split_words
+    from wsss_lib.use.label_doubts import doubt_labels
+
+    folder, words = _pictures_and_words(options.words)
+    values = split_words(words, "folds=10")
+    _add_pictures("doubt", folder, values)
+    found, out = doubt_labels(values)
+    if found.left_out:
+        print(printable(f"note: {found.left_out}"))
+    table, sheet = found.write(out)
+    print(f"{len(found.doubts)} labels of {printable(found.data.name)}, the most doubtful first: {printable(table)}")
+    print(f"the pictures of the first lines of each kind: {printable(sheet)}")
     return 0
 
 
@@ -342,7 +394,7 @@ def _stage(options: argparse.Namespace) -> int:
     return 0
 
 
-_COMMANDS = ("fit", "run", "predict", *map_commands.NAMES, "save", "export", "report", "leaderboard", "stage")
+_COMMANDS = ("fit", "run", "doubt", "predict", *map_commands.NAMES, "save", "export", "report", "leaderboard", "stage")
 
 
 def _parse(words: Sequence[str]) -> argparse.Namespace:

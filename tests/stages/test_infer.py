@@ -10,11 +10,12 @@ from tests import recipe
 from tests.runs.small import ColourProjection, Pictures, colour_projection, tiny_config
 from wsss_lib.errors import InputError
 from wsss_lib.methods.cam import CAM, Config
+from wsss_lib.models import create_backbone
 from wsss_lib.models.backbone import Normalisation
 from wsss_lib.ops.cam import cam_label, normalise_range
 from wsss_lib.stages import infer as infer_module
 from wsss_lib.stages.context import Context
-from wsss_lib.stages.infer import Views, classify, infer, multi_scale_cam
+from wsss_lib.stages.infer import Views, classify, infer, multi_scale_cam, pooled_features
 from wsss_lib.stages.store import CamStore
 
 SIZES = [(40, 56), (33, 33), (40, 56), (56, 40), (40, 56), (33, 33), (40, 56)]
@@ -261,3 +262,16 @@ def test_logits_of_images_of_mixed_sizes_are_in_order(pictures, fabric):
     views = Views(pictures, (1.0,), Normalisation(), None)
     expected = torch.cat([method.logits(views[i][1][0][None]) for i in range(len(pictures))])
     torch.testing.assert_close(logits, expected, rtol=0, atol=1e-5)
+
+
+def test_pooled_features_are_means_and_maxima_in_order(pictures, fabric):
+    backbone = create_backbone("efficientnet_lite0", width=0.25)
+    found = pooled_features(backbone, pictures, Context(fabric, backbone.normalisation))
+    assert not backbone.training
+    assert not found.requires_grad
+    with torch.inference_mode():
+        for index in range(len(pictures)):
+            image = Views(pictures, (1.0,), backbone.normalisation, None)[index][1][0]
+            features = backbone(image[None])["head"][0]
+            expected = torch.cat([features.mean((1, 2)), features.amax((1, 2))])
+            torch.testing.assert_close(found[index], expected, rtol=1e-4, atol=1e-5)

@@ -195,9 +195,7 @@ class Run(OpenedRun, ABC, Generic[M]):
     @property
     def workers(self) -> int:
         """Number of processes that load images."""
-        if self.settings.workers >= 0:
-            return self.settings.workers
-        return 0 if self.settings.preset == "toy" else min(4, os.cpu_count() or 1)
+        return self.settings.loaders
 
     @property
     def refine_workers(self) -> int:

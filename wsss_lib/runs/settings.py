@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,13 @@ class Settings:
     def from_scratch(self) -> bool:
         """Whether the user has switched off the weights that the preset starts from."""
         return not self.config.pretrained and type(self.config).preset(self.preset, self.config.backbone).pretrained
+
+    @property
+    def loaders(self) -> int:
+        """Number of processes that load images: ``workers``, or what suits the preset and this machine."""
+        if self.workers >= 0:
+            return self.workers
+        return 0 if self.preset == "toy" else min(4, os.cpu_count() or 1)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain values, for JSON."""

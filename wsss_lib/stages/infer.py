@@ -1,8 +1,8 @@
-"""Multi-scale class activation maps of a whole data set, written to a store."""
+"""Multi-scale class activation maps of a whole data set, written to a store; logits and features of whole images."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -16,6 +16,7 @@ from wsss_lib.data.dataset import Dataset
 from wsss_lib.data.transforms import Normalise, view
 from wsss_lib.errors import InputError
 from wsss_lib.methods.method import CamMethod
+from wsss_lib.models.backbone import Backbone
 from wsss_lib.ops.cam import merge_mirrored, upsample
 from wsss_lib.show.progress import bar
 from wsss_lib.stages.context import Context
@@ -230,12 +231,44 @@ def cam_of_picture(method: CamMethod, image: Image.Image, labels: Tensor, contex
 def classify(method: CamMethod, data: Dataset, context: Context) -> Tensor:
     """Return the logits ``(n, K)`` of the whole images of a data set at their own size, on the CPU."""
     method.train(False)
+    return _of_whole_images(method.logits, data, context, method.config.view_multiple, "logits")
+
+
+@torch.inference_mode()
+def pooled_features(backbone: Backbone, data: Dataset, context: Context, multiple: int = 0) -> Tensor:
+    """Return the means and the maxima of the last features of a backbone over each whole image of a data set.
+
+    Args:
+        backbone: The backbone; it is put into evaluation mode.
+        data: The images.
+        context: Engine, normalisation and number of loading processes.
+        multiple: See :func:`wsss_lib.data.transforms.view_size`; 0 for any size.
+
+    Returns:
+        ``(n, 2 channels)`` float32 on the CPU, the means first.
+    """
+    backbone.eval()
+
+    def pooled(images: Tensor) -> Tensor:
+        features = list(backbone(images).values())[-1].flatten(2)
+        return torch.cat([features.mean(-1), features.amax(-1)], 1)
+
+    return _of_whole_images(pooled, data, context, multiple, "features")
+
+
+def _of_whole_images(
+    function: Callable[[Tensor], Tensor], data: Dataset, context: Context, multiple: int, title: str
+) -> Tensor:
+    """Return the vectors that a function of ``(B, 3, H, W)`` normalised images returns, one row for each image."""
     fabric = context.fabric
-    views = Views(data, (1.0,), context.normalise, method.config.view_multiple or None)
+    views = Views(data, (1.0,), context.normalise, multiple or None)
     batches = views.batches(_pixels_per_batch(fabric))
-    logits = torch.zeros(len(data), len(data.classes))
+    rows = torch.zeros(0)
     loader = DataLoader(views, batch_sampler=batches, num_workers=context.workers)
-    for indices, (images,) in bar(loaded(loader), f"logits of {data.name}", len(batches)):
+    for indices, (images,) in bar(loaded(loader), f"{title} of {data.name}", len(batches)):
         with named(data, int(indices[0])), fabric.autocast():
-            logits[indices] = method.logits(fabric.to_device(images.contiguous())).float().cpu()
-    return logits
+            found = function(fabric.to_device(images.contiguous())).float().cpu()
+        if not len(rows):
+            rows = torch.zeros(len(data), found.shape[1])
+        rows[indices] = found
+    return rows

@@ -102,28 +102,42 @@ def read_words(words: Sequence[str], method: str = "cam") -> Parameters:
     Raises:
         InputError: A word is something else, or a name is unknown or given twice.
     """
-    values: dict[str, Any] = {}
-    for word in words:
-        name, sign, value = word.partition("=")
-        if not sign or not name:
-            raise InputError(f"{word!r} is not a parameter; write name=value, such as epochs=5.")
-        if name in values:
-            raise InputError(f"parameter {name} is given twice; leave one out.")
-        values[name] = value
+    values = split_words(words)
     method = values.pop("method", method)
     if method not in NOTEBOOKS:
         raise InputError(f"method {method!r} is unknown; choose one of {', '.join(NOTEBOOKS)}.")
     final_values = {name: value for name, value in values.items() if name.startswith(FINAL)}
     own = dict(with_present_names({name: value for name, value in values.items() if name not in final_values}))
-    _refuse_unknown(own, known_parameters(method))
+    refuse_unknown_words(own, known_parameters(method))
     types = final_parameters()
     final = {name.removeprefix(FINAL): value for name, value in final_values.items()}
-    _refuse_unknown(final, list(types), FINAL)
+    refuse_unknown_words(final, list(types), FINAL)
     own_types = parameter_types(method)
     for name in own.keys() & own_types.keys():
         _convert_given(name, own[name], own_types[name])
     given = {name: _convert_given(name, value, types[name]) for name, value in final.items()}
     return Parameters(method, own, {k: v for k, v in given.items() if k in _OF_FINAL or v not in ("", ())})
+
+
+def split_words(words: Sequence[str], example: str = "epochs=5") -> dict[str, Any]:
+    """Return the values in words ``name=value`` by name, as texts.
+
+    Args:
+        words: The words.
+        example: A word that is right, for the sentence about one that is not.
+
+    Raises:
+        InputError: A word is something else, or a name is given twice.
+    """
+    values: dict[str, Any] = {}
+    for word in words:
+        name, sign, value = word.partition("=")
+        if not sign or not name:
+            raise InputError(f"{word!r} is not a parameter; write name=value, such as {example}.")
+        if name in values:
+            raise InputError(f"parameter {name} is given twice; leave one out.")
+        values[name] = value
+    return values
 
 
 def _convert_given(name: str, value: str, kind: Kind) -> Any:
@@ -174,7 +188,8 @@ def explain(method: str) -> dict[str, str]:
     return {**texts, **_EXPLAINED}
 
 
-def _refuse_unknown(values: dict[str, Any], known: Sequence[str], prefix: str = "") -> None:
+def refuse_unknown_words(values: dict[str, Any], known: Sequence[str], prefix: str = "") -> None:
+    """Raise InputError for a name that is not known; the sentence says which one may be meant."""
     for name in values:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)

@@ -56,7 +56,8 @@ under runs/, and continues after a stop.
 
 _RUN = """\
 Train a method, make its maps and masks, and score them: the run of the method's notebook without the notebook, and
-without the final network, which `fit` adds.
+without the final network, which `fit` adds. The method irn_cam, the classifier whose maps IRN refines, has no
+notebook; its parameters are those of cam.
 """
 
 _PREDICT = """\
@@ -187,20 +188,23 @@ def _parser(wanted: str = "") -> argparse.ArgumentParser:
 
 def _explained(command: str) -> str:
     """Return the explanation of all parameters that a command takes."""
+    from wsss_lib.runs.parameters import run_names
     from wsss_lib.use import chains
 
     common = chains.known_parameters("cam")
     groups = {"Parameters of every method, or of method=cam": ("", chains.explain("cam"), common)}
-    for method in list(chains.NOTEBOOKS)[1:]:
+    for method in run_names():
         own = sorted({*chains.known_parameters(method)} - {*common})
-        groups[f"More with {'method=' if command == 'fit' else ''}{method}"] = ("", chains.explain(method), own)
+        if own:
+            groups[f"More with {'method=' if command == 'fit' else ''}{method}"] = ("", chains.explain(method), own)
     if command == "fit":
         groups["Parameters of the final network"] = (
             chains.FINAL,
             chains.explain("segmentation"),
             [*chains.final_parameters()],
         )
-    lines = [f"\nMethods: {', '.join(f'{name} ({notebook})' for name, notebook in chains.NOTEBOOKS.items())}"]
+    named = [method if method == name else f"{method} ({name})" for method, name in run_names().items()]
+    lines = [f"\nMethods: {', '.join(named)}"]
     for title, (prefix, texts, names) in groups.items():
         lines.append(f"\n{title}:\n")
         for name in names:
@@ -362,9 +366,9 @@ def _names_stage(folder: str, word: str) -> bool:
         return False
     if word in ("train", "infer", "refine", "label"):  # as processes are started, whatever else there may be
         return True
-    from wsss_lib.use.chains import NOTEBOOKS
+    from wsss_lib.runs.parameters import run_names
 
-    return not (word in NOTEBOOKS or "=" in word or word.startswith("-") or Path(word).exists())
+    return not (word in run_names() or "=" in word or word.startswith("-") or Path(word).exists())
 
 
 def main() -> int:

@@ -13,7 +13,7 @@ import pytest
 from tests.runs.small import open_run, sentence_of, tiny_config
 from tests.use.models import write_pictures
 from wsss_lib import __main__ as command
-from wsss_lib.runs.parameters import read_parameters
+from wsss_lib.runs.parameters import read_parameters, run_names
 from wsss_lib.use.chains import NOTEBOOKS, explain, final_parameters, known_parameters, read_words
 
 ROOT = Path(__file__).parents[2]
@@ -48,7 +48,7 @@ def test_help(words, shown, monkeypatch, capsys):
     assert shown in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("method", NOTEBOOKS)
+@pytest.mark.parametrize("method", run_names())
 def test_every_parameter_is_explained(method):
     assert [name for name in known_parameters(method) if not explain(method).get(name)] == []
 

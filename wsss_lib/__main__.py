@@ -79,6 +79,12 @@ scores and how each threshold was chosen, best, median and worst pictures, times
 page needs no other file and no network connection.
 """
 
+_FOLLOW = """\
+Print a table of the CAM seeds of every network that a run has kept after its epochs (keep_epochs=True): their mean IoU
+on a sample of the pictures with masks. The run may still be in training. Then say how much choosing the best epoch on
+the scored masks would add to the score of the last one.
+"""
+
 _LEADERBOARD = """\
 Collect finished runs of one method with different random seeds into one file, leaderboard/NAME.json, with counts of
 every picture, or write the page of all entries: means, spread, and paired differences to the controls with intervals.
@@ -159,6 +165,19 @@ def _parser(wanted: str = "") -> argparse.ArgumentParser:
     one.add_argument("folder", type=Path, metavar="RUN", help="folder of a run")
     one.add_argument(
         "--out", type=Path, metavar="FILE", help="the page, by default report.html in the folder of the run"
+    )
+
+    one = command("follow", _follow, "scores of a run's networks after each epoch", _FOLLOW)
+    one.add_argument("folder", type=Path, metavar="RUN", help="folder of a run with keep_epochs=True")
+    one.add_argument(
+        "--sample",
+        type=int,
+        default=100,
+        metavar="N",
+        help="pictures of each split that are scored, evenly spaced; 0 for all (default: 100)",
+    )
+    one.add_argument(
+        "--ids", type=Path, metavar="FILE", help="list of the pictures from which the sample is taken, one id per line"
     )
 
     one = command("leaderboard", _leaderboard, "one table of methods, with one file per entry", _LEADERBOARD)
@@ -314,6 +333,23 @@ def _report(options: argparse.Namespace) -> int:
     return 0
 
 
+def _follow(options: argparse.Namespace) -> int:
+    from wsss_lib.data.voc import read_ids
+    from wsss_lib.results.epochs import epochs_table, follow, gain_of_choice
+    from wsss_lib.runs.cam import CamRun
+
+    if options.sample < 0:
+        raise InputError(f"sample {options.sample} is out of range; give a number of pictures, or 0 for all.")
+    run = reopen(options.folder, guest=True)
+    if not isinstance(run, CamRun):
+        raise InputError(f"{options.folder} is a run of {run.settings.method}, which makes no CAM seeds; give another.")
+    rows = follow(run, options.sample, () if options.ids is None else read_ids(options.ids))
+    print(epochs_table(rows))
+    splits = [*rows[0].mean_iou]
+    print(gain_of_choice(rows, "val" if "val" in splits else splits[0]))
+    return 0
+
+
 def _leaderboard(options: argparse.Namespace) -> int:
     from wsss_lib.results.leaderboard import collect_entry, write_entry
     from wsss_lib.results.leaderboard_page import write_page
@@ -346,7 +382,7 @@ def _stage(options: argparse.Namespace) -> int:
     return 0
 
 
-_COMMANDS = ("fit", "run", "predict", *map_commands.NAMES, "save", "export", "report", "leaderboard", "stage")
+_COMMANDS = ("fit", "run", "predict", *map_commands.NAMES, "save", "export", "report", "follow", "leaderboard", "stage")
 
 
 def _parse(words: Sequence[str]) -> argparse.Namespace:

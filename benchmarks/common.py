@@ -33,6 +33,11 @@ MEASURE = "--measure"
 """Hidden option: measure one variant in this process, in most scripts its peak memory, and print JSON."""
 
 
+_CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}
+_CHOSEN = ["wall"]
+"""The clock that :func:`seconds` reads; :func:`begin` chooses it."""
+
+
 def parser(text: str, repeats: int, threads: int = 0) -> argparse.ArgumentParser:
     """Return a parser with the options that all benchmarks have.
 
@@ -52,6 +57,13 @@ def parser(text: str, repeats: int, threads: int = 0) -> argparse.ArgumentParser
     result.add_argument(
         "--repeats", type=int, default=repeats, help=f"turns of every variant; the median counts (default: {repeats})"
     )
+    result.add_argument(
+        "--clock",
+        choices=[*_CLOCKS],
+        default="wall",
+        help="what is timed: wall-clock time, or on a CPU the processor time of this process alone, for a machine that "
+        "does other work, too (default: wall)",
+    )
     result.add_argument(MEASURE, metavar="VARIANT", default="", help=argparse.SUPPRESS)
     return result
 
@@ -66,6 +78,9 @@ def begin(options: argparse.Namespace) -> torch.device:
         raise SystemExit("--repeats must be at least 1.")
     if options.device == "cuda" and not torch.cuda.is_available():
         raise SystemExit("--device cuda was asked for, but PyTorch finds no CUDA device; use --device cpu.")
+    if options.clock != "wall" and options.device == "cuda":
+        raise SystemExit("--clock processor does not see the work of a CUDA device; use --clock wall.")
+    _CHOSEN[0] = options.clock
     if options.threads > 0:
         torch.set_num_threads(options.threads)
     return torch.device(options.device)
@@ -95,7 +110,8 @@ def machine(device: torch.device) -> str:
     """Return one line that describes the machine and the versions."""
     if device.type == "cuda":
         return f"{torch.cuda.get_device_name()}, PyTorch {torch.__version__}"
-    return f"CPU, {torch.get_num_threads()} threads of {os.cpu_count()} cores, PyTorch {torch.__version__}"
+    timed = ", processor time" if _CHOSEN[0] == "processor" else ""
+    return f"CPU, {torch.get_num_threads()} threads of {os.cpu_count()} cores, PyTorch {torch.__version__}{timed}"
 
 
 # ------------------------------------------------------------------------------------------------------------ time
@@ -108,12 +124,13 @@ def synchronise(device: torch.device) -> None:
 
 
 def seconds(function: Callable[[], object], device: torch.device) -> float:
-    """Return the seconds that one call takes."""
+    """Return the seconds that one call takes, by the clock of the options."""
+    clock = _CLOCKS[_CHOSEN[0]]
     synchronise(device)
-    start = time.perf_counter()
+    start = clock()
     function()
     synchronise(device)
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def alternate(

@@ -13,18 +13,24 @@ call of ours, which computes them.
 
 Columns: milliseconds per image, median of the turns; ratio: speed-up over plain in the same turn, median; peak MiB:
 growth of memory above the affinities and scores, measured in a separate process (memory allocated by PyTorch on CUDA,
-resident memory on a CPU); ratio: peak of plain over this peak; products: products of two dense matrices, or of a sparse
-matrix with the scores; error: greatest difference of a score from the walk in float64.
+resident memory on a CPU), for plain with two squarings, which hold as many matrices as all; ratio: peak of plain over
+this peak; products: products of two dense matrices, or of a sparse matrix with the scores; error: greatest difference
+of a score from the walk in float64.
 
 The second table measures the whole refinement of the features and class maps of one image, after the network:
 affinities (plain gathers all pairs), the background score, cells of 8 pixels, the walk, scores of the image's size,
-labels. At least 99.9 % of the labels must be equal.
+labels. At least 99.9 % of the labels must be equal. It belongs to AffinityNet's walk, so it is left out for another
+stride, radius or beta.
+
+IRN walks on cells of 4 pixels with beta 10: `--stride 4 --beta 10`. Plain then needs about 2 GB of memory for an image
+of 500 x 375, and minutes for each call.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -63,15 +69,31 @@ TOLERANCE = 1e-5
 CHANNELS, ALPHA, SHARE = 448, 16, 0.999
 """Channels of AffinityNet's features, power of the background, and least share of equal labels."""
 
+
+@dataclass(frozen=True)
+class Graph:
+    """Settings of the walk; the defaults are AffinityNet's.
+
+    Attributes:
+        beta: Power of the affinities.
+        radius: Upper bound, excluded, of the distance of a pair, in cells.
+    """
+
+    beta: float = BETA
+    radius: int = RADIUS
+
+
+AFFINITYNET = Graph()
+
 Inputs = tuple[list[Tensor], list[Tensor]]
 """The scores ``(C, h, w)`` and the affinities ``(P, n)`` of every image."""
 
 
 @lru_cache
-def plain_indices(height: int, width: int, device: torch.device) -> Tensor:
+def plain_indices(height: int, width: int, radius: int, device: torch.device) -> Tensor:
     """Return row and column of the matrix's entries ``(2, 2 P n + N)``: pairs, transposed pairs, main diagonal."""
-    reach = RADIUS - 1
-    offsets = plain_offsets(RADIUS)
+    reach = radius - 1
+    offsets = plain_offsets(radius)
     grid = np.arange(height * width).reshape(height, width)
     start = grid[: height - reach, reach : width - reach].ravel()
     end = np.concatenate([start + dy * width + dx for dy, dx in offsets])
@@ -81,16 +103,16 @@ def plain_indices(height: int, width: int, device: torch.device) -> Tensor:
 
 
 @torch.no_grad()
-def plain_walk(scores: list[Tensor], affinities: list[Tensor], steps: int) -> list[Tensor]:
+def plain_walk(scores: list[Tensor], affinities: list[Tensor], steps: int, graph: Graph = AFFINITYNET) -> list[Tensor]:
     """Return the scores of all images after ``steps`` steps, by squaring dense matrices."""
     results = []
     for maps, pairs in zip(scores, affinities, strict=True):
         height, width = maps.shape[1:]
         size = height * width
         values = torch.cat([pairs.flatten(), pairs.flatten(), pairs.new_ones(size)])
-        indices = plain_indices(height, width, maps.device)
+        indices = plain_indices(height, width, graph.radius, maps.device)
         matrix = torch.sparse_coo_tensor(indices, values, (size, size), check_invariants=False).to_dense()
-        matrix = torch.pow(matrix, BETA)
+        matrix = torch.pow(matrix, graph.beta)
         transition = matrix / matrix.sum(dim=0, keepdim=True)
         for _ in range(steps.bit_length() - 1):
             transition = torch.matmul(transition, transition)
@@ -99,9 +121,10 @@ def plain_walk(scores: list[Tensor], affinities: list[Tensor], steps: int) -> li
 
 
 @torch.no_grad()
-def sparse_walk(scores: list[Tensor], affinities: list[Tensor], steps: int) -> list[Tensor]:
+def sparse_walk(scores: list[Tensor], affinities: list[Tensor], steps: int, graph: Graph = AFFINITYNET) -> list[Tensor]:
     """Return the scores of all images after ``steps`` products with the sparse matrix of all images."""
-    transition = transition_matrix(affinities, [(m.shape[1], m.shape[2]) for m in scores], BETA, RADIUS)
+    grids = [(m.shape[1], m.shape[2]) for m in scores]
+    transition = transition_matrix(affinities, grids, graph.beta, graph.radius)
     x = torch.cat([maps.flatten(1).t() for maps in scores])
     for _ in range(steps):
         x = transition @ x
@@ -109,13 +132,13 @@ def sparse_walk(scores: list[Tensor], affinities: list[Tensor], steps: int) -> l
     return [part.t().reshape(maps.shape) for part, maps in zip(parts, scores, strict=True)]
 
 
-def exact_walk(scores: list[Tensor], affinities: list[Tensor], steps: int) -> list[Tensor]:
+def exact_walk(scores: list[Tensor], affinities: list[Tensor], steps: int, graph: Graph = AFFINITYNET) -> list[Tensor]:
     """Return the scores of all images, computed in float64."""
     results = []
     for maps, pairs in zip(scores, affinities, strict=True):
         size = maps[0].numel()
-        half = pairs.flatten().double().cpu().numpy() ** BETA
-        indices = plain_indices(maps.shape[1], maps.shape[2], torch.device("cpu")).numpy()
+        half = pairs.flatten().double().cpu().numpy() ** graph.beta
+        indices = plain_indices(maps.shape[1], maps.shape[2], graph.radius, torch.device("cpu")).numpy()
         matrix = coo_array((np.concatenate([half, half, np.ones(size)]), indices), shape=(size, size)).tocsr()
         sums = matrix.sum(1)[:, None]
         x = maps.flatten(1).t().double().cpu().numpy()
@@ -135,19 +158,19 @@ def products(steps: int) -> dict[str, int]:
     return {PLAIN: steps.bit_length(), SPARSE: steps, OURS: min(steps, len(walk_coefficients(steps)))}
 
 
-def our_walk(scores: list[Tensor], affinities: list[Tensor], steps: int) -> list[Tensor]:
+def our_walk(scores: list[Tensor], affinities: list[Tensor], steps: int, graph: Graph = AFFINITYNET) -> list[Tensor]:
     """Return the same by the library."""
-    return random_walk(scores, affinities, beta=BETA, steps=steps, radius=RADIUS)
+    return random_walk(scores, affinities, beta=graph.beta, steps=steps, radius=graph.radius)
 
 
-RUN: dict[str, Callable[[list[Tensor], list[Tensor], int], list[Tensor]]] = {
+RUN: dict[str, Callable[..., list[Tensor]]] = {
     PLAIN: plain_walk,
     SPARSE: sparse_walk,
     OURS: our_walk,
 }
 
 
-def make_inputs(count: int, rows: int, height: int, width: int, device: torch.device) -> Inputs:
+def make_inputs(count: int, rows: int, height: int, width: int, device: torch.device, radius: int = RADIUS) -> Inputs:
     """Make smooth scores, and affinities that follow the borders of patches, for grids of ``height`` x ``width``."""
     rng = np.random.default_rng(0)
     scores, affinities = [], []
@@ -155,7 +178,7 @@ def make_inputs(count: int, rows: int, height: int, width: int, device: torch.de
         scores.append(torch.from_numpy(np.stack([smooth(rng, height, width) for _ in range(rows)])).to(device))
         patches = np.stack([np.floor(5 * smooth(rng, height, width)) / 5 for _ in range(8)])
         noise = 0.1 * rng.random(patches.shape)
-        affinities.append(pair_affinities(torch.from_numpy((patches + noise)[None]).to(device), RADIUS)[0])
+        affinities.append(pair_affinities(torch.from_numpy((patches + noise)[None]).to(device), radius)[0])
     return scores, affinities
 
 
@@ -205,9 +228,14 @@ def arguments() -> argparse.Namespace:
     """Read the command line and refuse options that the plain version does not support."""
     options = parser(__doc__, repeats=3, threads=1)
     options.add_argument("--height", type=int, default=375, help="height of the image (default: 375)")
+    options.add_argument("--width", type=int, default=500, help="width of the image (default: 500)")
     options.add_argument(
-        "--width", type=int, default=500, help=f"width of the image (default: 500); the grid is {STRIDE} times smaller"
+        "--stride", type=int, default=STRIDE, help=f"side of a cell of the grid, in pixels (default: {STRIDE})"
     )
+    options.add_argument(
+        "--radius", type=int, default=RADIUS, help=f"radius of the pairs, in cells (default: {RADIUS})"
+    )
+    options.add_argument("--beta", type=float, default=BETA, help=f"power of the affinities (default: {BETA})")
     options.add_argument(
         "--steps", type=int, default=256, help="t, a power of two, because plain squares a matrix (default: 256)"
     )
@@ -216,38 +244,47 @@ def arguments() -> argparse.Namespace:
     chosen = options.parse_args()
     if chosen.steps < 1 or chosen.steps & (chosen.steps - 1):
         raise SystemExit(f"--steps {chosen.steps} is not a power of two, and plain can only square; try 256.")
-    if chosen.rows < 1 or chosen.images < 1:
-        raise SystemExit("--rows and --images must be at least 1.")
+    if chosen.rows < 1 or chosen.images < 1 or chosen.stride < 1:
+        raise SystemExit("--rows, --images and --stride must be at least 1.")
+    if chosen.radius < 2 or -(-chosen.height // chosen.stride) < chosen.radius:
+        raise SystemExit("--radius must be at least 2, and no more than the rows of the grid.")
     return chosen
 
 
 def main() -> None:
     """Compare, then time, then print the tables."""
     options = arguments()
-    device = begin(options)
-    height, width = -(-options.height // STRIDE), -(-options.width // STRIDE)
-    inputs = make_inputs(options.images, options.rows, height, width, device)
+    device, graph = begin(options), Graph(options.beta, options.radius)
+    height, width = -(-options.height // options.stride), -(-options.width // options.stride)
+    inputs = make_inputs(options.images, options.rows, height, width, device, graph.radius)
     if options.measure:
-        run = RUN[options.measure]
-        run(*make_inputs(1, options.rows, RADIUS, 2 * RADIUS, device), 2)  # loads code, whose memory must not count
+        run, tiny = RUN[options.measure], (graph.radius, 2 * graph.radius)
+        loads = make_inputs(1, options.rows, *tiny, device, graph.radius)
+        run(*loads, 2, graph)  # loads code, whose memory must not count
         forget_peak()
-        print_peak(peak_of(lambda: run(*inputs, options.steps), device))
+        steps = min(options.steps, 4) if options.measure == PLAIN else options.steps
+        print_peak(peak_of(lambda: run(*inputs, steps, graph), device))
         return
 
     memory = peaks(list(RUN))
-    walked = {}
-    first = seconds(lambda: walked.update({OURS: our_walk(*inputs, options.steps)}), device)
+    first = seconds(lambda: our_walk(*inputs, options.steps, graph), device)
+    sparse_walk(*inputs, 1, graph)
+    plain_indices(height, width, graph.radius, device)
+    walked: dict[str, list[Tensor]] = {}
+
+    def walk(name: str) -> None:
+        walked[name] = RUN[name](*inputs, options.steps, graph)
+
+    times = alternate({name: lambda name=name: walk(name) for name in RUN}, options.repeats, device, warm_up=0)
     for name in (SPARSE, PLAIN):
-        walked[name] = RUN[name](*inputs, options.steps)
         for ours, other in zip(walked[OURS], walked[name], strict=True):
             torch.testing.assert_close(ours, other, rtol=0, atol=TOLERANCE)
-    exact = exact_walk(*inputs, options.steps)
-    variants = {name: lambda run=run: run(*inputs, options.steps) for name, run in RUN.items()}
-    times = alternate(variants, options.repeats, device, warm_up=0)
+    exact = exact_walk(*inputs, options.steps, graph)
 
     print(
-        f"Random walk: {options.images} images of {options.width}x{options.height}, grid {height}x{width}, "
-        f"{options.steps} steps, {options.rows} rows; the first call of ours took {1000 * first:.0f} ms"
+        f"Random walk: {options.images} images of {options.width}x{options.height}, grid {height}x{width}, radius "
+        f"{graph.radius}, beta {graph.beta:g}, {options.steps} steps, {options.rows} rows; the first call of ours took "
+        f"{1000 * first:.0f} ms"
     )
     print(f"{machine(device)}; {options.repeats} turns; scores are equal (absolute tolerance {TOLERANCE:g})")
     needed = products(options.steps)
@@ -256,7 +293,8 @@ def main() -> None:
         for row in comparison(times, memory, PLAIN, options.images)
     ]
     print(table(("variant", "ms/image", "ratio", "peak MiB", "ratio", "products", "error"), rows))
-    time_refinement(options, device)
+    if graph == AFFINITYNET and options.stride == STRIDE:
+        time_refinement(options, device)
 
 
 if __name__ == "__main__":

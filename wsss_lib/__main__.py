@@ -57,7 +57,8 @@ under runs/, and continues after a stop.
 
 _RUN = """\
 Train a method, make its maps and masks, and score them: the run of the method's notebook without the notebook, and
-without the final network, which `fit` adds.
+without the final network, which `fit` adds. The method irn_cam, the classifier whose maps IRN refines, has no
+notebook; its parameters are those of cam.
 """
 
 _DOUBT = """\
@@ -88,6 +89,12 @@ _REPORT = """\
 Write one HTML page about a run, finished or not: settings, data and what is doubtful about them, training curves,
 scores and how each threshold was chosen, best, median and worst pictures, times, and the limits of the numbers. The
 page needs no other file and no network connection.
+"""
+
+_FOLLOW = """\
+Print a table of the CAM seeds of every network that a run has kept after its epochs (keep_epochs=True): their mean IoU
+on a sample of the pictures with masks. The run may still be in training. Then say how much choosing the best epoch on
+the scored masks would add to the score of the last one.
 """
 
 _LEADERBOARD = """\
@@ -177,6 +184,19 @@ def _parser(wanted: str = "") -> argparse.ArgumentParser:
         "--out", type=Path, metavar="FILE", help="the page, by default report.html in the folder of the run"
     )
 
+    one = command("follow", _follow, "scores of a run's networks after each epoch", _FOLLOW)
+    one.add_argument("folder", type=Path, metavar="RUN", help="folder of a run with keep_epochs=True")
+    one.add_argument(
+        "--sample",
+        type=int,
+        default=100,
+        metavar="N",
+        help="pictures of each split that are scored, evenly spaced; 0 for all (default: 100)",
+    )
+    one.add_argument(
+        "--ids", type=Path, metavar="FILE", help="list of the pictures from which the sample is taken, one id per line"
+    )
+
     one = command("leaderboard", _leaderboard, "one table of methods, with one file per entry", _LEADERBOARD)
     one.add_argument("action", choices=("add", "page"), help="add an entry, or write the page of all entries")
     one.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="add: finished runs that differ in their seed")
@@ -204,6 +224,7 @@ def _parser(wanted: str = "") -> argparse.ArgumentParser:
 
 def _explained(command: str) -> str:
     """Return the explanation of all parameters that a command takes."""
+    from wsss_lib.runs.parameters import run_names
     from wsss_lib.use import chains, label_doubts
 
     if command == "doubt":
@@ -211,17 +232,18 @@ def _explained(command: str) -> str:
         return _listed({"Parameters": ("", texts, list(label_doubts.NAMES))})
     common = chains.known_parameters("cam")
     groups = {"Parameters of every method, or of method=cam": ("", chains.explain("cam"), common)}
-    for method in list(chains.NOTEBOOKS)[1:]:
+    for method in run_names():
         own = sorted({*chains.known_parameters(method)} - {*common})
-        groups[f"More with {'method=' if command == 'fit' else ''}{method}"] = ("", chains.explain(method), own)
+        if own:
+            groups[f"More with {'method=' if command == 'fit' else ''}{method}"] = ("", chains.explain(method), own)
     if command == "fit":
         groups["Parameters of the final network"] = (
             chains.FINAL,
             chains.explain("segmentation"),
             [*chains.final_parameters()],
         )
-    methods = f"\nMethods: {', '.join(f'{name} ({notebook})' for name, notebook in chains.NOTEBOOKS.items())}"
-    return f"{methods}\n{_listed(groups)}"
+    named = [method if method == name else f"{method} ({name})" for method, name in run_names().items()]
+    return f"\nMethods: {', '.join(named)}\n{_listed(groups)}"
 
 
 def _listed(groups: dict[str, tuple[str, dict[str, str], list[str]]]) -> str:
@@ -362,6 +384,23 @@ def _report(options: argparse.Namespace) -> int:
     return 0
 
 
+def _follow(options: argparse.Namespace) -> int:
+    from wsss_lib.data.voc import read_ids
+    from wsss_lib.results.epochs import epochs_table, follow, gain_of_choice
+    from wsss_lib.runs.cam import CamRun
+
+    if options.sample < 0:
+        raise InputError(f"sample {options.sample} is out of range; give a number of pictures, or 0 for all.")
+    run = reopen(options.folder, guest=True)
+    if not isinstance(run, CamRun):
+        raise InputError(f"{options.folder} is a run of {run.settings.method}, which makes no CAM seeds; give another.")
+    rows = follow(run, options.sample, () if options.ids is None else read_ids(options.ids))
+    print(epochs_table(rows))
+    splits = [*rows[0].mean_iou]
+    print(gain_of_choice(rows, "val" if "val" in splits else splits[0]))
+    return 0
+
+
 def _leaderboard(options: argparse.Namespace) -> int:
     from wsss_lib.results.leaderboard import collect_entry, write_entry
     from wsss_lib.results.leaderboard_page import write_page
@@ -394,7 +433,19 @@ def _stage(options: argparse.Namespace) -> int:
     return 0
 
 
-_COMMANDS = ("fit", "run", "doubt", "predict", *map_commands.NAMES, "save", "export", "report", "leaderboard", "stage")
+_COMMANDS = (
+    "fit",
+    "run",
+    "doubt",
+    "predict",
+    *map_commands.NAMES,
+    "save",
+    "export",
+    "report",
+    "follow",
+    "leaderboard",
+    "stage",
+)
 
 
 def _parse(words: Sequence[str]) -> argparse.Namespace:
@@ -414,9 +465,9 @@ def _names_stage(folder: str, word: str) -> bool:
         return False
     if word in ("train", "infer", "refine", "label"):  # as processes are started, whatever else there may be
         return True
-    from wsss_lib.use.chains import NOTEBOOKS
+    from wsss_lib.runs.parameters import run_names
 
-    return not (word in NOTEBOOKS or "=" in word or word.startswith("-") or Path(word).exists())
+    return not (word in run_names() or "=" in word or word.startswith("-") or Path(word).exists())
 
 
 def main() -> int:

@@ -55,6 +55,21 @@ def test_a_sample_is_spread_and_its_maps_are_used_again(run, monkeypatch):
     monkeypatch.undo()
 
 
+def test_a_list_says_which_pictures_are_sampled(run):
+    val = [run.data("val").ids[index] for index in (1, 5, 6)]
+    rows = follow(run, 0, val)
+    assert [set(row.mean_iou) for row in rows] == [{"val"}, {"val"}]  # no picture of train is listed
+    assert rows[0].chosen == "fixed"
+    view = run.at_epoch(1)
+    assert [image_id for image_id in view.data("val").ids if image_id in view.cams("val")] == val
+    score = score_cams(view.cams("val"), DatasetView(view.data("val"), "three", [1, 5, 6]))
+    assert rows[0].best["val"] == float(score.mean_iou.max())
+    follow(run, 2, [*val, run.data("train").ids[3]])
+    assert len(list(view.cams("train").folder.glob("*.npz"))) == 1
+    says = sentence_of(lambda: follow(run, 0, [*val, "nobody"]))
+    assert says == "'nobody' is not the id of a picture with a mask in train or val (1 of 4 are not); correct the list."
+
+
 def test_while_the_run_is_in_training(run):
     """A guest needs no lock of the folder in which the training goes on."""
     with run.place.locked():

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from tests.runs.small import open_run, sentence_of, tiny_config
-from tests.use.models import write_pictures
+from tests.use.models import final_run, write_pictures
 from wsss_lib import __main__ as command
-from wsss_lib.runs.parameters import read_parameters
+from wsss_lib.runs.parameters import read_parameters, run_names
 from wsss_lib.use.chains import NOTEBOOKS, explain, final_parameters, known_parameters, read_words
 
 ROOT = Path(__file__).parents[2]
@@ -48,7 +48,7 @@ def test_help(words, shown, monkeypatch, capsys):
     assert shown in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("method", NOTEBOOKS)
+@pytest.mark.parametrize("method", run_names())
 def test_every_parameter_is_explained(method):
     assert [name for name in known_parameters(method) if not explain(method).get(name)] == []
 
@@ -232,3 +232,35 @@ def test_a_prediction_that_is_killed_goes_on(path, tmp_path):
         assert (tmp_path / "out" / mask.name).read_bytes() == mask.read_bytes()
     assert (tmp_path / "out" / "predictions.csv").read_text() == (tmp_path / "whole" / "predictions.csv").read_text()
     assert not list((tmp_path / "out").glob(".tmp-*"))
+
+
+# -------------------------------------------------------------------------------------------------- following epochs
+
+
+def test_epochs_are_followed(said, tmp_path):
+    run = open_run(tmp_path / "run", tiny_config(epochs=2), keep_epochs=True, limit=4)
+    run.train(lambda _row: None)
+    status, text = said("follow", "run", "--sample", "2")
+    assert status == 0
+    rows = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("|")]
+    assert rows == ["epoch", "---", "1", "2"]
+    assert "On val the network of epoch 2, the last one kept, reaches " in text
+    (tmp_path / "list.txt").write_text(run.data("train").ids[1] + "\n")
+    status, text = said("follow", "run", "--ids", "list.txt")
+    assert (status, "mIoU % val" in text, "On train the network of epoch 2" in text) == (0, False, True)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["run", "--sample", "-1"], "sample -1 is out of range"),
+        (["run"], "has kept no network; train with keep_epochs=True"),
+        (["final"], "is a run of segmentation, which makes no CAM seeds"),
+        (["nowhere"], "nowhere"),
+    ],
+)
+def test_what_cannot_be_followed(words, sentence, said, tmp_path):
+    open_run(tmp_path / "run", tiny_config(epochs=1), limit=4)
+    final_run(tmp_path / "final")
+    status, text = said("follow", *words)
+    assert (status, sentence in text) == (1, True)

@@ -10,6 +10,7 @@ from wsss_lib import __main__ as command
 from wsss_lib.exchange.maps import open_maps
 from wsss_lib.models import create_backbone
 from wsss_lib.runs.imported import ImportedRun
+from wsss_lib.runs.irn import IRNRun
 from wsss_lib.runs.kinds import reopen
 from wsss_lib.stages.store import read_json
 from wsss_lib.use.train_on_maps import Source, make_data, segment_maps, walk_maps
@@ -99,6 +100,36 @@ def test_maps_walk(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("one")
+def test_maps_walk_by_irn(tmp_path, monkeypatch, capsys):
+    """As a user types it, beside a walk by AffinityNet in the same folder; then with a network of the authors."""
+    walk_maps(source(tmp_path), tmp_path / "out", [*WALK, "workers=0"])
+    made = (tmp_path / "out" / "maps" / "cams" / "train" / "b.npz").stat().st_mtime_ns
+    capsys.readouterr()
+    (tmp_path / "classes.txt").write_text("cat\ndog\n")
+    words = ["cams", "pictures", "method=irn", *WALK, "canvas=64", "walk_steps=8", "workers=0"]
+    options = ["--classes", "classes.txt", "--masks", "masks", "--out", "out"]
+    monkeypatch.setattr("sys.argv", ["wsss", "walk", *words, *options])
+    assert command.main() == 0
+    said = capsys.readouterr().out
+    assert "| walk-crf |" in said
+    assert f"masks in {tmp_path / 'out' / 'walk-irn' / 'masks'}" in said or "masks in out/walk-irn/masks" in said
+    run = reopen(tmp_path / "out" / "walk-irn", guest=True)
+    assert isinstance(run, IRNRun)
+    assert (tmp_path / "out" / "maps" / "cams" / "train" / "b.npz").stat().st_mtime_ns == made
+    assert set(read_json(run.folder / "metrics.json")["refinements"]["train"]) == {"walk", "walk-crf"}
+    for what in ("walk", "walk-crf"):
+        assert all(image_id in run.masks(what, "train") for image_id in IDS)
+    keys = {key: key.replace("backbone.", "resnet50.", 1) for key in run.method.network.state_dict()}
+    torch.save({keys[key]: value for key, value in run.method.network.state_dict().items()}, tmp_path / "theirs.pth")
+    given = ["method=irn", *WALK[:4], "accelerator=cpu", "canvas=64", "walk_steps=8", "workers=0"]
+    other = walk_maps(source(tmp_path), tmp_path / "other", [*given, "checkpoint=theirs.pth"])
+    assert not (other.folder / "checkpoint.pt").exists()
+    for image_id in IDS:
+        assert torch.equal(other.masks("walk", "train").read(image_id, 2), run.masks("walk", "train").read(image_id, 2))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("one")
 def test_the_final_network_learns_from_maps(tmp_path):
     words = [*FINAL, "final.backbone=mobilenet_v2", "final.weights=net.pth"]
     run = segment_maps(source(tmp_path), tmp_path / "out", words)
@@ -150,7 +181,9 @@ def test_maps_of_a_folder_in_vocs_layout(tmp_path, capsys):
     [
         (["walk", "epochss=1"], "parameter epochss is unknown; perhaps epochs is meant"),
         (["walk", "out=x"], "parameter out follows from the maps"),
-        (["walk", "final.epochs=1"], "a walk takes only parameters of AffinityNet"),
+        (["walk", "final.epochs=1"], "a walk trains no final network"),
+        (["walk", "method=acr"], "method acr has no random walk; choose one of affinitynet, irn."),
+        (["walk", "method=irn", "low_alpha=2"], "parameter low_alpha is unknown"),
         (["segment", "epochs=1"], "parameter epochs cannot be given for a final network"),
         (["segment", "method=acr"], "cannot be given for a final network"),
         (["segment", "final.epochs=0.5"], "parameter epochs must be of type int"),

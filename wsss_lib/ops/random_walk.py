@@ -64,10 +64,12 @@ def _structure(
     for of_offset, (distance, start, end, place) in zip(pairs, diagonals, strict=True):
         table[distances.index(distance), *start] = of_offset[place]
         table[distances.index(-distance), *end] = of_offset[place]
-    flat = table.flatten(1).t()
-    rows, which = (flat >= 0).nonzero(as_tuple=True)
-    columns = rows + torch.tensor(distances)[which]
-    return rows.int().to(device), columns.int().to(device), flat[rows, which].to(device)
+    flat = table.flatten(1).t().numpy()
+    there = flat >= 0  # NumPy selects by it without positions, which in int64 would be larger than the result
+    pixel = np.arange(height * width, dtype=np.int32)
+    row = torch.from_numpy(np.repeat(pixel, there.sum(1)))
+    column = torch.from_numpy((pixel[:, None] + np.array(distances, np.int32))[there])
+    return row.to(device), column.to(device), torch.from_numpy(flat[there]).to(device)
 
 
 @lru_cache(maxsize=32)
@@ -82,17 +84,19 @@ def _summation(
     rest. This function gives the same order for a sparse matrix, since adding zeros does not change a sum. The matrix
     is symmetric, so its rows have the entries of its columns.
     """
-    rows, columns, pairs = (part.long() for part in _structure(height, width, radius, border, torch.device("cpu")))
+    rows, columns, terms = _structure(height, width, radius, border, torch.device("cpu"))
     size = height * width
     length = 1 << max(4, (size - 1).bit_length() // 4)
-    terms, steps = pairs, []
+    steps = []
     for step in (length, length**2, length**3, size):
-        key = rows * size + columns // step
-        first = torch.cat([key.new_ones(1), key.diff()]).nonzero().flatten()
-        steps.append((terms, torch.cat([first, first.new_tensor([len(key)])])))
-        rows, columns = rows[first], columns[first]
-        terms = torch.arange(len(first))
-    return [(part.int().to(device), starts.int().to(device)) for part, starts in steps]
+        groups = columns // step
+        begins = torch.ones(len(rows), dtype=torch.bool)
+        begins[1:] = (rows[1:] != rows[:-1]) | (groups[1:] != groups[:-1])
+        first = begins.nonzero().flatten().int()
+        steps.append((terms, torch.cat([first, first.new_tensor([len(rows)])])))
+        rows, columns = rows[begins], columns[begins]
+        terms = torch.arange(len(first), dtype=torch.int32)
+    return [(part.to(device), starts.to(device)) for part, starts in steps]
 
 
 def _weights_and_sums(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from wsss_lib.data.dataset import Dataset, DatasetView
@@ -34,7 +34,7 @@ class EpochScores:
     best: Mapping[str, float]
 
 
-def follow(run: CamRun, sample: int = 100) -> list[EpochScores]:
+def follow(run: CamRun, sample: int = 100, ids: Sequence[str] = ()) -> list[EpochScores]:
     """Score every network that a run has kept, on the same sample of pictures.
 
     The maps stay in the folders of ``run.at_epoch``, where a later call or :meth:`CamRun.infer` finds them. The run may
@@ -43,25 +43,34 @@ def follow(run: CamRun, sample: int = 100) -> list[EpochScores]:
     Args:
         run: A run that keeps the networks of its epochs (setting ``keep_epochs``).
         sample: Number of pictures with masks that are scored of each split, evenly spaced in its list; 0 for all.
+        ids: Ids of the pictures from which the sample is taken; empty for all. A split with none of them is left out.
 
     Returns:
         A row for each kept epoch, in ascending order.
 
     Raises:
-        InputError: The run has kept no network, or the data has no masks.
+        InputError: The run has kept no network, the data has no masks, or an id belongs to no picture with a mask.
     """
     epochs = KeptEpochs(run.folder).numbers()
     if not epochs:
         raise InputError(f"{run.folder} has kept no network; train with keep_epochs=True in another folder.")
-    samples = {name: _sample(data, sample) for name, data in run.splits.scored.items() if data.has_masks}
-    if not samples:
+    masked = {name: data for name, data in run.splits.scored.items() if data.has_masks}
+    if not masked:
         raise InputError(f"the data of {run.folder} has no masks to score epochs with; give data with masks.")
+    known = {data.ids[index] for data in masked.values() for index in data.masked}
+    if unknown := [image_id for image_id in ids if image_id not in known]:
+        raise InputError(
+            f"{unknown[0]!r} is not the id of a picture with a mask in {' or '.join(masked)} ({len(unknown)} of "
+            f"{len(ids)} are not); correct the list."
+        )
+    wanted = known.intersection(ids) or known
+    samples = {name: _sample(data, sample, wanted) for name, data in masked.items() if not wanted.isdisjoint(data.ids)}
     return [_scored(run.at_epoch(epoch), epoch, samples) for epoch in epochs]
 
 
-def _sample(data: Dataset, count: int) -> Dataset:
-    """Return some images with masks, evenly spaced."""
-    masked = data.masked
+def _sample(data: Dataset, count: int, wanted: Set[str]) -> Dataset:
+    """Return some of the images with masks and wanted ids, evenly spaced."""
+    masked = [index for index in data.masked if data.ids[index] in wanted]
     count = min(count, len(masked)) if count > 0 else len(masked)
     return DatasetView(data, f"a sample of {data.name}", [masked[i * len(masked) // count] for i in range(count)])
 

@@ -28,7 +28,19 @@ NOTEBOOKS = {
     "pcss": "04_pcss",
     "msal": "05_msal",
 }
-"""For every method, the notebook that makes the same run."""
+"""For every method with a lesson, the notebook that makes the same run."""
+
+WITHOUT_NOTEBOOK = ("irn_cam",)
+"""Methods without a lesson."""
+
+
+def run_names() -> dict[str, str]:
+    """Return for every method of the shell the name of its runs, which is also that of their folder under ``runs``.
+
+    It is the name of the notebook that makes the same run or, for a method without a notebook, the method's own.
+    """
+    return NOTEBOOKS | {name: name for name in WITHOUT_NOTEBOOK}
+
 
 COMMON: dict[str, Kind] = {
     "preset": Kind(str, choices=PRESETS),

@@ -23,6 +23,7 @@ from wsss_lib.runs.parameters import (
     keeps_preset,
     parameter_types,
     read_parameters,
+    run_names,
     with_present_names,
 )
 from wsss_lib.runs.parameters import NOTEBOOKS as NOTEBOOKS
@@ -104,8 +105,8 @@ def read_words(words: Sequence[str], method: str = "cam") -> Parameters:
     """
     values = split_words(words)
     method = values.pop("method", method)
-    if method not in NOTEBOOKS:
-        raise InputError(f"method {method!r} is unknown; choose one of {', '.join(NOTEBOOKS)}.")
+    if method not in run_names():
+        raise InputError(f"method {method!r} is unknown; choose one of {', '.join(run_names())}.")
     final_values = {name: value for name, value in values.items() if name.startswith(FINAL)}
     own = dict(with_present_names({name: value for name, value in values.items() if name not in final_values}))
     refuse_unknown_words(own, known_parameters(method))
@@ -210,7 +211,7 @@ def open_method(parameters: Parameters, with_final: bool) -> CamRun | Refinement
     final = parameters.final
     usual = with_final and not {*_OF_FINAL} & final.keys()
     settings = read_parameters(
-        NOTEBOOKS[parameters.method], parameters.method, {**parameters.values, "segmentation": usual}
+        run_names()[parameters.method], parameters.method, {**parameters.values, "segmentation": usual}
     )
     if with_final and not usual:
         existing("weights", final.get("weights", ""))

@@ -76,7 +76,8 @@ Write maps in another form: npy (for psa, SEAM and OC-CSE), irn (for IRN), pictu
 _WALK = f"""\
 Train AffinityNet on maps, or use the authors' network (checkpoint=FILE). Then apply the random walk to the maps, and
 write masks, OUT/walk/masks/walk-crf/. name=value are the parameters of `wsss run affinitynet`, such as preset=voc12;
-they stand before the options.
+they stand before the options. With method=irn the same is done by IRN, with the parameters of `wsss run irn`; its masks
+are OUT/walk-irn/masks/walk/, and walk-crf/ beside it.
 
 {_FORMS}PICTURES may also be a folder in VOC's or COCO's layout or one with a labels.csv.
 """
@@ -121,7 +122,7 @@ def add(command: Add) -> None:
     _add_crf(one)
 
     for name, do, about, text in (
-        ("walk", _walk, "AffinityNet and the random walk on maps of any repository", _WALK),
+        ("walk", _walk, "AffinityNet or IRN, and the random walk on maps of any repository", _WALK),
         ("segment", _segment, "the final network, trained on maps of any repository", _SEGMENT),
     ):
         one = command(name, do, about, text)

@@ -5,6 +5,7 @@ In the folder of the results::
     data/      labels, and links to pictures and masks, in the layout of `photos`; only for a plain folder of pictures
     maps/      the run of the maps, with their refinement and, in segmentation/, the final network
     walk/      the run of AffinityNet
+    walk-irn/  the run of IRN
 """
 
 from __future__ import annotations
@@ -23,9 +24,11 @@ from wsss_lib.data.files import write_atomically
 from wsss_lib.errors import InputError, printable
 from wsss_lib.exchange.maps import MapSet, Numbering, have_maps, open_maps
 from wsss_lib.methods import imported
-from wsss_lib.runs.affinitynet import AffinityNetRun
 from wsss_lib.runs.imported import ImportedRun
+from wsss_lib.runs.kinds import open_run
 from wsss_lib.runs.parameters import existing, read_parameters
+from wsss_lib.runs.refinement import RefinementRun
+from wsss_lib.runs.refiners import REFINERS
 from wsss_lib.runs.report import write_metrics
 from wsss_lib.runs.segmentation import SegmentationRun, final_stage, segment
 from wsss_lib.runs.settings import Settings
@@ -175,15 +178,15 @@ def import_maps(source: Source, settings: Settings, out: Path) -> ImportedRun:
     return run
 
 
-def walk_maps(source: Source, out: str | os.PathLike[str], words: Sequence[str] = ()) -> AffinityNetRun:
-    """Train AffinityNet on maps, or use a trained one, apply the random walk to the maps, and write masks.
+def walk_maps(source: Source, out: str | os.PathLike[str], words: Sequence[str] = ()) -> RefinementRun:
+    """Train AffinityNet or IRN on maps, or use a trained one, apply the random walk to the maps, and write masks.
 
     Args:
         source: The maps and pictures.
         out: Folder of the results. The masks lie in ``walk/masks/walk/<split>`` and, after a CRF, in
-            ``walk/masks/walk-crf/<split>``.
-        words: Parameters of AffinityNet as words, such as ``epochs=3`` or ``checkpoint=res38_aff.pth``, the authors'
-            network, which then gives the affinities.
+            ``walk/masks/walk-crf/<split>``; those of IRN in the same folders of ``walk-irn``.
+        words: Parameters as words: ``method=irn`` for IRN, and those of the method, such as ``epochs=3`` or
+            ``checkpoint=res38_aff.pth``, the authors' network, which then gives the affinities.
 
     Returns:
         The run, whose ``metrics.json`` has the scores if there are masks.
@@ -192,15 +195,20 @@ def walk_maps(source: Source, out: str | os.PathLike[str], words: Sequence[str] 
         InputError: A parameter is unknown, the folder holds another run, or maps are damaged or do not fit.
     """
     parameters, out = read_words(words, "affinitynet"), Path(out)
-    if parameters.method != "affinitynet" or parameters.final:
-        raise InputError("a walk takes only parameters of AffinityNet; leave out method and final.* ones.")
+    method = parameters.method
+    if method not in REFINERS:
+        raise InputError(f"method {method} has no random walk; choose one of {', '.join(REFINERS)}.")
+    if parameters.final:
+        raise InputError("a walk trains no final network; leave out the parameters that begin with final.")
     for name in ("cams", "data_root", "out"):
         if name in parameters.values:
             raise InputError(f"parameter {name} follows from the maps, the pictures and the folder out; leave it out.")
-    values = {"preset": "photos", **parameters.values, "data_root": str(source.root(out)), "out": str(out / "walk")}
-    settings = read_parameters("01_affinitynet", "affinitynet", values)
+    folder = out / ("walk" if method == "affinitynet" else f"walk-{method}")
+    values = {"preset": "photos", **parameters.values, "data_root": str(source.root(out)), "out": str(folder)}
+    settings = read_parameters(REFINERS[method], method, values)
     maps = import_maps(source, settings, out)
-    run = AffinityNetRun(replace(settings, cams=maps.folder)).at_epoch(parameters.epoch)
+    run = open_run(replace(settings, cams=maps.folder)).at_epoch(parameters.epoch)
+    assert isinstance(run, RefinementRun)
     run.label()
     run.train()
     refined: dict[str, Any] = {}

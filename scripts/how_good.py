@@ -288,13 +288,16 @@ def main() -> None:
     parser.add_argument("--split", default="val", help="split that is measured (default: val)")
     parser.add_argument("--candidates", action="store_true", help="measure all ratings, not the trust alone")
     parser.add_argument("--every", type=int, default=1, metavar="N", help="take every Nth picture (default: 1, all)")
+    parser.add_argument("--labelled", action="store_true", help="leave out pictures without labels")
     parser.add_argument("--draws", type=int, default=200, metavar="N", help="draws per run and way (default: 200)")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep the counts in files, and read those there")
     options = parser.parse_args()
     measured = {}
     for folder, following in zip(options.runs, [*options.runs[1:], options.runs[0]], strict=True):
         other = following if options.candidates else None
-        measured[folder.name] = load(folder, options.split, other, options.every, options.keep)
+        one = load(folder, options.split, other, options.every, options.keep)
+        shown = one["labels"].any(1) | (not options.labelled)
+        measured[folder.name] = {name: values[shown] for name, values in one.items()}
     print(rank_table(measured), end="\n\n")
     print(curve_table(measured), end="\n\n")
     print(level_table(measured), end="\n\n")

@@ -228,14 +228,16 @@ def designs(one: Measured) -> dict[str, tuple[Tensor, Callable[[np.random.Genera
     }
 
 
-def simulate(one: Measured, draws: int) -> dict[tuple[str, int], tuple[float, float, float, float, float]]:
+def simulate(
+    one: Measured, draws: int, seed: int = 0
+) -> dict[tuple[str, int], tuple[float, float, float, float, float]]:
     """Return bias, error, coverage of jackknife and bootstrap, and width of the interval, by way and number."""
     counts, number = one[COUNTS], len(one[COUNTS])
     true = float(class_mean(iou_of_counts(counts.sum(0))))
     results = {}
     for name, (sizes, order) in designs(one).items():
         for wanted in NUMBERS:
-            chances, rng, rows = probabilities(sizes, wanted), np.random.default_rng(0), []
+            chances, rng, rows = probabilities(sizes, wanted), np.random.default_rng(seed), []
             for _ in range(draws):
                 chosen = draw(chances, order(rng), rng)
                 found = estimate(counts[chosen], chances[chosen], number)
@@ -256,7 +258,7 @@ def simulate(one: Measured, draws: int) -> dict[tuple[str, int], tuple[float, fl
 
 def simulation_table(runs: Mapping[str, Measured], draws: int) -> str:
     """Return bias, error and coverage of estimates from a few masks, as means over the runs."""
-    found = [simulate(one, draws) for one in runs.values()]
+    found = [simulate(one, draws, seed) for seed, one in enumerate(runs.values())]  # runs share pictures, not draws
     rows = []
     for wanted in NUMBERS:
         for name in dict.fromkeys(name for name, _ in found[0]):
@@ -286,13 +288,16 @@ def main() -> None:
     parser.add_argument("--split", default="val", help="split that is measured (default: val)")
     parser.add_argument("--candidates", action="store_true", help="measure all ratings, not the trust alone")
     parser.add_argument("--every", type=int, default=1, metavar="N", help="take every Nth picture (default: 1, all)")
+    parser.add_argument("--labelled", action="store_true", help="leave out pictures without labels")
     parser.add_argument("--draws", type=int, default=200, metavar="N", help="draws per run and way (default: 200)")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep the counts in files, and read those there")
     options = parser.parse_args()
     measured = {}
     for folder, following in zip(options.runs, [*options.runs[1:], options.runs[0]], strict=True):
         other = following if options.candidates else None
-        measured[folder.name] = load(folder, options.split, other, options.every, options.keep)
+        one = load(folder, options.split, other, options.every, options.keep)
+        shown = one["labels"].any(1) | (not options.labelled)
+        measured[folder.name] = {name: values[shown] for name, values in one.items()}
     print(rank_table(measured), end="\n\n")
     print(curve_table(measured), end="\n\n")
     print(level_table(measured), end="\n\n")

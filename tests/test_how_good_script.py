@@ -43,6 +43,20 @@ def test_everything_that_is_counted(script, run, tmp_path, monkeypatch, capsys):
     assert "| agreement of picture and mirror image, over n |" in capsys.readouterr().out
 
 
+def test_pictures_without_labels_are_left_out(script, monkeypatch, capsys):
+    labels, counts = population()
+    labels[:20] = 0
+    one = {"labels": labels, "true": counts, script.OWN: counts}
+    seen = []
+    monkeypatch.setattr(script, "load", lambda *_: one)
+    monkeypatch.setattr(script, "level_table", lambda runs: str(seen.append(len(runs["run"]["true"]))))
+    for words in ([], ["--labelled"]):
+        monkeypatch.setattr(sys, "argv", ["how_good.py", "run", "--draws", "0", *words])
+        script.main()
+    assert seen == [60, 40]
+    assert "few classes" in capsys.readouterr().out
+
+
 def test_every_nth_picture(script, run, monkeypatch):
     monkeypatch.setattr(script, "reopen", lambda folder, guest: run)  # noqa: ARG005
     some, every = (script.measure(run.folder, "val", None, step) for step in (3, 1))

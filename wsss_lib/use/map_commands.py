@@ -48,9 +48,10 @@ how much mean IoU each way lost in our measurements; none was reliably better th
 
 _TRUST = f"""\
 Rank pictures by how far their masks can be trusted, without any true mask: by the agreement (mean IoU) of each mask
-with what IRN's CRF makes of it. The trust ranks pictures; it is not an estimate of their IoU. docs/how_good.md says how
-well it ranks. The command writes OUT/trust.csv, and the masks of the CRF, OUT/hard-THRESHOLD/<id>.png. With --masks it
-compares trust and true IoU. If the command was stopped, the same command continues.
+with what IRN's CRF makes of it, over the number of classes in the picture. The trust ranks pictures; it is not an
+estimate of their IoU. On some maps it does not even rank, see docs/how_good.md: with --masks, of a few pictures, the
+command compares trust and true IoU. It writes OUT/trust.csv, and the masks of the CRF, OUT/hard-THRESHOLD/<id>.png. If
+the command was stopped, the same command continues.
 
 {_FORMS}"""
 

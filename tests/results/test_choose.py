@@ -1,4 +1,7 @@
-"""Thresholds chosen without masks, against plain versions that go through the thresholds one by one."""
+"""Thresholds and alphas chosen without masks, against plain versions that go through the thresholds one by one."""
+
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +14,8 @@ from wsss_lib.ops.cam import background_power, cam_label
 from wsss_lib.ops.dense_crf import dense_crf, unary_from_labels, unary_from_scores
 from wsss_lib.ops.metrics import confusion_matrix
 from wsss_lib.results import choose
+from wsss_lib.results.choose import MEASURED
+from wsss_lib.runs.report import FIXED_ALPHA, FIXED_THRESHOLD
 from wsss_lib.stages.store import CamStore
 
 GRID = torch.tensor([0.0, 0.1, 0.25, 0.5, 0.8])
@@ -95,12 +100,20 @@ def test_agreement_of_two_sets(picture):
     assert choose.agreement(cams, others, CLASSES, GRID, C).equal(torch.stack(plain))
 
 
-def test_agreement_with_one_crf(picture):
+def test_agreement_with_crfs(picture):
     cams, _, image = picture
-    [solved] = dense_crf([image], [unary_from_scores(background_power(cams, 4))])
-    mask = torch.tensor([0, 2, 4])[solved.argmax(0)]
-    plain = torch.stack([confusion_matrix(mask, seed, C) for seed in seeds(cams)])
-    assert choose.crf_agreement(cams, CLASSES, image, GRID, C).equal(plain)
+    found = choose.crf_agreement(cams, CLASSES, image, GRID, C, (4, 16))
+    for counts, alpha in zip(found, (4, 16), strict=True):
+        [solved] = dense_crf([image], [unary_from_scores(background_power(cams, alpha))])
+        mask = torch.tensor([0, 2, 4])[solved.argmax(0)]
+        assert counts.equal(torch.stack([confusion_matrix(mask, seed, C) for seed in seeds(cams)]))
+
+
+def test_the_crf_that_covers_what_the_seed_covers():
+    seed = torch.tensor([0, 0, 0, 1, 1, 2])
+    crfs = [[0, 0, 0, 0, 0, 1], [2, 0, 0, 0, 1, 1], [0, 1, 1, 1, 1, 2]]
+    counts = torch.stack([confusion_matrix(torch.tensor(crf), seed, 3) for crf in crfs])
+    assert choose.nearest_cover(counts) == 1
 
 
 def test_agreement_with_the_own_crf(picture):
@@ -139,12 +152,24 @@ def world(tmp_path):
 
 def test_every_candidate_finds_clear_objects(world):
     data, store, noise = world
-    found = {one.name: one.threshold for one in choose.candidates(store, data, noise, sample=4)}
-    share = found.pop("objects cover 30%")
-    assert len(found) == 6
-    assert {name: value for name, value in found.items() if not 0.22 <= value <= 0.56} == {}
+    found = choose.candidates(store, data, noise, sample=4)
+    thresholds, alphas = ({one.name: one.value for one in found if one.of == of} for of in ("threshold", "alpha"))
+    assert thresholds.pop("fixed") == FIXED_THRESHOLD
+    share = thresholds.pop("objects cover 30%")
+    assert len(thresholds) == 7
+    assert {name: value for name, value in thresholds.items() if not 0.22 <= value <= 0.56} == {}
     assert 0.05 <= share <= 0.25
-    assert len(choose.candidates(store, data, sample=1)) == 6
+    assert alphas.pop("fixed") == FIXED_ALPHA
+    assert len(alphas) == 3
+    assert {name: value for name, value in alphas.items() if not 1 <= value <= 8} == {}
+    assert len(choose.candidates(store, data, sample=1)) == len(found) - 1
+
+
+def test_every_candidate_has_been_measured(world):
+    data, store, noise = world
+    for one in choose.candidates(store, data, noise, sample=1):
+        average, greatest = one.regrets
+        assert 0 < average <= greatest
 
 
 def test_pictures_without_labels(world):
@@ -153,3 +178,24 @@ def test_pictures_without_labels(world):
     empty.labels.zero_()
     with pytest.raises(InputError, match="no picture of empty has a label"):
         choose.candidates(store, empty)
+
+
+ON_THE_PAGE = {
+    "agreement with other maps": "agreement of other seed",
+    "agreement with the seed at the fixed threshold": f"agreement with the seed at {FIXED_THRESHOLD:g}",
+    "objects cover what they cover at the fixed threshold": f"covers what the seed at {FIXED_THRESHOLD:g} covers",
+}
+
+
+@pytest.mark.parametrize(("of", "fixed"), [("threshold", FIXED_THRESHOLD), ("alpha", FIXED_ALPHA)])
+def test_regrets_are_those_of_the_page(of, fixed):
+    page = (Path(__file__).parents[2] / "docs" / "choices.md").read_text()
+    rows = [re.split(r" *\| *", line)[1:] for line in page.split(f"### {of}\n")[1].split("###")[0].splitlines()]
+    table = {row[0]: tuple(map(float, row[2:4])) for row in rows if len(row) > 4 and re.match(r"[\d.]+$", row[2])}
+    names = {name: ON_THE_PAGE.get(name, f"fixed, {fixed:g}" if name == "fixed" else name) for name in MEASURED[of]}
+    assert {name: table[written] for name, written in names.items()} == MEASURED[of]
+
+
+def test_evenly_spaced():
+    assert choose.evenly_spaced([3, 5, 7, 9, 11], 2) == [3, 7]
+    assert choose.evenly_spaced([3, 5], 9) == [3, 5]

@@ -158,8 +158,8 @@ def test_scores_that_are_null_are_left_out(tmp_path):
 
 
 def test_a_run_of_which_only_val_has_masks(tmp_path):
-    """Of several powers the first is taken, for none may be chosen on val."""
-    refinements = {"val": {"cam": 0.4, "crf-4": 0.3, "crf-32": 0.45}}
+    """Of several powers the one nearest to the fixed one is taken, for none may be chosen on val."""
+    refinements = {"val": {"cam": 0.4, "crf-32": 0.45, "crf-4": 0.3}}
     leave(tmp_path, 0, {"val": 0.4}, refinements, {"val": (0.6, 0.7)})
     result = read_result(tmp_path)
     assert result.threshold == 0.3

@@ -34,6 +34,7 @@ from wsss_lib.runs.cam import CamRun
 from wsss_lib.runs.kinds import reopen
 from wsss_lib.runs.parameters import read_parameters
 from wsss_lib.runs.pcss import PcssRun
+from wsss_lib.runs.report import choose_masks
 from wsss_lib.runs.segmentation import SegmentationRun, cam_masks, final_stage, segment
 from wsss_lib.runs.settings import Settings
 from wsss_lib.stages import infer as infer_module
@@ -456,3 +457,18 @@ def test_which_image_the_crf_sees(tmp_path, masks, image):
     data = run.data("val")
     seen = run.crf_images(data)
     assert (seen.image(0).tobytes() == data.image(0).tobytes()) is (image == "true")
+
+
+@pytest.mark.parametrize(
+    ("scores", "name"),
+    [
+        ({"crf-4": 0.3, "crf-8": 0.2}, "crf-4"),
+        ({"crf-4": None, "crf-8": 0.2}, "crf-8"),
+        ({"crf-2": None, "crf-16": None, "crf-32": None}, "crf-16"),
+        ({"crf-4": None, "crf-16": None}, "crf-4"),
+        ({"walk-crf": None}, "walk-crf"),
+    ],
+)
+def test_which_masks_count(scores, name):
+    """The best; without scores those whose power is nearest to 8, as a ratio."""
+    assert choose_masks(scores) == name

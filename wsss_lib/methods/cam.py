@@ -98,7 +98,7 @@ class CAM(CamMethod):
 
 
 _ALPHAS = (8.0, 4.0, 16.0, 32.0)
-"""Powers of the background in the CRF of the small presets; the first counts where no masks say which is best."""
+"""Powers of the background in the CRF of the small presets."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
-"""Background thresholds that are chosen without any mask, from maps and their pictures.
+"""Background thresholds and powers of a CRF that are chosen without any mask, from maps and their pictures.
 
-Each candidate rates every threshold of the sweep, and the threshold with the highest rating is chosen; of equals the
-lowest. ``docs/choices.md`` says how far the chosen thresholds are from the best ones.
+Each candidate rates every threshold of the sweep, or every power, and the one with the highest rating is chosen; of
+equals the lowest. :data:`MEASURED` says how far the chosen values were from the best ones, ``docs/choices.md`` on which
+maps.
 
 At the threshold number t, a pixel belongs to an object if the pixel's highest score is greater than ``thresholds[t]``,
 as in :func:`wsss_lib.ops.cam.cam_label`. The *level* of a pixel is the number of thresholds below the pixel's highest
@@ -11,6 +12,7 @@ thresholds.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -29,8 +31,10 @@ from wsss_lib.ops.metrics import (
     sweep_confusions,
     sweep_histogram,
 )
+from wsss_lib.runs.report import FIXED_ALPHA, FIXED_THRESHOLD
 from wsss_lib.show.progress import bar
 from wsss_lib.stages.evaluate import THRESHOLDS
+from wsss_lib.stages.refine import label_map
 from wsss_lib.stages.store import CamStore, read_cams
 
 OBJECT_SHARE = 0.3
@@ -42,14 +46,59 @@ REACH = 2
 LEAST_BOUNDARY = 0.1
 """Length of the boundary, as a share of the longest one, below which the boundary contrast rates no threshold."""
 
-ALPHA = 4.0
-"""Power of the background in the CRF whose masks are compared with the seeds."""
+ALPHAS = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0)
+"""Powers of the background that are rated."""
+
+BY_OTSU = "agreement with the seed at Otsu's threshold"
+"""The way that chooses an alpha by its masks' agreement with a seed."""
+
+TWO_STEPS = "agreement with the CRF of the alpha that Otsu's seed chooses"
+"""The way that chooses a threshold with the alpha of `BY_OTSU`."""
 
 CONFIDENCE = 0.7
 """Probability that a seed's label is right, for the CRF of each seed; IRN's value."""
 
 STEP = 5
 """Every which threshold of the sweep has a CRF of its own."""
+
+
+MEASURED: Mapping[str, Mapping[str, tuple[float, float]]] = {
+    "threshold": {
+        "fixed": (1.99, 9.77),
+        "Otsu": (2.06, 7.16),
+        "objects cover 30%": (0.64, 4.27),
+        "boundary contrast": (25.49, 38.92),
+        "explained colour": (7.36, 16.01),
+        "agreement with a CRF, alpha 8": (2.90, 12.56),
+        TWO_STEPS: (0.88, 4.41),
+        "agreement with the seed's own CRF": (8.68, 18.25),
+        "agreement with other maps": (15.80, 25.56),
+    },
+    "alpha": {
+        "fixed": (3.30, 12.47),
+        BY_OTSU: (1.15, 7.49),
+        "agreement with the seed at the fixed threshold": (4.14, 13.30),
+        "objects cover what they cover at the fixed threshold": (2.75, 10.71),
+    },
+}
+"""The mean and the greatest regret of each way, in points of mean IoU, as in the tables of ``docs/choices.md``."""
+
+NOTE = f"""\
+A regret is how many points of mean IoU a way lost against the best choice, on average and at most, on the sets of maps
+in docs/choices.md. The defaults are the fixed values, threshold {FIXED_THRESHOLD:g} and alpha {FIXED_ALPHA:g}."""
+
+
+def fixed_choice(name: str) -> str:
+    """Return a sentence on the masks that count without true masks, with the regret of the fixed alpha.
+
+    Args:
+        name: Name of the masks, such as ``crf-8``.
+    """
+    average, greatest = MEASURED["alpha"]["fixed"]
+    return (
+        f"train has no masks: {name} is the fixed choice; alpha {FIXED_ALPHA:g} lost {average:.1f} points of mean IoU "
+        f"on average and {greatest:.1f} at most in docs/choices.md; wsss choose prints other choices"
+    )
 
 
 def levels(cams: Tensor, thresholds: Tensor) -> Tensor:
@@ -81,6 +130,20 @@ def otsu(counts: Tensor) -> int:
     if len(used) > 1:  # scikit-image refuses a histogram with one value
         position = int(threshold_otsu(hist=(counts.numpy(), torch.arange(len(counts)).numpy())))
     return min(position, len(counts) - 2)
+
+
+def evenly_spaced(positions: Sequence[int], count: int) -> list[int]:
+    """Return ``count`` of the positions, or all if there are fewer."""
+    count = min(count, len(positions))
+    return [positions[i * len(positions) // count] for i in range(count)]
+
+
+def agreement_rating(confusions: Tensor) -> Tensor:
+    """Return the mean IoU of ``(..., C, C)`` confusion matrices, ``(...)``; a class that does not occur counts as 0.
+
+    So masks do not agree because nothing is in them.
+    """
+    return class_mean(intersection_over_union(confusions), "zero")
 
 
 def quantile(counts: Tensor, share: float = OBJECT_SHARE) -> int:
@@ -188,9 +251,14 @@ def agreement(first: Tensor, second: Tensor, classes: Tensor, thresholds: Tensor
 
 
 def crf_agreement(
-    cams: Tensor, classes: Tensor, image: Tensor, thresholds: Tensor, num_classes: int, alpha: float = ALPHA
+    cams: Tensor,
+    classes: Tensor,
+    image: Tensor,
+    thresholds: Tensor,
+    num_classes: int,
+    alphas: Sequence[float] = ALPHAS,
 ) -> Tensor:
-    """Count how the seeds of all thresholds agree with one mask: that of a CRF on the background ``(1 - max)^alpha``.
+    """Count how the seeds of all thresholds agree with the masks of CRFs on the backgrounds ``(1 - max)^alpha``.
 
     Args:
         cams: ``(n, H, W)`` float in [0, 1], with n of at least 1.
@@ -198,14 +266,17 @@ def crf_agreement(
         image: ``(3, H, W)`` uint8.
         thresholds: ``(T,)`` ascending.
         num_classes: C, with background.
-        alpha: Power of the background.
+        alphas: A powers of the background.
 
     Returns:
-        ``(T, C, C)`` int64, confusion matrices with the label of the CRF in the rows.
+        ``(A, T, C, C)`` int64, confusion matrices with the label of the CRF in the rows.
     """
-    [solved] = dense_crf([image], [unary_from_scores(background_power(cams, alpha))])
-    mask = torch.cat([classes.new_zeros(1), classes + 1])[argmax(solved, 0)].to(torch.uint8)
-    return sweep_confusions(sweep_histogram(cams, classes, mask, thresholds, num_classes))
+    scores = torch.stack([background_power(cams, alpha) for alpha in alphas])
+    [solved] = dense_crf([image], [unary_from_scores(scores)])
+    masks = [label_map(classes, q) for q in solved]
+    return torch.stack(
+        [sweep_confusions(sweep_histogram(cams, classes, mask, thresholds, num_classes)) for mask in masks]
+    )
 
 
 def own_crf_agreement(
@@ -225,28 +296,49 @@ def own_crf_agreement(
         ``(T, C, C)`` int64, confusion matrices with the label of the CRF in the rows.
     """
     rows = torch.arange(len(classes))
-    seeds = torch.stack([cam_label(cams, rows, float(threshold)) for threshold in thresholds]).long()
-    [solved] = dense_crf([image], [unary_from_labels(seeds, len(classes) + 1, confidence)], "irn")
-    values = torch.cat([classes.new_zeros(1), classes + 1])
-    masks, seeds = values[argmax(solved, 1)], values[seeds]
-    return torch.stack([confusion_matrix(*pair, num_classes) for pair in zip(masks, seeds, strict=True)])
+    labels = torch.stack([cam_label(cams, rows, float(threshold)) for threshold in thresholds])
+    [solved] = dense_crf([image], [unary_from_labels(labels, len(classes) + 1, confidence)], "irn")
+    pairs = (
+        (label_map(classes, q), cam_label(cams, classes, float(t))) for q, t in zip(solved, thresholds, strict=True)
+    )
+    return torch.stack([confusion_matrix(mask, seed, num_classes) for mask, seed in pairs])
+
+
+def nearest_cover(counts: Tensor) -> int:
+    """Return the position of the alpha with whose CRF objects cover most nearly what they cover in a seed.
+
+    Args:
+        counts: ``(A, C, C)`` int64, confusion matrices with the label of the CRF in the rows and of the seed in the
+            columns.
+    """
+    crfs, seeds = counts[:, 1:].sum((1, 2)), counts[:, :, 1:].sum((1, 2))
+    return int((crfs - seeds).abs().argmin())
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A background threshold that was chosen without masks.
+    """A value that was chosen without masks.
 
     Attributes:
+        of: Kind of the value, ``threshold`` or ``alpha``.
         name: Name of the way to choose.
-        threshold: The chosen threshold.
+        value: The chosen threshold or alpha.
     """
 
+    of: str
     name: str
-    threshold: float
+    value: float
+
+    @property
+    def regrets(self) -> tuple[float, float]:
+        """The mean and the greatest regret of this way in our measurements, in points of mean IoU."""
+        return MEASURED[self.of][self.name]
 
 
 def candidates(store: CamStore, data: Dataset, other: CamStore | None = None, sample: int = 50) -> list[Candidate]:
-    """Return the background thresholds that different ways choose. No mask is read.
+    """Return the background thresholds, then the powers, that different ways choose. No mask is read.
+
+    The fixed values, which are the defaults, are among them.
 
     Args:
         store: The maps, normalised to [0, 1].
@@ -262,12 +354,12 @@ def candidates(store: CamStore, data: Dataset, other: CamStore | None = None, sa
     labelled = data.labels.any(1).nonzero().flatten().tolist()
     if not labelled:
         raise InputError(f"no picture of {data.name} has a label, so it has no maps; give pictures with labels.")
-    count = max(1, min(sample, len(labelled)))
-    solved = {labelled[i * len(labelled) // count] for i in range(count)}
+    solved = {*evenly_spaced(labelled, max(1, sample))}
     counts = torch.zeros(len(grid) + 1, dtype=torch.int64)
     contrast, pairs, colour = torch.zeros(3, len(grid), dtype=torch.float64)
-    crf, own, two = (torch.zeros(len(some), c, c, dtype=torch.int64) for some in (grid, few, grid))
-    for index in bar(labelled, f"thresholds of {data.name}", len(labelled)):
+    own, two = (torch.zeros(len(some), c, c, dtype=torch.int64) for some in (few, grid))
+    crfs = torch.zeros(len(ALPHAS), len(grid), c, c, dtype=torch.int64)
+    for index in bar(labelled, f"choices on {data.name}", len(labelled)):
         classes, cams = read_cams(store, data, index)
         image = to_tensor(data.image(index))
         counts += level_counts(cams, grid)
@@ -277,26 +369,37 @@ def candidates(store: CamStore, data: Dataset, other: CamStore | None = None, sa
         if other is not None:
             two += agreement(cams, read_cams(other, data, index)[1], classes, grid, c)
         if index in solved:
-            crf += crf_agreement(cams, classes, image, grid, c)
+            crfs += crf_agreement(cams, classes, image, grid, c)
             own += own_crf_agreement(cams, classes, image, few, c)
     contrast = torch.where(pairs >= LEAST_BOUNDARY * pairs.max(), contrast / pairs, -1)
-    found = {
-        "Otsu": float(grid[otsu(counts)]),
+    fixed, at_otsu = round(FIXED_THRESHOLD * len(grid)), otsu(counts)
+    by_otsu = int(agreement_rating(crfs[:, at_otsu]).argmax())
+    thresholds = {
+        "fixed": FIXED_THRESHOLD,
+        "Otsu": float(grid[at_otsu]),
         f"objects cover {OBJECT_SHARE:.0%}": float(grid[quantile(counts)]),
         "boundary contrast": _highest(grid, contrast),
         "explained colour": _highest(grid, colour),
-        f"agreement with a CRF, alpha {ALPHA:g}": _highest(grid, _mean_iou(crf)),
-        "agreement with the seed's own CRF": _highest(few, _mean_iou(own)),
+        f"agreement with a CRF, alpha {FIXED_ALPHA:g}": _highest(
+            grid, agreement_rating(crfs[ALPHAS.index(FIXED_ALPHA)])
+        ),
+        TWO_STEPS: _highest(grid, agreement_rating(crfs[by_otsu])),
+        "agreement with the seed's own CRF": _highest(few, agreement_rating(own)),
     }
     if other is not None:
-        found["agreement with other maps"] = _highest(grid, _mean_iou(two))
-    return [Candidate(name, round(threshold, 2)) for name, threshold in found.items()]
+        thresholds["agreement with other maps"] = _highest(grid, agreement_rating(two))
+    alphas = {
+        "fixed": FIXED_ALPHA,
+        "agreement with the seed at the fixed threshold": ALPHAS[int(agreement_rating(crfs[:, fixed]).argmax())],
+        BY_OTSU: ALPHAS[by_otsu],
+        "objects cover what they cover at the fixed threshold": ALPHAS[nearest_cover(crfs[:, fixed])],
+    }
+    return [
+        Candidate(of, name, round(value, 2))
+        for of, found in (("threshold", thresholds), ("alpha", alphas))
+        for name, value in found.items()
+    ]
 
 
 def _highest(thresholds: Tensor, ratings: Tensor) -> float:
     return float(thresholds[int(ratings.nan_to_num(-1).argmax())])
-
-
-def _mean_iou(confusions: Tensor) -> Tensor:
-    """Return the mean IoU; a class that neither seeds nor masks show counts as 0, so that empty seeds do not agree."""
-    return class_mean(intersection_over_union(confusions), "zero")

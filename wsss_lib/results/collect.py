@@ -13,6 +13,7 @@ from wsss_lib.errors import InputError
 from wsss_lib.methods.fields import Kind
 from wsss_lib.runs.kinds import reopen
 from wsss_lib.runs.parameters import COMMON, NOTEBOOKS, check_final_network, existing, read_values, refuse_unknown
+from wsss_lib.runs.report import choose_masks
 from wsss_lib.runs.run import Run
 from wsss_lib.runs.settings import project_root
 from wsss_lib.show.tables import markdown_table
@@ -101,8 +102,8 @@ def _stages(metrics: Mapping[str, Any], network: Mapping[str, Any] | None) -> di
     for stage, beginning in beginnings.items():
         train = refined.get("train") or next(iter(refined.values()), {})
         names = [name for name in train if (name.startswith(beginning) if stage == "CRF" else name == beginning)]
-        if names:  # a CRF may have several powers: take the best on train, or the first if train has no scores
-            best = max(names, key=lambda name: _score(refined.get("train", {}).get(name)))
+        if names:
+            best = choose_masks({name: (refined.get("train", {}).get(name) or {}).get("mean_iou") for name in names})
             for split, rows in refined.items():
                 found[split][stage] = rows[best]["mean_iou"]
     for split, rows in network["masks"].items() if network else ():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 import resource
 import sys
 from collections.abc import Mapping, Sequence
@@ -25,6 +27,9 @@ from wsss_lib.stages.train import smaller_batches
 FIXED_THRESHOLD = 0.2
 """The background score of AffinityNet's published CAM row, chosen without looking at masks."""
 
+FIXED_ALPHA = 8.0
+"""The power of the background in a CRF where no masks say which power is best; docs/choices.md has its regrets."""
+
 
 def peak_memory(device: torch.device) -> int:
     """Return the most memory in use so far, in MiB: of PyTorch on a GPU, of the whole process on a CPU."""
@@ -44,6 +49,27 @@ def choose_threshold(scores: Mapping[str, CamScores]) -> tuple[float, str]:
     if train is None or not train.confusions.any():
         return FIXED_THRESHOLD, "fixed"
     return train.thresholds[train.best], "best on train"
+
+
+def choose_masks(scores: Mapping[str, float | None]) -> str:
+    """Return the name of the masks that count among those that one refinement has made.
+
+    They are the best. If there are no scores, they are those of the CRF whose power is nearest to the fixed one, as a
+    ratio; the first of equals.
+
+    Args:
+        scores: Mean IoU on ``train``, or None, by name, such as ``crf-8``; not empty. Only a CRF has several.
+    """
+    known = {name: score for name, score in scores.items() if score is not None}
+    if known:
+        return max(known, key=known.__getitem__)
+    return min(scores, key=_distance_from_fixed)
+
+
+def _distance_from_fixed(name: str) -> float:
+    """Return the logarithm of the ratio between the power in a name like ``crf-8`` and the fixed one, without sign."""
+    power = re.fullmatch(r"crf-(\d*\.?\d+)", name)
+    return abs(math.log(float(power[1]) / FIXED_ALPHA)) if power and float(power[1]) > 0 else math.inf
 
 
 def cam_summaries(scores: Mapping[str, CamScores]) -> dict[str, dict[str, Any]]:

@@ -27,7 +27,7 @@ from wsss_lib.runs.cam import CamRun
 from wsss_lib.runs.folder import RunFolder, holds_run
 from wsss_lib.runs.refined import refined
 from wsss_lib.runs.refinement import RefinementRun
-from wsss_lib.runs.report import write_metrics
+from wsss_lib.runs.report import choose_masks, write_metrics
 from wsss_lib.runs.run import Run
 from wsss_lib.runs.settings import read_settings
 from wsss_lib.show.progress import bar, epoch_line
@@ -262,8 +262,9 @@ def final_stage(
 
     Args:
         run: A run that is trained and makes masks. If it makes several sets of masks, such as one for each power of the
-            background in a CRF, the set that is best on ``train`` is used; without true masks, the first. If its
-            settings name a refiner, that refines its maps first, and its masks are used.
+            background in a CRF, the set that is best on ``train`` is used; without true masks, the set whose power is
+            nearest to `wsss_lib.runs.report.FIXED_ALPHA`. If its settings name a refiner, that refines its maps first,
+            and its masks are used.
         backbone: Name of the backbone, see :func:`segment`.
         weights: File of the backbone's pre-trained weights, see :func:`segment`.
         changes: Fields of the configuration that differ, see :func:`segment`.
@@ -273,12 +274,12 @@ def final_stage(
         run = refined(run)
     run.infer("fit")
     stores = run.refine(run.final_masks, "fit")
-    best = next(iter(stores))
+    scores: dict[str, float | None] = dict.fromkeys(stores)
     if len(stores) > 1 and run.data("train").has_masks:
         run.infer("train")
-        scores = run.score_masks(run.refine(run.final_masks, "train"), "train")
-        best = max(scores, key=lambda name: scores[name]["mean_iou"])
-    return segment(run, stores[best], backbone, weights, **changes)
+        found = run.score_masks(run.refine(run.final_masks, "train"), "train")
+        scores |= {name: row["mean_iou"] for name, row in found.items()}
+    return segment(run, stores[choose_masks(scores)], backbone, weights, **changes)
 
 
 def segment(

@@ -13,6 +13,7 @@ from typing import Any
 from wsss_lib.errors import InputError, printable
 from wsss_lib.methods import load_method
 from wsss_lib.methods.fields import Kind
+from wsss_lib.results.choose import fixed_choice
 from wsss_lib.runs.cam import CamRun
 from wsss_lib.runs.kinds import open_run
 from wsss_lib.runs.parameters import (
@@ -285,6 +286,9 @@ def fit(run: CamRun | RefinementRun, final: dict[str, Any], file: Path | None = 
     changes = {name: value for name, value in final.items() if name not in _OF_FINAL}
     weights: Path | None = existing("weights", final.get("weights", ""))
     network = final_stage(run, final.get("backbone", ""), weights, **changes)
+    if isinstance(run, CamRun) and not run.settings.refiner and not run.data("train").has_masks:
+        assert network.settings.pseudo_masks is not None
+        print(fixed_choice(network.settings.pseudo_masks.parent.name))
     print(f"final network: {network.settings.config.backbone}, files in {relative(network.folder)}", flush=True)
     network.train()
     save_model(network, file)

@@ -20,7 +20,7 @@ from wsss_lib.exchange.write import HeatMapStore, IrnStore, PsaStore, write_coco
 from wsss_lib.ops import dense_crf
 from wsss_lib.ops.cam import argmax
 from wsss_lib.runs.folder import RunFolder
-from wsss_lib.runs.report import FIXED_THRESHOLD
+from wsss_lib.runs.report import FIXED_ALPHA, FIXED_THRESHOLD
 from wsss_lib.stages.engine import make_fabric
 from wsss_lib.stages.evaluate import CamScores, confusion_summary, score_cams, score_masks
 from wsss_lib.stages.provenance import begin, maker
@@ -127,7 +127,7 @@ def refine_maps(
     one: MapSet,
     out: str | os.PathLike[str],
     preset: str = "psa",
-    alphas: Sequence[float] = (4.0,),
+    alphas: Sequence[float] = (FIXED_ALPHA,),
     hard: float | None = None,
     confidence: float = 0.7,
     workers: int = -1,

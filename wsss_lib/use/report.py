@@ -480,8 +480,9 @@ class _Report:
         )
         last = [name for name in there if name.startswith(self.run.final_masks)] or there
         scores = self.metrics.get("refinements", {}).get("train", {})
-        best = max(last, key=lambda name: _number((scores.get(name) or {}).get("mean_iou"), -1), default=None)
-        return [] if best is None else [best]
+        means = {name: (scores.get(name) or {}).get("mean_iou") for name in last}
+        known = {name: mean if isinstance(mean, int | float) else None for name, mean in means.items()}
+        return [report.choose_masks(known)] if known else []
 
 
 def _read_log(folder: Path) -> list[dict[str, Any]]:

@@ -12,7 +12,8 @@ from wsss_lib.methods import cam, segmentation
 from wsss_lib.runs.cam import CamRun
 from wsss_lib.use import lesson
 
-USUAL, FINAL = tiny_config(epochs=4), segmentation.Config.preset("toy").replace(epochs=5)
+USUAL = tiny_config(epochs=4)
+FINAL = segmentation.Config.preset("toy", "resnet101_caffe").replace(epochs=5)
 
 
 @pytest.fixture(autouse=True)

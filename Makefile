@@ -69,7 +69,7 @@ $(READY): pyproject.toml
 	if test -e $(BIN)/torchrun; then \
 	    echo "Bringing $(VENV) up to date with pyproject.toml."; \
 	else \
-	    echo "Setting up $(VENV) with $$($$found --version): on Linux 3.3 GB are downloaded, which take up 6.5 GB of disk,"; \
+	    echo "Setting up $(VENV) with $$($$found --version): on Linux 3.4 GB are downloaded, which take up 7 GB of disk,"; \
 	    echo "most of it PyTorch with CUDA. At 100 Mbit/s the download takes 5 minutes; unpacking takes a few more."; \
 	fi; \
 	test -x $(BIN)/python || $$found -m venv $(VENV)

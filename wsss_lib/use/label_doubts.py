@@ -29,6 +29,7 @@ from wsss_lib.stages.engine import make_fabric
 from wsss_lib.stages.infer import pooled_features
 from wsss_lib.stages.label_doubts import FOLDS, LabelDoubt, find_label_doubts, judged_classes, require_packages
 from wsss_lib.use.chains import refuse_unknown_words
+from wsss_lib.use.predict import refuse_pictures_folder
 
 TABLE, SHEET = "doubts.csv", "doubts.png"
 """Names of the files."""
@@ -135,8 +136,8 @@ def doubt_labels(parameters: Mapping[str, Any]) -> tuple[LabelDoubts, Path]:
         The doubts; and the folder for their files, ``out`` or ``runs/doubts/<preset>``. Nothing is written.
 
     Raises:
-        InputError: A parameter cannot be used; a package, data or weights are missing; no picture has a label; or no
-            class can be judged.
+        InputError: A parameter cannot be used; the folder for the files is a file or holds pictures; a package, data or
+            weights are missing; no picture has a label; or no class can be judged.
     """
     refuse_unknown_words(dict(parameters), NAMES)
     own = {name: convert(name, parameters[name], kind) for name, kind in _OWN.items() if name in parameters}
@@ -150,7 +151,9 @@ def doubt_labels(parameters: Mapping[str, Any]) -> tuple[LabelDoubts, Path]:
     data = open_splits(
         settings.preset, settings.data_root, settings.labels, settings.limit, config.toy_world, settings.mask_values
     ).fit
-    judged_classes(data.labels, data.classes, folds)  # before the network looks at all pictures
+    files = {image_id: path for i, image_id in enumerate(data.ids) if (path := data.image_file(i)) is not None}
+    refuse_pictures_folder(settings.folder, files)  # both before the network looks at all pictures
+    judged_classes(data.labels, data.classes, folds)
     weights = settings.weights or default_weights(settings.preset, config.backbone, settings.pretrained_folder)
     backbone = create_backbone(config.backbone, **config.backbone_options)
     load_backbone(backbone, weights)

@@ -160,6 +160,9 @@ def test_trust_from_the_shell(said, tmp_path):
     assert status == 0
     assert "rank correlation of trust and IoU: " in text
     assert "3 pictures" in text
+    (tmp_path / "masks" / "b.png").unlink()
+    text = said(*words, "--masks", "masks")[1]
+    assert "IoU: unknown (fewer than three pictures, or equal values), 2 pictures" in text
 
 
 def test_from_the_suggestion_to_the_estimate(said, tmp_path):
@@ -192,6 +195,7 @@ def test_classes_that_no_drawn_picture_shows_are_named(said, tmp_path):
         (["suggest", "two", "maps", "pictures", "--out", "s.json"], "invalid int value: 'two'"),
         (["suggest", "2", "nowhere", "pictures", "--out", "s.json"], "nowhere is not a folder"),
         (["suggest", "2", "maps", "pictures", "--out", "s.txt"], "out s.txt must end with .json"),
+        (["suggest", "2", "maps", "pictures", "--out", "s.json", "--seed", "-1"], "seed -1 is out of range"),
         (["trust", "maps", "pictures", "--out", "pictures"], "is the folder of the pictures"),
         (["trust", "maps", "pictures", "--out", "out", "--threshold", "1"], "1.0 is out of range"),
         (["trust", "nowhere", "pictures", "--out", "out"], "nowhere is not a folder"),

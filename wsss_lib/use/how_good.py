@@ -134,10 +134,10 @@ def suggest_maps(one: MapSet, count: int, seed: int = 0) -> Suggestion:
     Args:
         one: The maps and pictures. No mask is read.
         count: Number of pictures that are chosen.
-        seed: Random seed of the choice.
+        seed: Random seed of the choice, at least 0.
 
     Raises:
-        InputError: The number is below 2 or above the number of pictures.
+        InputError: The number is below 2 or above the number of pictures, or the seed is negative.
     """
     data = one.data
     if not 2 <= count <= len(data):
@@ -145,6 +145,8 @@ def suggest_maps(one: MapSet, count: int, seed: int = 0) -> Suggestion:
             f"{count} pictures are wanted of the {len(data)} with maps in {one.store.folder}; give a number from 2 to "
             f"{len(data)}."
         )
+    if seed < 0:
+        raise InputError(f"seed {seed} is out of range; give a number of at least 0.")
     rng = np.random.default_rng(seed)
     chances = probabilities(class_shares(data.labels), count)
     chosen = draw(chances, by_class(data.labels, rng), rng)

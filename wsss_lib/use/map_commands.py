@@ -401,7 +401,9 @@ def _trust(options: argparse.Namespace) -> int:
         check = check_trust(one, found, options.threshold)
         lines = [[f"{part.trust:.3f}", f"{part.iou:.3f}", str(part.pictures)] for part in check.curve]
         print(markdown_table(["mean trust", "mean IoU", "pictures"], lines))
-        print(f"rank correlation of trust and IoU: {check.correlation:.2f}, {check.pictures} pictures")
+        known = check.correlation == check.correlation
+        correlation = f"{check.correlation:.2f}" if known else "unknown (fewer than three pictures, or equal values)"
+        print(f"rank correlation of trust and IoU: {correlation}, {check.pictures} pictures")
     print(f"all pictures in {printable(options.out / 'trust.csv')}")
     return 0
 

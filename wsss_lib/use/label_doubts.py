@@ -6,15 +6,13 @@ doubts.png    the pictures of the first lines
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from wsss_lib.data.dataset import Dataset
-from wsss_lib.data.files import write_atomically
+from wsss_lib.data.files import write_atomically, write_csv
 from wsss_lib.data.splits import open_splits
 from wsss_lib.errors import InputError
 from wsss_lib.methods.fields import Kind, Limits
@@ -96,27 +94,21 @@ class LabelDoubts:
             InputError: A file cannot be written, or a picture cannot be read.
         """
         table, sheet = folder / TABLE, folder / SHEET
-
-        def write_table(stream: BinaryIO) -> None:
-            text = io.TextIOWrapper(stream, encoding="utf-8", errors="backslashreplace", newline="")
-            writer = csv.writer(text, lineterminator="\n")
-            writer.writerow(HEAD)
-            ranks = dict.fromkeys(KINDS, 0)
-            for rank, doubt in enumerate(self.doubts, 1):
-                ranks[doubt.kind] += 1
-                names = self._picture(doubt), self._class(doubt), doubt.kind, ranks[doubt.kind]
-                given = "yes" if doubt.given else "no"
-                writer.writerow([rank, *names, given, f"{doubt.probability:.4f}", f"{doubt.quality:.4f}"])
-            text.detach()
-
         titles = [
             f"{doubt.kind}: {self._class(doubt)} {doubt.probability:.2f}\n{self._picture(doubt)}"
             for doubt in self.shown
         ]
         figure = grid([self.data.image(doubt.image) for doubt in self.shown], titles)
-        write_atomically(table, write_table)
+        write_csv(table, [HEAD, *self._rows()])
         write_atomically(sheet, lambda stream: stream.write(figure.png()))
         return table, sheet
+
+    def _rows(self) -> Iterator[tuple[object, ...]]:
+        ranks = dict.fromkeys(KINDS, 0)
+        for rank, doubt in enumerate(self.doubts, 1):
+            ranks[doubt.kind] += 1
+            names = self._picture(doubt), self._class(doubt), doubt.kind, ranks[doubt.kind]
+            yield rank, *names, "yes" if doubt.given else "no", f"{doubt.probability:.4f}", f"{doubt.quality:.4f}"
 
     def _picture(self, doubt: LabelDoubt) -> str:
         path = self.data.image_file(doubt.image)

@@ -70,6 +70,7 @@ def own_crf(image: Tensor, mask: Tensor, shown: Tensor) -> Tensor:
 def views(run: CamRun, data: Dataset, index: int, shown: Tensor) -> list[Tensor]:
     """Return the masks of the picture alone, of its mirror image, and of the picture at the last of the scales."""
     image, method = data.image(index), run.method
+    run.to_device()
     method.train(False)
     multiple = method.config.view_multiple or None
     plain, scaled = (view(image, scale, run.normalise, multiple) for scale in (1.0, method.config.scales[-1]))

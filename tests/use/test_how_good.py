@@ -12,7 +12,7 @@ from tests.exchange import foreign
 from tests.runs.small import sentence_of
 from tests.use.test_on_maps import authors_confusion, image_of, mean_iou
 from wsss_lib import __main__ as command
-from wsss_lib.exchange.maps import open_maps
+from wsss_lib.exchange.maps import open_maps, subset
 from wsss_lib.ops.cam import cam_label
 from wsss_lib.ops.dense_crf import dense_crf, unary_from_labels
 from wsss_lib.ops.metrics import confusion_matrix
@@ -95,6 +95,10 @@ def test_suggestions(one):
 @pytest.mark.parametrize("count", [-1, 0, 1, 4])
 def test_more_pictures_than_there_are(one, count):
     assert f"{count} pictures are wanted of the 3 with maps" in sentence_of(lambda: suggest_maps(one, count))
+
+
+def test_one_picture_is_too_few(one):
+    assert "maps of one picture alone" in sentence_of(lambda: suggest_maps(subset(one, one.data.ids[:1]), 2))
 
 
 def test_estimates(one):

@@ -379,7 +379,13 @@ class CompiledKernel:
 
 
 def make_kernel(lattice: CompiledLattice, weight: Any, normalisation: str) -> CompiledKernel:
-    """Return a kernel with a weight and a normalisation as in `wsss_lib.ops.dense_crf.Pairwise`."""
+    """Return a kernel.
+
+    Args:
+        lattice: Lattice of the N pixels.
+        weight: A number, or compatibilities ``(L,)`` or ``(L, L)``, as in `wsss_lib.ops.dense_crf.Pairwise`.
+        normalisation: Name of the normalisation, as there.
+    """
     before = after = None
     if normalisation != "none":
         sums = lattice.ones * np.float32(lattice.scale) + np.float32(1e-20)

@@ -130,6 +130,8 @@ def suggest_maps(one: MapSet, count: int, seed: int = 0) -> Suggestion:
         InputError: The number is below 2 or above the number of pictures, or the seed is negative.
     """
     data = one.data
+    if len(data) < 2:
+        raise InputError(f"{one.store.folder} has maps of one picture alone; give maps of two or more.")
     if not 2 <= count <= len(data):
         raise InputError(
             f"{count} pictures are wanted of the {len(data)} with maps in {one.store.folder}; give a number from 2 to "

@@ -281,7 +281,10 @@ def _score(options: argparse.Namespace) -> int:
     print(_class_table(summary))
     if found.chosen == "fixed":
         average, greatest = MEASURED["threshold"]["fixed"]
-        print(f"In docs/choices.md the fixed threshold lost {average:.1f} points of mean IoU, at most {greatest:.1f}.")
+        print(
+            f"In docs/choices.md the fixed threshold lost {average:.1f} points of mean IoU on average and "
+            f"{greatest:.1f} at most."
+        )
     results = {"maps": summary, "images": len(one.data.masked), "said": one.said}
     if options.crf is not None:
         results["refined"] = _refined(options, one, options.crf)

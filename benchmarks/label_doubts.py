@@ -146,6 +146,8 @@ def main() -> None:
     parser.add_argument("--choose", action="store_true", help="compare settings on the toy world of another seed")
     parser.add_argument("--threads", type=int, default=0, help="threads of PyTorch; 0 leaves its choice (default: 0)")
     options = parser.parse_args()
+    if min(options.seeds, options.repeats) < 1 or (not options.choose and options.seeds * options.repeats < 2):
+        raise SystemExit("--seeds and --repeats must be at least 1, and together give two plantings, for a deviation.")
     if options.threads:
         torch.set_num_threads(options.threads)
     if options.choose:

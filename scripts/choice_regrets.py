@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from itertools import combinations
@@ -283,6 +284,8 @@ def jobs(folders: Sequence[Path], refined: Sequence[Path]) -> Iterator[tuple[str
         assert isinstance(run, RefinementRun), f"{folder} does not refine maps"
         refiners.setdefault(run.cam_run.folder.resolve(), []).append(run)
     named = {name_and_seed(folder.name): folder for folder in folders}
+    if len(named) < len(folders):
+        raise SystemExit("two runs have the same method and seed in their names; give folders of other names.")
     for (name, seed), folder in named.items():
         seeds = [other for method, other in named if method == name]
         methods = [method for method, other in named if other == seed]
@@ -623,7 +626,10 @@ def main() -> None:
     parser.add_argument("--most", type=int, default=50, metavar="N", help="pictures of a set (default: at most 50)")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
-    first, step = map(int, options.part.split("/"))
+    part = re.fullmatch(r"(\d+)/(\d+)", options.part)
+    if part is None or int(part[1]) >= int(part[2]):
+        parser.error(f"--part {options.part} is not I/N with I below N, such as 0/2.")
+    first, step = int(part[1]), int(part[2])
     for name, job in list(jobs(options.measure, options.refined))[first::step]:
         path = options.work / f"{name}.npz"
         if not path.exists():

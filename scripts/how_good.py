@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from wsss_lib.data.dataset import Dataset
+from wsss_lib.data.files import write_atomically
 from wsss_lib.data.transforms import to_tensor, view
 from wsss_lib.exchange.paired import bootstrap, iou_of_counts
 from wsss_lib.ops.cam import argmax, background_power, cam_label, upsample
@@ -69,6 +70,7 @@ def own_crf(image: Tensor, mask: Tensor, shown: Tensor) -> Tensor:
 def views(run: CamRun, data: Dataset, index: int, shown: Tensor) -> list[Tensor]:
     """Return the masks of the picture alone, of its mirror image, and of the picture at the last of the scales."""
     image, method = data.image(index), run.method
+    run.to_device()
     method.train(False)
     multiple = method.config.view_multiple or None
     plain, scaled = (view(image, scale, run.normalise, multiple) for scale in (1.0, method.config.scales[-1]))
@@ -130,15 +132,15 @@ def measure(folder: Path, split: str, other: Path | None, every: int = 1) -> Mea
 
 
 def load(folder: Path, split: str, other: Path | None, every: int, keep: Path | None) -> Measured:
-    """Return what :func:`measure` does, from a file if it is there."""
-    path = None if keep is None else keep / f"{folder.name}-{split}.npz"
+    """Return what :func:`measure` does, from a file if it is there; other pictures have a file of their own."""
+    path = None if keep is None else keep / f"{folder.name}-{split}{'' if every == 1 else f'-every-{every}'}.npz"
     if path is not None and path.is_file():
         with np.load(path) as found:
             return {name: torch.from_numpy(values) for name, values in found.items()}
     measured = measure(folder, split, other, every)
     if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(path, **{name: values.numpy() for name, values in measured.items()})
+        arrays = {name: values.numpy() for name, values in measured.items()}
+        write_atomically(path, lambda file: np.savez(file, **arrays), durable=False)
     return measured
 
 
@@ -292,6 +294,8 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=200, metavar="N", help="draws per run and way (default: 200)")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep the counts in files, and read those there")
     options = parser.parse_args()
+    if len({folder.name for folder in options.runs}) < len(options.runs):
+        parser.error("two folders have the same name, which the rows of the tables bear; give folders of other names.")
     measured = {}
     for folder, following in zip(options.runs, [*options.runs[1:], options.runs[0]], strict=True):
         other = following if options.candidates else None

@@ -1,5 +1,7 @@
 """The script that measures what choices without masks lose."""
 
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -142,3 +144,16 @@ def test_tables(script, measured):
 def test_names_of_folders(script):
     assert script.name_and_seed("oc-cse-2") == ("oc-cse", 2)
     assert script.name_and_seed("tiles") == ("tiles", 0)
+
+
+def test_two_runs_that_would_share_a_file_are_refused(script):
+    with pytest.raises(SystemExit, match="the same method and seed"):
+        list(script.jobs([Path("a/cam-0"), Path("b/cam-0")], []))
+
+
+@pytest.mark.parametrize("part", ["1", "2/2", "0/0", "a/b"])
+def test_parts_that_do_nothing_are_refused(part, script, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["choice_regrets.py", str(tmp_path), "--part", part])
+    with pytest.raises(SystemExit):
+        script.main()
+    assert f"--part {part} is not I/N" in capsys.readouterr().err

@@ -38,6 +38,8 @@ def test_everything_that_is_counted(script, run, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(script, "measure", None)  # the file is read
     again = script.load(run.folder, "val", run.folder, 1, tmp_path)
     assert all(again[name].equal(values) for name, values in measured.items())
+    with pytest.raises(TypeError):  # every third picture is another measurement
+        script.load(run.folder, "val", run.folder, 3, tmp_path)
     monkeypatch.setattr(sys, "argv", ["how_good.py", str(run.folder), "--keep", str(tmp_path), "--draws", "0"])
     script.main()
     assert "| agreement of picture and mirror image, over n |" in capsys.readouterr().out
@@ -55,6 +57,13 @@ def test_pictures_without_labels_are_left_out(script, monkeypatch, capsys):
         script.main()
     assert seen == [60, 40]
     assert "few classes" in capsys.readouterr().out
+
+
+def test_folders_of_one_name_are_refused(script, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["how_good.py", "a/run", "b/run"])
+    with pytest.raises(SystemExit):
+        script.main()
+    assert "two folders have the same name" in capsys.readouterr().err
 
 
 def test_every_nth_picture(script, run, monkeypatch):

@@ -26,6 +26,7 @@ from wsss_lib.data.files import (
     read_pickled_array_dict,
     voc_palette,
     write_atomically,
+    write_csv,
     write_mask,
 )
 from wsss_lib.errors import InputError
@@ -598,3 +599,9 @@ def test_dictionary_cut_off_anywhere(tmp_path):
         path.write_bytes(content[:length])
         with pytest.raises(InputError, match=sentence(path, "numpy.save")):
             read_pickled_array_dict(path)
+
+
+def test_a_table_with_any_name(tmp_path):
+    """A name that is not UTF-8, as files may have, is escaped."""
+    write_csv(tmp_path / "new" / "table.csv", [("name", "value"), ("a, b\udcff", 1), ('"é"', "")])
+    assert (tmp_path / "new" / "table.csv").read_bytes() == 'name,value\n"a, b\\udcff",1\n"""é""",\n'.encode()

@@ -62,6 +62,14 @@ def test_the_point_that_fills_up_a_group_of_four():
     assert lattice.columns.shape == (402, 6)
 
 
+def test_the_point_that_fills_up_a_group_of_four_is_far_away():
+    """Its corners must not have the numbers of neighbours that are not there."""
+    features = torch.tensor([[10.02, 10.13, 9.37], [17.22, 17.47, 17.91]])
+    expected, lattice = Lattice(features), compiled.build(features)
+    ones = expected.filter(torch.ones(3, 1))[:, 0]
+    np.testing.assert_allclose(lattice.ones * lattice.scale, ones.numpy(), rtol=1e-5)
+
+
 def test_more_cells_than_the_upper_limit_can_number(monkeypatch):
     features = points(5)
     with monkeypatch.context() as patched:

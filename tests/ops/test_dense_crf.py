@@ -597,18 +597,21 @@ def test_without_an_optional_backend(name, monkeypatch):
     assert dense_crf([image], [unary])[0].isfinite().all()
 
 
-def test_numba_that_refuses_this_numpy(monkeypatch):
-    """Numba checks NumPy's version when it is imported."""
+@pytest.mark.parametrize(
+    "error", [ImportError("Numba needs NumPy 1.0 or less."), OSError("Could not find libllvmlite.so.")]
+)
+def test_numba_that_cannot_be_loaded(error, monkeypatch):
+    """Numba checks NumPy's version when it is imported, and loads a shared library."""
     pytest.importorskip("numba")
 
     def refuse(_):
-        raise ImportError("Numba needs NumPy 1.0 or less.")
+        raise error
 
     monkeypatch.setattr(importlib, "import_module", refuse)
     module._failure_of_numba.cache_clear()
     try:
         image, unary = picture("fine", (6, 8)), energies("fine", (2, 6, 8))
-        with pytest.raises(InputError, match=r'numba cannot be used \(Numba needs NumPy 1.0 or less\).*"torch"'):
+        with pytest.raises(InputError, match=rf'numba cannot be used \({str(error)[:-1]}\).*"torch"'):
             dense_crf([image], [unary], backend="numba")
         automatic, ours = (dense_crf([image], [unary], backend=x)[0] for x in ("auto", "torch"))
         assert torch.equal(automatic, ours)

@@ -35,6 +35,15 @@ def seeds(cams):
     return [cam_label(cams, CLASSES, float(threshold)) for threshold in GRID]
 
 
+def test_the_regret_of_the_fixed_alpha_is_not_that_of_another():
+    average, greatest = MEASURED["alpha"]["fixed"]
+    assert f"alpha {FIXED_ALPHA:g} lost {average:.1f} points" in choose.fixed_choice(f"crf-{FIXED_ALPHA:g}")
+    other = choose.fixed_choice("crf-4")
+    assert "crf-4 is the fixed choice, since no other alpha is nearer to 8;" in other
+    assert f"{average:.1f}" not in other
+    assert f"{greatest:.1f}" not in other
+
+
 def test_counts_of_levels(picture):
     counts = choose.level_counts(picture[0], GRID)
     assert counts.sum() == 99

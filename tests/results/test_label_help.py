@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+from tests.runs.small import sentence_of
+from wsss_lib.data.dataset import DatasetView
 from wsss_lib.data.toy import ToyWorld
 from wsss_lib.results.label_help import LabelHelp, label_help, label_help_table
 
@@ -53,6 +55,12 @@ def test_without_a_positive_logit_the_highest_counts(world):
 
 def test_only_the_first_pictures_count(world):
     assert label_help(PerfectMaps(world, 2 * world.labels - 1), world, 0.5, most=2).pictures == 2
+
+
+def test_pictures_without_masks_are_refused(world):
+    unmasked = DatasetView(world, "pictures", range(len(world)))
+    unmasked.has_mask = lambda _: False
+    assert "pictures have no masks" in sentence_of(lambda: label_help(PerfectMaps(world, world.labels), unmasked, 0.5))
 
 
 def test_the_table_is_in_percent_and_points():

@@ -124,6 +124,15 @@ def test_commands_that_fail_with_a_sentence(words, sentence, said, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.usefixtures("pictures")
+def test_an_unusable_folder_is_named_before_the_network_looks_at_pictures(said, tmp_path, monkeypatch):
+    pytest.importorskip("cleanlab")
+    monkeypatch.setattr("wsss_lib.use.label_doubts.pooled_features", None)
+    (tmp_path / "file").touch()
+    assert "out file is a file; give a folder" in said("doubt", "pictures", "out=file")[1]
+    assert "is the folder of the pictures" in said("doubt", "pictures", "out=pictures/images")[1]
+
+
 def test_a_missing_package_is_named_before_anything_is_read(said, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "cleanlab", None)
     status, text = said("doubt", ".")

@@ -12,7 +12,7 @@ from tests.exchange import foreign
 from tests.runs.small import sentence_of
 from tests.use.test_on_maps import authors_confusion, image_of, mean_iou
 from wsss_lib import __main__ as command
-from wsss_lib.exchange.maps import open_maps
+from wsss_lib.exchange.maps import open_maps, subset
 from wsss_lib.ops.cam import cam_label
 from wsss_lib.ops.dense_crf import dense_crf, unary_from_labels
 from wsss_lib.ops.metrics import confusion_matrix
@@ -97,6 +97,10 @@ def test_more_pictures_than_there_are(one, count):
     assert f"{count} pictures are wanted of the 3 with maps" in sentence_of(lambda: suggest_maps(one, count))
 
 
+def test_one_picture_is_too_few(one):
+    assert "maps of one picture alone" in sentence_of(lambda: suggest_maps(subset(one, one.data.ids[:1]), 2))
+
+
 def test_estimates(one):
     every = estimate_maps(one, suggest_maps(one, 3), 0.35)
     assert every.mean_iou == pytest.approx(mean_iou(authors_confusion(0.35)))
@@ -160,6 +164,9 @@ def test_trust_from_the_shell(said, tmp_path):
     assert status == 0
     assert "rank correlation of trust and IoU: " in text
     assert "3 pictures" in text
+    (tmp_path / "masks" / "b.png").unlink()
+    text = said(*words, "--masks", "masks")[1]
+    assert "IoU: unknown (fewer than three pictures, or equal values), 2 pictures" in text
 
 
 def test_from_the_suggestion_to_the_estimate(said, tmp_path):
@@ -192,6 +199,7 @@ def test_classes_that_no_drawn_picture_shows_are_named(said, tmp_path):
         (["suggest", "two", "maps", "pictures", "--out", "s.json"], "invalid int value: 'two'"),
         (["suggest", "2", "nowhere", "pictures", "--out", "s.json"], "nowhere is not a folder"),
         (["suggest", "2", "maps", "pictures", "--out", "s.txt"], "out s.txt must end with .json"),
+        (["suggest", "2", "maps", "pictures", "--out", "s.json", "--seed", "-1"], "seed -1 is out of range"),
         (["trust", "maps", "pictures", "--out", "pictures"], "is the folder of the pictures"),
         (["trust", "maps", "pictures", "--out", "out", "--threshold", "1"], "1.0 is out of range"),
         (["trust", "nowhere", "pictures", "--out", "out"], "nowhere is not a folder"),

@@ -90,6 +90,7 @@ def test_compare(said, tmp_path):
         (["refine", "maps", "pictures", "--out", "pictures"], "is the folder of the pictures"),
         (["choose", "maps", "pictures", "--sample", "0"], "sample 0 is out of range"),
         (["compare", "maps", "pictures", "--masks", "masks"], "only one set of maps is given"),
+        (["compare", "maps", "irn", "pictures", "--masks", "masks", "--seed", "-1"], "seed -1 is out of range"),
         (["scor", "maps"], "perhaps score is meant"),
     ],
 )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import os
 import pickle
 import pickletools
 import re
 import uuid
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
@@ -368,6 +369,25 @@ def write_atomically(path: str | Path, write: Callable[[BinaryIO], object], dura
             f"{path} cannot be written ({error.strerror or error}); make room on the disk or choose a folder that you "
             "may write to."
         ) from error
+
+
+def write_csv(path: str | Path, rows: Iterable[Sequence[object]]) -> None:
+    """Write a table as UTF-8 text with commas, see :func:`write_atomically`; names that are not UTF-8 are escaped.
+
+    Args:
+        path: The file.
+        rows: Cells of each row; the first row has the names of the columns.
+
+    Raises:
+        InputError: The file cannot be written.
+    """
+
+    def write(stream: BinaryIO) -> None:
+        text = io.TextIOWrapper(stream, encoding="utf-8", errors="backslashreplace", newline="")
+        csv.writer(text, lineterminator="\n").writerows(rows)
+        text.detach()
+
+    write_atomically(path, write)
 
 
 def _flush_names(folder: Path) -> None:

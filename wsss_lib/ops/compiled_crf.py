@@ -223,11 +223,11 @@ def build(features: Tensor) -> CompiledLattice:
         features: ``(d, N)`` float32, as for a `Lattice`, which `permutohedral.check_features` has accepted.
     """
     d, points = features.shape
-    radix = coordinate_range(features) + 2 * (d + 1)  # neighbours lie up to d + 1 beyond the corners
+    padded, _ = with_padding(features.float(), None)  # the added point may lie far from the others
+    radix = coordinate_range(padded) + 2 * (d + 1)  # neighbours lie up to d + 1 beyond the corners
     if radix**d >= 2**62:
         return _from_torch(Lattice(features), points)
     places = np.array([radix**j for j in range(d)] + [0], np.int64)
-    padded, _ = with_padding(features.float(), None)
     scales = lattice_scales(d, features.device).numpy()
     columns, weights, keys, table = _find_corners(padded.contiguous().numpy(), scales, places)
     columns, weights = columns[:points], weights[:points]
@@ -379,7 +379,13 @@ class CompiledKernel:
 
 
 def make_kernel(lattice: CompiledLattice, weight: Any, normalisation: str) -> CompiledKernel:
-    """Return a kernel with a weight and a normalisation as in `wsss_lib.ops.dense_crf.Pairwise`."""
+    """Return a kernel.
+
+    Args:
+        lattice: Lattice of the N pixels.
+        weight: A number, or compatibilities ``(L,)`` or ``(L, L)``, as in `wsss_lib.ops.dense_crf.Pairwise`.
+        normalisation: Name of the normalisation, as there.
+    """
     before = after = None
     if normalisation != "none":
         sums = lattice.ones * np.float32(lattice.scale) + np.float32(1e-20)

@@ -404,7 +404,7 @@ def _why_not_compiled() -> str:
 def _failure_of_numba() -> str:
     try:
         _compiled_crf()
-    except ImportError as error:  # such as a NumPy that is newer than Numba allows
+    except (ImportError, OSError) as error:  # a NumPy that is newer than Numba allows; LLVM that does not load
         return f"numba cannot be used ({str(error).rstrip('.')})"
     return ""
 

@@ -43,7 +43,11 @@ class _FourModel(models.PrimitiveModel):
 
 
 def compiled(function: F) -> F:
-    """Compile a function on its first call, and keep the code in a file where a folder for it can be written."""
+    """Compile a function on its first call, and keep the code in a file where a folder for it can be written.
+
+    Numba compiles again when the file of the function changes, but not when this one does: after a change here, remove
+    the files ``__pycache__/*.nb*``.
+    """
     try:
         return numba.njit(cache=True, nogil=True, error_model="numpy")(function)
     except RuntimeError:  # there is no such folder

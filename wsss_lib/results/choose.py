@@ -89,16 +89,19 @@ in docs/choices.md. The defaults are the fixed values, threshold {FIXED_THRESHOL
 
 
 def fixed_choice(name: str) -> str:
-    """Return a sentence on the masks that count without true masks, with the regret of the fixed alpha.
+    """Return a sentence on the masks that count without true masks, with the regret if their alpha is the fixed one.
 
     Args:
         name: Name of the masks, such as ``crf-8``.
     """
     average, greatest = MEASURED["alpha"]["fixed"]
-    return (
-        f"train has no masks: {name} is the fixed choice; alpha {FIXED_ALPHA:g} lost {average:.1f} points of mean IoU "
-        f"on average and {greatest:.1f} at most in docs/choices.md; wsss choose prints other choices"
-    )
+    reason = f", since no other alpha is nearer to {FIXED_ALPHA:g}"
+    if name == f"crf-{FIXED_ALPHA:g}":
+        reason = (
+            f"; alpha {FIXED_ALPHA:g} lost {average:.1f} points of mean IoU on average and {greatest:.1f} at most in "
+            "docs/choices.md"
+        )
+    return f"train has no masks: {name} is the fixed choice{reason}; wsss choose prints other choices"
 
 
 def levels(cams: Tensor, thresholds: Tensor) -> Tensor:

@@ -46,7 +46,7 @@ def compare(runs: Mapping[str, CamRun]) -> Comparison:
             run.train(_silent)
         for split in run.splits.scored:
             run.infer(split)
-        scores = {split: run.score(split) for split, data in run.splits.scored.items() if data.has_masks}
+        scores = {split: run.score(split) for split in run.splits.with_masks}
         if not scores:
             continue
         threshold, _ = choose_threshold(scores)

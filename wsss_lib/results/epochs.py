@@ -54,7 +54,7 @@ def follow(run: CamRun, sample: int = 100, ids: Sequence[str] = ()) -> list[Epoc
     epochs = KeptEpochs(run.folder).numbers()
     if not epochs:
         raise InputError(f"{run.folder} has kept no network; train with keep_epochs=True in another folder.")
-    masked = {name: data for name, data in run.splits.scored.items() if data.has_masks}
+    masked = run.splits.with_masks
     if not masked:
         raise InputError(f"the data of {run.folder} has no masks to score epochs with; give data with masks.")
     known = {data.ids[index] for data in masked.values() for index in data.masked}

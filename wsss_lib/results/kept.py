@@ -22,6 +22,9 @@ def kept_table(*names: str, split: str = "val", folder: Path | None = None) -> s
         names: Names of entries, such as ``msal``; one without a file is left out.
         split: Name of the split, ``train`` or ``val``.
         folder: Folder of the entries, ``leaderboard`` of the project if None.
+
+    Raises:
+        InputError: The file of an entry is damaged.
     """
     entries = _entries(names, folder)
     if not entries:
@@ -47,6 +50,9 @@ def kept_differences(name: str, folder: Path | None = None) -> dict[str, tuple[f
     Returns:
         For each result that both have, its difference in points, and the lower and upper end of the 95 % interval;
         empty without the two files.
+
+    Raises:
+        InputError: The file of an entry is damaged.
     """
     found: dict[str, tuple[float, float, float]] = {}
     for entry in _entries((name,), folder):

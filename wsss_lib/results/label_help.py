@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from wsss_lib.data.dataset import Dataset, DatasetView
+from wsss_lib.errors import InputError
 from wsss_lib.ops.cam import cam_label
 from wsss_lib.ops.metrics import class_mean, confusion_matrix, intersection_over_union
 from wsss_lib.runs.cam import CamRun
@@ -38,13 +39,15 @@ def label_help(run: CamRun, data: Dataset, threshold: float, most: int = 120) ->
     Args:
         run: A trained run.
         data: Pictures with masks, of the run's classes.
-        threshold: Background threshold, for both scores.
+        threshold: Background threshold in [0, 1], for both scores.
         most: Greatest number of pictures; the first ones with a mask are taken.
 
     Raises:
-        InputError: A picture or a mask cannot be read.
+        InputError: No picture has a mask, or a picture or a mask cannot be read.
     """
     chosen = data.masked[:most]
+    if not chosen:
+        raise InputError(f"the pictures of {data.name} have no masks, so they cannot be scored; give masks.")
     logits = run.classify(DatasetView(data, data.name, chosen))
     predicted = (logits > 0) | ((logits == logits.amax(1, keepdim=True)) & (logits.amax(1, keepdim=True) <= 0))
     given = data.labels[chosen] > 0

@@ -185,7 +185,7 @@ def _refuse_mixture(folders: Sequence[Path], parts: Sequence[tuple[dict[str, Any
 
 def _seed(run: Run) -> Seed:
     metrics, result = read_json(run.folder / "metrics.json"), read_result(run.folder)
-    scored = {name: data for name, data in run.splits.scored.items() if data.has_masks}
+    scored = run.splits.with_masks
     if not scored:
         raise InputError(f"the data of {run.folder} has no masks; the leaderboard needs scores.")
     cams = run.cam_run if isinstance(run, RefinementRun) else run

@@ -191,7 +191,16 @@ def explain(method: str) -> dict[str, str]:
 
 
 def refuse_unknown_words(values: dict[str, Any], known: Sequence[str], prefix: str = "") -> None:
-    """Raise InputError for a name that is not known; the sentence says which one may be meant."""
+    """Refuse names that are not known.
+
+    Args:
+        values: Values by name.
+        known: The known names.
+        prefix: Beginning of the names as the user writes them, which ``values`` and ``known`` lack.
+
+    Raises:
+        InputError: A name is not known; the sentence says which one may be meant.
+    """
     for name in values:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)

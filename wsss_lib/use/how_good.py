@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from wsss_lib.data.dataset import FileDataset
-from wsss_lib.data.files import write_atomically
+from wsss_lib.data.files import write_csv
 from wsss_lib.errors import InputError
 from wsss_lib.exchange.maps import ForeignMaps, MapSet, subset
 from wsss_lib.exchange.paired import image_counts, iou_of_counts
@@ -97,17 +94,10 @@ def trust_maps(
     values = trust_of_counts(image_counts(replace(one, data=solved, store=maps), threshold), old.labels)
     order = values.argsort(stable=True)  # NaN comes last
     found = Trust(tuple(old.ids[index] for index in order.tolist()), values[order])
-    write_atomically(Path(out) / "trust.csv", lambda stream: _write_table(stream, found))
+    pairs = zip(found.ids, found.trust.tolist(), strict=True)
+    rows = [(image_id, "" if value != value else f"{value:.4f}") for image_id, value in pairs]
+    write_csv(Path(out) / "trust.csv", [("picture", "trust"), *rows])
     return found
-
-
-def _write_table(stream: BinaryIO, found: Trust) -> None:
-    text = io.TextIOWrapper(stream, encoding="utf-8", errors="backslashreplace", newline="")
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(["picture", "trust"])
-    for image_id, value in zip(found.ids, found.trust.tolist(), strict=True):
-        table.writerow([image_id, "" if value != value else f"{value:.4f}"])
-    text.detach()
 
 
 def check_trust(one: MapSet, found: Trust, threshold: float = FIXED_THRESHOLD) -> Check:
@@ -134,17 +124,21 @@ def suggest_maps(one: MapSet, count: int, seed: int = 0) -> Suggestion:
     Args:
         one: The maps and pictures. No mask is read.
         count: Number of pictures that are chosen.
-        seed: Random seed of the choice.
+        seed: Random seed of the choice, at least 0.
 
     Raises:
-        InputError: The number is below 2 or above the number of pictures.
+        InputError: The number is below 2 or above the number of pictures, or the seed is negative.
     """
     data = one.data
+    if len(data) < 2:
+        raise InputError(f"{one.store.folder} has maps of one picture alone; give maps of two or more.")
     if not 2 <= count <= len(data):
         raise InputError(
             f"{count} pictures are wanted of the {len(data)} with maps in {one.store.folder}; give a number from 2 to "
             f"{len(data)}."
         )
+    if seed < 0:
+        raise InputError(f"seed {seed} is out of range; give a number of at least 0.")
     rng = np.random.default_rng(seed)
     chances = probabilities(class_shares(data.labels), count)
     chosen = draw(chances, by_class(data.labels, rng), rng)

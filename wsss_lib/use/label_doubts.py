@@ -6,15 +6,13 @@ doubts.png    the pictures of the first lines
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from wsss_lib.data.dataset import Dataset
-from wsss_lib.data.files import write_atomically
+from wsss_lib.data.files import write_atomically, write_csv
 from wsss_lib.data.splits import open_splits
 from wsss_lib.errors import InputError
 from wsss_lib.methods.fields import Kind, Limits
@@ -29,6 +27,7 @@ from wsss_lib.stages.engine import make_fabric
 from wsss_lib.stages.infer import pooled_features
 from wsss_lib.stages.label_doubts import FOLDS, LabelDoubt, find_label_doubts, judged_classes, require_packages
 from wsss_lib.use.chains import refuse_unknown_words
+from wsss_lib.use.predict import refuse_pictures_folder
 
 TABLE, SHEET = "doubts.csv", "doubts.png"
 """Names of the files."""
@@ -95,27 +94,21 @@ class LabelDoubts:
             InputError: A file cannot be written, or a picture cannot be read.
         """
         table, sheet = folder / TABLE, folder / SHEET
-
-        def write_table(stream: BinaryIO) -> None:
-            text = io.TextIOWrapper(stream, encoding="utf-8", errors="backslashreplace", newline="")
-            writer = csv.writer(text, lineterminator="\n")
-            writer.writerow(HEAD)
-            ranks = dict.fromkeys(KINDS, 0)
-            for rank, doubt in enumerate(self.doubts, 1):
-                ranks[doubt.kind] += 1
-                names = self._picture(doubt), self._class(doubt), doubt.kind, ranks[doubt.kind]
-                given = "yes" if doubt.given else "no"
-                writer.writerow([rank, *names, given, f"{doubt.probability:.4f}", f"{doubt.quality:.4f}"])
-            text.detach()
-
         titles = [
             f"{doubt.kind}: {self._class(doubt)} {doubt.probability:.2f}\n{self._picture(doubt)}"
             for doubt in self.shown
         ]
         figure = grid([self.data.image(doubt.image) for doubt in self.shown], titles)
-        write_atomically(table, write_table)
+        write_csv(table, [HEAD, *self._rows()])
         write_atomically(sheet, lambda stream: stream.write(figure.png()))
         return table, sheet
+
+    def _rows(self) -> Iterator[tuple[object, ...]]:
+        ranks = dict.fromkeys(KINDS, 0)
+        for rank, doubt in enumerate(self.doubts, 1):
+            ranks[doubt.kind] += 1
+            names = self._picture(doubt), self._class(doubt), doubt.kind, ranks[doubt.kind]
+            yield rank, *names, "yes" if doubt.given else "no", f"{doubt.probability:.4f}", f"{doubt.quality:.4f}"
 
     def _picture(self, doubt: LabelDoubt) -> str:
         path = self.data.image_file(doubt.image)
@@ -135,8 +128,8 @@ def doubt_labels(parameters: Mapping[str, Any]) -> tuple[LabelDoubts, Path]:
         The doubts; and the folder for their files, ``out`` or ``runs/doubts/<preset>``. Nothing is written.
 
     Raises:
-        InputError: A parameter cannot be used; a package, data or weights are missing; no picture has a label; or no
-            class can be judged.
+        InputError: A parameter cannot be used; the folder for the files is a file or holds pictures; a package, data or
+            weights are missing; no picture has a label; or no class can be judged.
     """
     refuse_unknown_words(dict(parameters), NAMES)
     own = {name: convert(name, parameters[name], kind) for name, kind in _OWN.items() if name in parameters}
@@ -150,7 +143,9 @@ def doubt_labels(parameters: Mapping[str, Any]) -> tuple[LabelDoubts, Path]:
     data = open_splits(
         settings.preset, settings.data_root, settings.labels, settings.limit, config.toy_world, settings.mask_values
     ).fit
-    judged_classes(data.labels, data.classes, folds)  # before the network looks at all pictures
+    files = {image_id: path for i, image_id in enumerate(data.ids) if (path := data.image_file(i)) is not None}
+    refuse_pictures_folder(settings.folder, files)  # both before the network looks at all pictures
+    judged_classes(data.labels, data.classes, folds)
     weights = settings.weights or default_weights(settings.preset, config.backbone, settings.pretrained_folder)
     backbone = create_backbone(config.backbone, **config.backbone_options)
     load_backbone(backbone, weights)

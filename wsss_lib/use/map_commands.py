@@ -281,7 +281,10 @@ def _score(options: argparse.Namespace) -> int:
     print(_class_table(summary))
     if found.chosen == "fixed":
         average, greatest = MEASURED["threshold"]["fixed"]
-        print(f"In docs/choices.md the fixed threshold lost {average:.1f} points of mean IoU, at most {greatest:.1f}.")
+        print(
+            f"In docs/choices.md the fixed threshold lost {average:.1f} points of mean IoU on average and "
+            f"{greatest:.1f} at most."
+        )
     results = {"maps": summary, "images": len(one.data.masked), "said": one.said}
     if options.crf is not None:
         results["refined"] = _refined(options, one, options.crf)
@@ -401,7 +404,9 @@ def _trust(options: argparse.Namespace) -> int:
         check = check_trust(one, found, options.threshold)
         lines = [[f"{part.trust:.3f}", f"{part.iou:.3f}", str(part.pictures)] for part in check.curve]
         print(markdown_table(["mean trust", "mean IoU", "pictures"], lines))
-        print(f"rank correlation of trust and IoU: {check.correlation:.2f}, {check.pictures} pictures")
+        known = check.correlation == check.correlation
+        correlation = f"{check.correlation:.2f}" if known else "unknown (fewer than three pictures, or equal values)"
+        print(f"rank correlation of trust and IoU: {correlation}, {check.pictures} pictures")
     print(f"all pictures in {printable(options.out / 'trust.csv')}")
     return 0
 

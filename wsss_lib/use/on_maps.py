@@ -215,7 +215,7 @@ def compare_maps(
         sets: The sets, with masks.
         threshold: Policy by which the background threshold of each set is chosen, see :func:`score_maps`.
         repetitions: Number of repetitions of the bootstrap.
-        seed: Random seed of the bootstrap.
+        seed: Random seed of the bootstrap, at least 0.
 
     Raises:
         InputError: There are fewer than two sets, they share no picture, or as in :func:`score_maps`.
@@ -224,6 +224,8 @@ def compare_maps(
         raise InputError("only one set of maps is given; give two or more to compare.")
     if not 10 <= repetitions <= 1_000_000:
         raise InputError(f"repetitions {repetitions} is out of range; give a number from 10 to 1,000,000.")
+    if seed < 0:
+        raise InputError(f"seed {seed} is out of range; give a number of at least 0.")
     named = shared(_with_own_names(sets))
     scored = [score_maps(one, threshold) for one in named]
     if _as_threshold(threshold) is None and threshold != "best":

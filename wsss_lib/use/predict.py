@@ -14,9 +14,7 @@ table is. So a mask is made again exactly if one of these has changed, and the t
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,7 +30,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from tqdm.auto import tqdm
 
-from wsss_lib.data.files import image_size, is_unfinished, write_atomically
+from wsss_lib.data.files import image_size, is_unfinished, write_atomically, write_csv
 from wsss_lib.data.large import resize_labels, working_size
 from wsss_lib.data.pictures import find_pictures, open_picture
 from wsss_lib.errors import InputError, printable
@@ -316,20 +314,16 @@ class _Work:
 
     def write_table(self, found: dict[str, Path]) -> None:
         """Write ``predictions.csv``: a row for every picture that has a mask."""
+        write_csv(self.out / "predictions.csv", self._rows(found))
 
-        def write(stream: BinaryIO) -> None:
-            text = io.TextIOWrapper(stream, encoding="utf-8", errors="backslashreplace", newline="")
-            table = csv.writer(text, lineterminator="\n")
-            table.writerow(["file", "classes", "share", "confidence", "overall"])
-            for name, path in found.items():
-                mark = None if path in self.summary.broken else _read_mark(self.mask_path(name), whole=False)
-                if mark:
-                    shares, confidences = ([v[i] for v in mark["classes"].values()] for i in range(2))
-                    numbers = [";".join(f"{value:.4f}" for value in values) for values in (shares, confidences)]
-                    table.writerow([path.name, ";".join(mark["classes"]), *numbers, f"{mark['overall']:.4f}"])
-            text.detach()
-
-        write_atomically(self.out / "predictions.csv", write)
+    def _rows(self, found: dict[str, Path]) -> Iterator[list[str]]:
+        yield ["file", "classes", "share", "confidence", "overall"]
+        for name, path in found.items():
+            mark = None if path in self.summary.broken else _read_mark(self.mask_path(name), whole=False)
+            if mark:
+                shares, confidences = ([v[i] for v in mark["classes"].values()] for i in range(2))
+                numbers = [";".join(f"{value:.4f}" for value in values) for values in (shares, confidences)]
+                yield [path.name, ";".join(mark["classes"]), *numbers, f"{mark['overall']:.4f}"]
 
 
 class _ForeignError(InputError):

@@ -183,6 +183,16 @@ def test_from_the_suggestion_to_the_estimate(said, tmp_path):
     assert f"95 % interval: {low} to {high}" in text
 
 
+def test_a_suggestion_is_not_replaced_by_another(said, tmp_path):
+    """The masks of the first may have been drawn, and its probabilities stand nowhere else."""
+    words = ("suggest", 2, "maps", "pictures", "--out", "s.json")
+    assert said(*words, "--seed", "3")[0] == said(*words, "--seed", "3")[0] == 0
+    before = (tmp_path / "s.json").read_bytes()
+    status, text = said(*words, "--seed", "4")
+    assert (status, "has another suggestion" in text) == (2, True)
+    assert (tmp_path / "s.json").read_bytes() == before
+
+
 def test_classes_that_no_drawn_picture_shows_are_named(said, tmp_path):
     suggestion = {"drawn": ["2007_000001", "2007_000002"], "probabilities": [0.5, 0.5], "pictures": 3, "seed": 0}
     maps = open_maps("maps", "pictures", classes="classes.txt")

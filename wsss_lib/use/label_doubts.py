@@ -98,8 +98,8 @@ class LabelDoubts:
             f"{doubt.kind}: {self._class(doubt)} {doubt.probability:.2f}\n{self._picture(doubt)}"
             for doubt in self.shown
         ]
-        figure = grid([self.data.image(doubt.image) for doubt in self.shown], titles)
         write_csv(table, [HEAD, *self._rows()])
+        figure = grid([self.data.image(doubt.image) for doubt in self.shown], titles)
         write_atomically(sheet, lambda stream: stream.write(figure.png()))
         return table, sheet
 

@@ -412,12 +412,18 @@ def _trust(options: argparse.Namespace) -> int:
 
 
 def _suggest(options: argparse.Namespace) -> int:
+    from wsss_lib.results.suggest import read_suggestion
     from wsss_lib.stages.store import write_json
     from wsss_lib.use.how_good import suggest_maps
 
     if options.out.suffix != ".json":
         raise InputError(f"out {options.out} must end with .json; give it such a name.")
     found = suggest_maps(_open(options, options.maps), options.count, options.seed)
+    if options.out.exists() and read_suggestion(options.out) != found:
+        raise InputError(
+            f"out {options.out} has another suggestion, whose masks may have been drawn already; give another file, or "
+            "remove this one."
+        )
     write_json(options.out, found.to_dict())
     for image_id in found.drawn:
         print(printable(image_id))

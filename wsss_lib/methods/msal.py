@@ -356,7 +356,7 @@ class Config(LongSideConfig):
     """
 
     backbones: ClassVar[tuple[str, ...]] = ("resnet50", "efficientnet_lite0", "mobilenet_v2")
-    toy_pretrained: ClassVar[bool] = False  # its parts help a network from scratch, and cost a pre-trained one 5 points
+    toy_pretrained: ClassVar[bool] = False  # its parts help a network from scratch, and cost a pre-trained one several
     inference_only: ClassVar[frozenset[str]] = LongSideConfig.inference_only | {
         "iterations",
         "along_superpixels",

@@ -158,12 +158,17 @@ CLAIMS: dict[str, list[tuple[str, str, str, str]]] = {
         ("c30", "and # % of its pixels", "c29", "most certain … right pixels # %"),
         ("c30", "than the # % in the quarter", "c29", "least certain … right pixels # %"),
         ("c32", "Plain grey is background, with a confidence of #", "c31", "plain grey confidence #, no class"),
-        ("c32", "its confidence is only #", "c31", "noise confidence #"),
         (
             "c32",
-            "the confidence is #, the highest of all, but only # %",
+            "Noise has a confidence of #, and the network sees a dog in # %",
             "c31",
-            "twice the size confidence #, cat in #%",
+            "noise confidence #, … dog in #%",
+        ),
+        (
+            "c32",
+            "twice its size the confidence is #, but only # % of the pixels are sailboat",
+            "c31",
+            "twice the size confidence #, sailboat in #%",
         ),
     ],
 }

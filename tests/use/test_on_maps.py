@@ -146,10 +146,10 @@ def test_hard_labels_without_a_class(one):
 def test_a_refinement_goes_on_and_is_made_again_from_other_maps(one, tmp_path, capsys):
     out = tmp_path / "out"
     refine_maps(one, out, workers=0)
-    before = {path.name: path.stat().st_mtime_ns for path in (out / "crf-4").glob("*.png")}
-    (out / "crf-4" / "b.png").unlink()
+    before = {path.name: path.stat().st_mtime_ns for path in (out / "crf-8").glob("*.png")}
+    (out / "crf-8" / "b.png").unlink()
     refine_maps(one, out, workers=0)
-    after = {path.name: path.stat().st_mtime_ns for path in (out / "crf-4").glob("*.png")}
+    after = {path.name: path.stat().st_mtime_ns for path in (out / "crf-8").glob("*.png")}
     assert {name for name in before if before[name] == after[name]} == {"2007_000001.png", "2007_000002.png"}
     assert "made again" not in capsys.readouterr().out
     foreign.as_psa(tmp_path / "maps", seed=1)
@@ -164,8 +164,8 @@ def test_the_same_masks_as_from_our_own_store(one, tmp_path):
     for image_id in one.data.ids:
         ours.write(image_id, *one.store.read(image_id))
     again = open_maps(tmp_path / "ours", tmp_path / "pictures", classes=foreign.CLASSES)
-    first = refine_maps(one, tmp_path / "a", workers=0)["crf-4"]
-    second = refine_maps(again, tmp_path / "b", workers=0)["crf-4"]
+    first = refine_maps(one, tmp_path / "a", workers=0)["crf-8"]
+    second = refine_maps(again, tmp_path / "b", workers=0)["crf-8"]
     for image_id in one.data.ids:
         assert (first.read(image_id, 4) == second.read(image_id, 4)).float().mean() > 0.999
 
@@ -187,7 +187,7 @@ def test_refinements_that_are_refused(one, tmp_path, options, sentence):
 
 
 def test_files_of_others_are_not_overwritten(one, tmp_path):
-    MaskStore(tmp_path / "out" / "crf-4").write("b", torch.zeros(16, 16, dtype=torch.uint8))
+    MaskStore(tmp_path / "out" / "crf-8").write("b", torch.zeros(16, 16, dtype=torch.uint8))
     assert "was not written by this run" in sentence_of(lambda: refine_maps(one, tmp_path / "out", workers=0))
     assert "is the folder of the pictures" in sentence_of(lambda: refine_maps(one, tmp_path / "pictures", workers=0))
 

@@ -66,11 +66,15 @@ def erased_figure(rows: Sequence[tuple[str, figures.Picture, float, Sequence[Era
     """Show images before and after erasing, with the probability of the class above each of them.
 
     Args:
-        rows: Name of the class, the image, its probability in [0, 1], and what each network erases from the image.
+        rows: Name of the class, the image, its probability in [0, 1], and what each network erases from the image;
+            empty if no image shows a class.
     """
-    columns = 1 + 2 * max(len(erased) for *_, erased in rows)
+    columns = 1 + 2 * max((len(erased) for *_, erased in rows), default=0)
     figure = figures.Plot(figsize=(1.75 * columns, 1.95 * len(rows) + 0.2), dpi=80, layout="constrained")
     figure.photographic = True
+    if not rows:
+        figure.words = "No image shows a class."
+        return figure
     axes = figure.subplots(len(rows), columns, squeeze=False)
     for line, (name, image, probability, erased) in zip(axes, rows, strict=True):
         panels = [(f"{name}: {probability:.0%}", image)]

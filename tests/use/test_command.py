@@ -12,6 +12,7 @@ import pytest
 
 from tests.runs.small import open_run, sentence_of, tiny_config
 from tests.use.models import final_run, write_pictures
+from tests.use.shell import assert_one_sentence
 from wsss_lib import __main__ as command
 from wsss_lib.runs.parameters import read_parameters, run_names
 from wsss_lib.use.chains import NOTEBOOKS, explain, final_parameters, known_parameters, read_words
@@ -125,12 +126,7 @@ def test_words_that_are_refused(words, sentence):
 )
 def test_commands_that_fail_with_a_sentence(words, sentence, said, tmp_path):
     status, text = said(*words)
-    lines = [line for line in text.splitlines() if line]
-    assert status == 1
-    assert len(lines) == 1
-    assert lines[0].startswith("InputError: ")
-    assert sentence in lines[0]
-    assert lines[0].endswith(".")
+    assert_one_sentence(status, text, sentence)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -10,6 +10,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from tests.runs.small import sentence_of
+from tests.use.shell import assert_one_sentence
 from wsss_lib import __main__ as command
 from wsss_lib.models import create_backbone
 from wsss_lib.use.label_doubts import HEAD, NAMES, doubt_labels
@@ -115,12 +116,7 @@ def test_the_toy_world(said, tmp_path):
 def test_commands_that_fail_with_a_sentence(words, sentence, said, tmp_path):
     pytest.importorskip("cleanlab")
     status, text = said("doubt", *words)
-    lines = [line for line in text.splitlines() if line]
-    assert status == 1
-    assert len(lines) == 1
-    assert lines[0].startswith("InputError: ")
-    assert sentence in lines[0]
-    assert lines[0].endswith(".")
+    assert_one_sentence(status, text, sentence)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -10,8 +10,8 @@ import torch
 from tests.data.trees import save_mask
 from tests.exchange import foreign
 from tests.runs.small import sentence_of
+from tests.use.shell import runner
 from tests.use.test_on_maps import authors_confusion, image_of, mean_iou
-from wsss_lib import __main__ as command
 from wsss_lib.exchange.maps import open_maps, subset
 from wsss_lib.ops.cam import cam_label
 from wsss_lib.ops.dense_crf import dense_crf, unary_from_labels
@@ -143,13 +143,7 @@ def said(one, tmp_path, monkeypatch, capsys):
     """Runs a command in the folder of the maps, and returns its exit status and what it says."""
     monkeypatch.chdir(tmp_path)
     assert one.data.masked
-
-    def run(*words):
-        monkeypatch.setattr("sys.argv", ["wsss", *map(str, words), "--classes", "classes.txt"])
-        status = command.main()
-        return status, capsys.readouterr().out
-
-    return run
+    return runner(monkeypatch, capsys)
 
 
 def test_trust_from_the_shell(said, tmp_path):

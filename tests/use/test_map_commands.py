@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests.exchange import foreign
-from wsss_lib import __main__ as command
+from tests.use.shell import runner
 from wsss_lib.results.choose import MEASURED
 from wsss_lib.runs.report import FIXED_ALPHA
 
@@ -19,13 +19,7 @@ def said(tmp_path, monkeypatch, capsys):
     foreign.pictures(tmp_path)
     foreign.as_psa(tmp_path / "maps")
     foreign.as_irn(tmp_path / "irn")
-
-    def run(*words):
-        monkeypatch.setattr("sys.argv", ["wsss", *map(str, words), "--classes", "classes.txt"])
-        status = command.main()
-        return status, capsys.readouterr().out
-
-    return run
+    return runner(monkeypatch, capsys)
 
 
 def test_score(said, tmp_path):

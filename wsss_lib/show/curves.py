@@ -119,7 +119,7 @@ def threshold_curves(
     Args:
         thresholds: Background thresholds in ascending order.
         curves: Value at each threshold, by name of the curve.
-        ylabel: What the values are.
+        ylabel: Name of the values.
         marked: Thresholds to mark, by name.
     """
     figure = Plot(figsize=(7.0, 2.9), layout="constrained")

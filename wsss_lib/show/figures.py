@@ -119,7 +119,7 @@ def class_bars(classes: Sequence[str], values: Mapping[str, Sequence[float]], yl
     Args:
         classes: Names of the classes.
         values: Value of each class, 0-1, by name of the series.
-        ylabel: What the values are.
+        ylabel: Name of the values.
     """
     lying = len(classes) > _MOST_COLUMNS_OF_BARS
     thick, places = 0.8 / len(values), np.arange(len(classes))

@@ -47,7 +47,7 @@ class Plot(Figure):
 
     Attributes:
         photographic: Whether the figure is shown as JPEG.
-        words: What the figure shows, for readers who cannot see it; "" for the words that are written in it.
+        words: Description of the figure for readers who cannot see it; "" for the words that are written in it.
     """
 
     photographic: bool = False

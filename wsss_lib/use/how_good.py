@@ -16,6 +16,7 @@ from wsss_lib.errors import InputError
 from wsss_lib.exchange.maps import ForeignMaps, MapSet, subset
 from wsss_lib.exchange.paired import image_counts, iou_of_counts
 from wsss_lib.ops.metrics import class_mean
+from wsss_lib.results.choose import CONFIDENCE
 from wsss_lib.results.suggest import (
     Estimate,
     Suggestion,
@@ -30,9 +31,6 @@ from wsss_lib.results.trust import Bin, rank_correlation, reliability_curve, tru
 from wsss_lib.runs.report import FIXED_THRESHOLD
 from wsss_lib.stages.evaluate import refuse_empty_masks
 from wsss_lib.use.on_maps import refine_maps
-
-CONFIDENCE = 0.7
-"""Probability that a label of a mask is right, for the CRF that the mask is compared with; IRN's value."""
 
 
 @dataclass(frozen=True)
